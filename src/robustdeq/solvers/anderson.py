@@ -1,0 +1,101 @@
+"""Anderson acceleration: the next state mixes the last m states so that the mixed residual is small.
+
+With weights a that minimise ‖Σ_i a_i g_i‖² + ridge ‖a‖² under Σ_i a_i = 1,
+
+    z_{n+1} = Σ_i a_i (z_i + β g_i),
+
+(Walker and Ni, "Anderson acceleration for fixed-point iterations", 2011), which in increments reads
+s_n = β Σ_i a_i g_i − Σ_j (Σ_{i ≤ j} a_i) s_j.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from robustdeq.errors import InputError
+from robustdeq.solvers.base import Memory, Products, Solver, Window
+from robustdeq.solvers.inverse import combine
+
+
+class _Mixture(Memory):
+    """The last m residuals and the increments between their states."""
+
+    def __init__(self, solver: Anderson, initial: Tensor, keep: bool) -> None:
+        self._solver = solver
+        rows = solver.max_steps + 1 if keep else 2 * solver.history
+        self._increments = Window(initial, rows)
+        self._residuals = Window(initial, rows)
+
+    def receive(self, value: Tensor, state: Tensor) -> Tensor:
+        residual = torch.sub(value, state, out=self._residuals.slot())
+        self._residuals.push(self._solver.history)
+        return residual
+
+    def propose(self) -> Tensor:
+        increments, residuals = self._increments.vectors, self._residuals.vectors
+        on_increments, on_residuals = self._solver.coefficients(Products.of(increments, residuals), None)
+        return combine(on_increments, increments) + combine(on_residuals, residuals)
+
+    def commit(self, increment: Tensor, step_sizes: Tensor | None) -> None:
+        self._increments.slot().copy_(increment)
+        self._increments.push(self._solver.history - 1)
+
+    def increments(self, max_steps: int) -> Tensor:
+        self._increments.buffer[self._increments.stop :] = 0
+        return self._increments.buffer[:max_steps]
+
+    def residual_vectors(self) -> Tensor:
+        return self._residuals.buffer[: self._residuals.stop]
+
+
+@dataclass(frozen=True)
+class Anderson(Solver):
+    """Anderson acceleration.
+
+    Args:
+        max_steps, tol, stop, result, divergence: see `Solver`.
+        history: m, how many residuals are mixed.
+        mixing: β, how far the mixture moves along its residual.
+        ridge: the regularisation of the weights, absolute.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    history: int = 6
+    mixing: float = 1.0
+    ridge: float = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.history < 1:
+            raise InputError(f"history is {self.history}; Anderson mixes at least 1 residual.")
+        if not self.mixing > 0:
+            raise InputError(f"mixing is {self.mixing}; give a positive number.")
+        if not self.ridge >= 0:
+            raise InputError(f"ridge is {self.ridge}; give 0 or a positive number.")
+
+    @override
+    def memory(self, initial: Float[Tensor, "batch dim"], keep: bool) -> Memory:
+        return _Mixture(self, initial, keep)
+
+    @override
+    def window(self, step: int) -> tuple[range, range]:
+        first = max(0, step + 1 - self.history)
+        return range(first, step), range(first, step + 1)
+
+    @override
+    def coefficients(
+        self, products: Products, step_sizes: Tensor | None
+    ) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch q"]]:
+        gram = products.residuals
+        size = gram.shape[1]
+        ridge = self.ridge * torch.eye(size, dtype=gram.dtype, device=gram.device)
+        weights, _ = torch.linalg.solve_ex(gram + ridge, gram.new_ones(len(gram), size))
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        return -weights.cumsum(dim=1)[:, :-1], self.mixing * weights

@@ -1,0 +1,506 @@
+"""What every fixed-point solver shares: the loop, per-sample stopping and the trajectory it leaves behind.
+
+A solver looks for z with g(z) = f(z) − z = 0. Each of ours moves by an increment that is a *combination of vectors it
+has already seen* (earlier increments s_i and residuals g_i) whose coefficients depend on nothing but their inner
+products. A method is therefore two small things: which vectors it remembers (`Memory`), and how the products become
+coefficients (`Solver.coefficients`). The loop, the stopping rule, the reverse sweep (`adjoint.py`) are written once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from robustdeq.errors import InputError
+from robustdeq.solvers.inverse import InverseJacobian, combine
+
+Function = Callable[[Tensor], Tensor]
+
+
+class StopRule(StrEnum):
+    """Which residual a tolerance refers to: ‖f(z) − z‖ / ‖f(z)‖ (`rel`) or ‖f(z) − z‖ (`abs`)."""
+
+    REL = "rel"
+    ABS = "abs"
+
+    def measure(self, iterate: Iterate) -> Float[Tensor, "batch"]:
+        """The residual of an iterate under this rule."""
+        return iterate.relative_residual if self is StopRule.REL else iterate.residual_norm
+
+
+class Result(StrEnum):
+    """Which iterate a solve returns as z*: the one of lowest residual (`best`) or the last one (`last`)."""
+
+    BEST = "best"
+    LAST = "last"
+
+
+@dataclass(frozen=True)
+class Products:
+    """Inner products of the vectors in a solver's memory; the only input of `Solver.coefficients`.
+
+    `increments[b, i, j]` = ⟨s_i, s_j⟩, `mixed[b, i, k]` = ⟨s_i, g_k⟩, `residuals[b, k, l]` = ⟨g_k, g_l⟩, oldest first.
+    """
+
+    increments: Float[Tensor, "batch p p"]
+    mixed: Float[Tensor, "batch p q"]
+    residuals: Float[Tensor, "batch q q"]
+
+    @staticmethod
+    def of(
+        increments: Float[Tensor, "p batch dim"],
+        residuals: Float[Tensor, "q batch dim"],
+        gram: Float[Tensor, "batch p p"] | None = None,
+    ) -> Products:
+        """The products of these vectors; `gram` spares those of the increments where they are known."""
+        s, g = increments.transpose(0, 1), residuals.transpose(0, 1)
+        return Products(torch.bmm(s, s.mT) if gram is None else gram, torch.bmm(s, g.mT), torch.bmm(g, g.mT))
+
+
+class Window:
+    """Consecutive rows of one preallocated (rows, B, D) buffer, oldest first.
+
+    With fewer rows than will be pushed, the live rows move back to the front when the buffer is full, so that the
+    window stays one contiguous slice.
+    """
+
+    def __init__(self, like: Float[Tensor, "batch dim"], rows: int) -> None:
+        self.buffer = like.new_empty((rows, *like.shape))
+        self.start = 0
+        self.stop = 0
+
+    @property
+    def vectors(self) -> Float[Tensor, "size batch dim"]:
+        """The live rows."""
+        return self.buffer[self.start : self.stop]
+
+    def slot(self) -> Float[Tensor, "batch dim"]:
+        """The row that the next `push` will make live."""
+        if self.stop == len(self.buffer):
+            live = self.vectors.clone()
+            self.start, self.stop = 0, len(live)
+            self.buffer[: self.stop] = live
+        return self.buffer[self.stop]
+
+    def push(self, capacity: int) -> None:
+        """Make the slot live, and forget the oldest row beyond `capacity`."""
+        self.stop += 1
+        self.start = max(self.start, self.stop - capacity)
+
+
+class Memory(ABC):
+    """What a solver remembers during one solve."""
+
+    @abstractmethod
+    def receive(
+        self, value: Float[Tensor, "batch dim"], state: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch dim"]:
+        """Take f(z_n) and z_n, keep the residual g_n = f(z_n) − z_n, and return it."""
+
+    @abstractmethod
+    def propose(self) -> Float[Tensor, "batch dim"]:
+        """The increment s_n that the method would take from z_n, in a tensor the caller may overwrite."""
+
+    @abstractmethod
+    def commit(self, increment: Float[Tensor, "batch dim"], step_sizes: Float[Tensor, "batch"] | None) -> None:
+        """Remember the increment that was taken (zero for a frozen sample) and the step size behind it."""
+
+    @abstractmethod
+    def increments(self, max_steps: int) -> Float[Tensor, "max_steps batch dim"]:
+        """Every increment of the solve, zero where none was taken; only when all were kept."""
+
+    def step_sizes(self) -> Float[Tensor, "max_steps batch"] | None:
+        """The step sizes of a line search, where there was one."""
+        return None
+
+    def residual_vectors(self) -> Float[Tensor, "states batch dim"] | None:
+        """The residuals g_0, g_1, …, where the method remembers more than the last."""
+        return None
+
+
+class Iterate:
+    """One state z_n of a running solve; f(z_n) and the residual are evaluated when first asked for."""
+
+    def __init__(self, run: Iteration, index: int, state: Tensor, visited: Tensor, value: Tensor | None) -> None:
+        self._run = run
+        self.index = index
+        self.state: Float[Tensor, "batch dim"] = state
+        self.visited: Bool[Tensor, "batch"] = visited
+        if value is not None:
+            self.value = value
+
+    @cached_property
+    def value(self) -> Float[Tensor, "batch dim"]:
+        """f(z_n)."""
+        return self._run.function(self.state)
+
+    @cached_property
+    def residual(self) -> Float[Tensor, "batch dim"]:
+        """g_n = f(z_n) − z_n."""
+        return self._run.memory.receive(self.value, self.state)
+
+    @cached_property
+    def residual_norm(self) -> Float[Tensor, "batch"]:
+        """‖f(z_n) − z_n‖."""
+        return torch.linalg.vector_norm(self.residual, dim=1)
+
+    @cached_property
+    def relative_residual(self) -> Float[Tensor, "batch"]:
+        """‖f(z_n) − z_n‖ / ‖f(z_n)‖."""
+        norm = torch.linalg.vector_norm(self.value, dim=1)
+        return self.residual_norm / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+
+
+class Iteration:
+    """A running solve: iterate over it for z_0, z_1, …; afterwards it tells how each sample fared.
+
+    A sample that has converged or diverged is frozen: it keeps its state, and nothing of it reaches its neighbours. The
+    loop ends after `max_steps`, or, with a positive tolerance, once every sample is frozen. With `tol=0` it never asks
+    the device for a decision, so it runs without host synchronisation.
+    """
+
+    def __init__(self, solver: Solver, function: Function, initial: Tensor, keep: bool) -> None:
+        self.solver = solver
+        self.initial: Float[Tensor, "batch dim"] = initial.flatten(1)
+        self.memory = solver.memory(self.initial, keep)
+        batch, device = len(initial), initial.device
+        self.steps: Int[Tensor, "batch"] = torch.zeros(batch, dtype=torch.long, device=device)
+        self.converged: Bool[Tensor, "batch"] = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.diverged: Bool[Tensor, "batch"] = torch.zeros(batch, dtype=torch.bool, device=device)
+        self._shape = initial.shape
+        self._user_function = function
+
+    def function(self, state: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """F on flat states; raises `InputError` when its output is not shaped like its input."""
+        value = self._user_function(state.view(self._shape))
+        if value.shape != self._shape:
+            raise InputError(
+                f"the cell maps a state of shape {tuple(self._shape)} to {tuple(value.shape)}; "
+                "make it return a state of the shape it was given."
+            )
+        return value.reshape(state.shape)
+
+    def __iter__(self) -> Iterator[Iterate]:
+        solver, memory, state = self.solver, self.memory, self.initial
+        active = torch.ones_like(self.converged)
+        limit, value = None, None
+        for n in range(solver.max_steps + 1):
+            iterate = Iterate(self, n, state, active, value)
+            self.steps = torch.where(active, n, self.steps)
+            yield iterate
+            norm = iterate.residual_norm
+            limit = solver.divergence * norm if limit is None else limit
+            diverged = active & ~(norm <= limit)
+            self.diverged = self.diverged | diverged
+            active = active & ~diverged
+            if solver.tol > 0 and n > 0:
+                self.converged = self.converged | (active & (solver.rule.measure(iterate) < solver.tol))
+                active = active & ~self.converged
+                if not bool(active.any()):
+                    return
+            if n == solver.max_steps:
+                return
+            increment = memory.propose()
+            blown_up = active & ~torch.linalg.vector_norm(increment, dim=1).isfinite()
+            self.diverged = self.diverged | blown_up
+            active = active & ~blown_up
+            increment.masked_fill_(~active[:, None], 0)
+            value, step_sizes = solver.search(self.function, iterate, increment)
+            memory.commit(increment, step_sizes)
+            state = state + increment
+
+
+class Selection:
+    """Keeps, per sample, the iterate that a solve returns as z*, with f(z*): O(1) states however long the solve."""
+
+    def __init__(self, solver: Solver, states: bool) -> None:
+        self.solver = solver
+        self.index: Int[Tensor, "batch"]
+        self.value: Float[Tensor, "batch dim"]
+        self.state: Float[Tensor, "batch dim"] | None = None
+        self._states = states
+        self._lowest: Float[Tensor, "batch"]
+
+    def add(self, iterate: Iterate) -> None:
+        """Consider z_n, n = 0, 1, …; z_0 stands until z_1 is known."""
+        first = iterate.index == 0
+        if first or self.solver.result is Result.LAST:
+            self.index = torch.full_like(iterate.visited, 0, dtype=torch.long) if first else self.index
+            self.index = torch.where(iterate.visited, iterate.index, self.index)
+            self.value, self.state = iterate.value, iterate.state if self._states else None
+            self._lowest = torch.full_like(iterate.residual_norm, math.inf)
+            return
+        measure = self.solver.rule.measure(iterate)
+        better = iterate.visited & (measure < self._lowest)
+        self._lowest = torch.where(better, measure, self._lowest)
+        self.index = torch.where(better, iterate.index, self.index)
+        self.value = torch.where(better[:, None], iterate.value, self.value)
+        if self.state is not None:
+            self.state = torch.where(better[:, None], iterate.state, self.state)
+
+
+@dataclass(frozen=True)
+class Solver(ABC):
+    """A fixed-point method and its settings.
+
+    Args:
+        max_steps: how many increments are taken at most (N); f is evaluated at z_0 … z_N.
+        tol: a sample whose residual falls below it is converged and frozen; 0 takes all N steps and never makes the
+            host wait for the device.
+        stop: `"rel"` or `"abs"`, the residual that `tol` refers to and that ranks the iterates.
+        result: `"best"` returns the visited iterate of lowest residual as z*, `"last"` the last one.
+        divergence: a sample whose ‖f(z) − z‖ exceeds this multiple of its value at z_0 (or is not finite) is marked
+            diverged and frozen.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    max_steps: int = 30
+    tol: float = 1e-3
+    stop: str = "rel"
+    result: str = "best"
+    divergence: float = 1e6
+
+    def __post_init__(self) -> None:
+        if self.max_steps < 1:
+            raise InputError(f"max_steps is {self.max_steps}; a solver takes at least 1 step.")
+        if not self.tol >= 0:
+            raise InputError(f"tol is {self.tol}; give a tolerance of 0 (fixed number of steps) or more.")
+        if not self.divergence > 0:
+            raise InputError(f"divergence is {self.divergence}; give a positive multiple of the first residual.")
+        for name, kind in (("stop", StopRule), ("result", Result)):
+            known = [str(choice) for choice in kind]
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(map(repr, known))}.")
+            object.__setattr__(self, name, kind(getattr(self, name)))
+
+    @property
+    def rule(self) -> StopRule:
+        """The stopping rule that `stop` names."""
+        return StopRule(self.stop)
+
+    @property
+    def evaluates_once(self) -> bool:
+        """Whether f is evaluated at each state once and nowhere else."""
+        return True
+
+    @abstractmethod
+    def memory(self, initial: Float[Tensor, "batch dim"], keep: bool) -> Memory:
+        """An empty memory; with `keep` it retains every increment, otherwise only what the method needs."""
+
+    @abstractmethod
+    def window(self, step: int) -> tuple[range, range]:
+        """The indices of the increments and of the residuals that s_step is a combination of."""
+
+    @abstractmethod
+    def coefficients(
+        self, products: Products, step_sizes: Float[Tensor, "batch steps"] | None
+    ) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch q"]]:
+        """The coefficients of s_n on the remembered increments and residuals, differentiable in `products`."""
+
+    def search(
+        self, function: Function, iterate: Iterate, increment: Float[Tensor, "batch dim"]
+    ) -> tuple[Float[Tensor, "batch dim"] | None, Float[Tensor, "batch"] | None]:
+        """Shorten `increment` in place where the method searches along it; returns f at its end and the step sizes."""
+        return None, None
+
+    def inverse(self, trajectory: Trajectory, n: int) -> InverseJacobian:
+        """The estimate B_n of the inverse Jacobian of g that the method holds at z_n."""
+        raise InputError(
+            f"{type(self).__name__} keeps no estimate of the inverse Jacobian; solve with Broyden where one is needed."
+        )
+
+    def iterate(self, function: Function, z0: Float[Tensor, "batch *state"]) -> Iteration:
+        """Start a solve that remembers only what the method itself needs; iterate over it for z_0, z_1, and so on."""
+        return Iteration(self, function, z0, keep=False)
+
+    @torch.no_grad()
+    def solve(self, function: Function, z0: Float[Tensor, "batch *state"], evaluate_last: bool = True) -> Trajectory:
+        """Solve f(z) = z from z_0 and keep the whole trajectory.
+
+        Args:
+            function: f, from (B, ...) to (B, ...); a sample of its output depends on that sample of its input only.
+            z0: the initial states, (B, ...).
+            evaluate_last: whether f is evaluated at z_N too. Without it the residual there is not known (nan), and
+                neither z_N nor B_N is ready to be built upon.
+
+        Returns:
+            The trajectory, with `max_steps` states.
+
+        Raises:
+            InputError: z0 has no sample, or f changes the shape of the state.
+        """
+        if z0.ndim < 1 or len(z0) == 0:
+            raise InputError(f"the initial state has shape {tuple(z0.shape)}; give at least one sample.")
+        z0 = z0.reshape(len(z0), -1) if z0.ndim == 1 else z0
+        run = Iteration(self, function, z0, keep=True)
+        selection = Selection(self, states=False)
+        residuals: list[Tensor] = []
+        last_residual = run.initial
+        for iterate in run:
+            if iterate.index == self.max_steps and not evaluate_last:
+                residuals.append(torch.full_like(last_residual[:, 0], math.nan))
+                break
+            selection.add(iterate)
+            last_residual = iterate.residual
+            if iterate.index > 0:
+                previous = residuals[-1] if residuals else iterate.relative_residual
+                residuals.append(torch.where(iterate.visited, iterate.relative_residual, previous))
+        last_residual = last_residual.clone()
+        residuals += residuals[-1:] * (self.max_steps - len(residuals))
+        return Trajectory(
+            solver=self,
+            shape=z0.shape,
+            initial=run.initial,
+            increments=run.memory.increments(self.max_steps),
+            step_sizes=run.memory.step_sizes(),
+            residual_vectors=run.memory.residual_vectors(),
+            last_residual=last_residual,
+            residuals=torch.stack(residuals),
+            steps=run.steps,
+            converged=run.converged,
+            diverged=run.diverged,
+            best_index=selection.index,
+            best_value=selection.value,
+        )
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The states a solver visited, kept as the increments s_n = z_{n+1} − z_n, and how each sample fared.
+
+    Attributes:
+        solver: the solver that made it.
+        shape: (B, ...), the shape of a state.
+        initial: z_0, flat.
+        increments: s_0 … s_{N−1}; zero once a sample is frozen, so that it repeats its last state.
+        step_sizes: the step sizes of a line search, (N, B).
+        residual_vectors: g_0, g_1, …, for methods that remember more than the last residual.
+        last_residual: f(z) − z at the last state that was evaluated, flat.
+        residuals: ‖f(z_n) − z_n‖ / ‖f(z_n)‖ of z_1 … z_N.
+        steps: the index of the last state each sample visited.
+        converged: whether its residual fell below the tolerance.
+        diverged: whether it became non-finite or left all bounds; such a sample is an error of whoever reads it.
+        best_index: the n for which z_n is z*.
+        best_value: f(z*), flat.
+        tail: z_{N+1} where a model's tail has computed it, flat.
+    """
+
+    solver: Solver
+    shape: torch.Size
+    initial: Float[Tensor, "batch dim"]
+    increments: Float[Tensor, "max_steps batch dim"]
+    step_sizes: Float[Tensor, "max_steps batch"] | None
+    residual_vectors: Float[Tensor, "states batch dim"] | None
+    last_residual: Float[Tensor, "batch dim"]
+    residuals: Float[Tensor, "max_steps batch"]
+    steps: Int[Tensor, "batch"]
+    converged: Bool[Tensor, "batch"]
+    diverged: Bool[Tensor, "batch"]
+    best_index: Int[Tensor, "batch"]
+    best_value: Float[Tensor, "batch dim"]
+    tail: Float[Tensor, "batch dim"] | None = None
+
+    @property
+    def max_steps(self) -> int:
+        """N."""
+        return len(self.increments)
+
+    @cached_property
+    def states(self) -> Float[Tensor, "max_steps batch dim"]:
+        """z_1 … z_N, flat."""
+        states = torch.empty_like(self.increments)
+        state = self.initial
+        for n, increment in enumerate(self.increments):
+            state = torch.add(state, increment, out=states[n])
+        return states
+
+    @cached_property
+    def solution(self) -> Float[Tensor, "batch dim"]:
+        """z*, the iterate the solve returns, flat."""
+        state = solution = self.initial
+        for n, increment in enumerate(self.increments, start=1):
+            state = state + increment
+            solution = torch.where((self.best_index == n)[:, None], state, solution)
+        return solution
+
+    @property
+    def final(self) -> Float[Tensor, "batch *state"]:
+        """z_{N+1}: what the model's tail made of z*; z* itself where there was no tail."""
+        return (self.solution if self.tail is None else self.tail).view(self.shape)
+
+    def flat_state(self, n: int) -> Float[Tensor, "batch dim"]:
+        """z_n, flat, n from 0 to N + 1.
+
+        Raises:
+            InputError: n is beyond N + 1.
+        """
+        if not 0 <= n <= self.max_steps + 1:
+            raise InputError(
+                f"state {n} does not exist; this trajectory has states 0 to {self.max_steps + 1} "
+                f"({self.max_steps + 1} is the final one)."
+            )
+        if n == self.max_steps + 1:
+            return self.final.reshape(self.initial.shape)
+        if "states" in self.__dict__ and n > 0:
+            return self.states[n - 1]
+        state = self.initial
+        for increment in self.increments[:n]:
+            state = state + increment
+        return state
+
+    def state(self, n: int) -> Float[Tensor, "batch *state"]:
+        """z_n in the shape of a state, n from 0 to N + 1 (the final one); raises `InputError` beyond."""
+        return self.flat_state(n).view(self.shape)
+
+    def visited(self, n: int) -> Bool[Tensor, "batch"]:
+        """Whether z_n is a state of its own for each sample: one it reached, or the final one."""
+        return torch.ones_like(self.diverged) if n > self.max_steps else n <= self.steps
+
+    @cached_property
+    def continued(self) -> Float[Tensor, "states batch dim"]:
+        """s_0 … s_N, where each sample's last increment is the one it would have taken from its last state.
+
+        Needed for B_n at a state from which no step was taken. A diverged sample would take none.
+        """
+        continued = torch.cat([self.increments, torch.zeros_like(self.initial)[None]])
+        for n in self.steps.unique().tolist():
+            increments = self.increments[:n][self.solver.window(n)[0].start :]
+            step_sizes = None if self.step_sizes is None else self.step_sizes.T[:, n - len(increments) : n]
+            products = Products.of(increments, self.last_residual[None])
+            weights = torch.cat(self.solver.coefficients(products, step_sizes), dim=1)
+            increment = combine(weights, torch.cat([increments, self.last_residual[None]]))
+            here = (self.steps == n) & ~self.diverged & increment.isfinite().all(dim=1)
+            continued[n] = torch.where(here[:, None], increment, continued[n])
+        return continued
+
+    @cached_property
+    def continued_gram(self) -> Float[Tensor, "batch states states"]:
+        """The Gram matrix of `continued`."""
+        vectors = self.continued.transpose(0, 1)
+        return torch.bmm(vectors, vectors.mT)
+
+    def inverse(self, n: int) -> InverseJacobian:
+        """B_n, the solver's estimate of the inverse Jacobian of g at z_n, with `matvec` and `rmatvec`.
+
+        Raises:
+            InputError: n is not in 0 … N, or the method keeps no such estimate.
+        """
+        if not 0 <= n <= self.max_steps:
+            raise InputError(f"B_{n} does not exist; this trajectory has B_0 to B_{self.max_steps}.")
+        return self.solver.inverse(self, n)
+
+    def replace(self, **changes: Any) -> Trajectory:
+        """A copy with some attributes changed."""
+        return dataclasses.replace(self, **changes)

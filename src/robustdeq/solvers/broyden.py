@@ -1,0 +1,181 @@
+"""Broyden's method (Eqs. 7, 8) in the form that keeps nothing but the increments.
+
+With w = B_{n−1} g_n, d = ⟨s_{n−1}, w⟩, q = ‖s_{n−1}‖² and step size α, the update of Eq. 8 gives the next direction
+
+    p_n = −B_n g_n = −(q w / α + (1 − 1/α) d s_{n−1}) / (d + q / α),   s_n = α p_n,
+
+and B_n itself in terms of the increments (`inverse.py`). So s_n is a combination of g_n and s_0 … s_{n−1} whose
+coefficients are a function of their inner products: two passes over the increments per step, where the usual form
+stores U, V and the states and makes six.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+from typing_extensions import override
+
+from robustdeq.errors import InputError
+from robustdeq.solvers.base import Function, Iterate, Memory, Products, Solver, Trajectory, Window
+from robustdeq.solvers.inverse import BroydenInverse, InverseJacobian, Updates, combine
+
+_SUFFICIENT_DECREASE = 1e-4
+
+
+class _Increments(Memory):
+    """s_j … s_{n−1} with g_n in the row behind them, their Gram matrix, and the step sizes of a line search."""
+
+    def __init__(self, solver: Broyden, initial: Tensor, keep: bool) -> None:
+        self._solver = solver
+        self._keep = keep
+        rows = solver.max_steps + 1 if keep else solver.capacity + 1
+        self._window = Window(initial, rows)
+        self._gram = initial.new_zeros(len(initial), rows, rows)
+        self._searched: list[Tensor] = []
+
+    def receive(self, value: Tensor, state: Tensor) -> Tensor:
+        window = self._window
+        if window.stop - window.start > self._solver.capacity:
+            window.start = window.stop = window.stop if self._keep else 0
+        return torch.sub(value, state, out=window.buffer[window.stop])
+
+    def propose(self) -> Tensor:
+        start, stop = self._window.start, self._window.stop
+        size = stop - start
+        if size == 0:
+            return self._solver.step_size * self._window.buffer[stop]
+        vectors = self._window.buffer[start : stop + 1]
+        fresh = torch.bmm(vectors.transpose(0, 1), vectors[-2:].permute(1, 2, 0))
+        self._gram[:, start:stop, stop - 1] = self._gram[:, stop - 1, start:stop] = fresh[:, :-1, 0]
+        products = Products(self._gram[:, start:stop, start:stop], fresh[:, :-1, 1:], fresh[:, -1:, 1:])
+        searched = torch.stack(self._searched[-size:], dim=1) if self._searched else None
+        return combine(torch.cat(self._solver.coefficients(products, searched), dim=1), vectors)
+
+    def commit(self, increment: Tensor, step_sizes: Tensor | None) -> None:
+        self._window.slot().copy_(increment)
+        self._window.push(self._solver.capacity + 1)
+        if step_sizes is not None:
+            self._searched.append(step_sizes)
+
+    def increments(self, max_steps: int) -> Tensor:
+        self._window.buffer[self._window.stop :] = 0
+        return self._window.buffer[:max_steps]
+
+    def step_sizes(self) -> Tensor | None:
+        if not self._searched:
+            return None
+        missing = self._solver.max_steps - len(self._searched)
+        return torch.stack(self._searched + missing * [torch.ones_like(self._searched[0])])
+
+
+@dataclass(frozen=True)
+class Broyden(Solver):
+    """Broyden's "good" method from B_0 = −I.
+
+    Args:
+        max_steps, tol, stop, result, divergence: see `Solver`.
+        step_size: α of Eq. 7.
+        line_search: how often a sample's step may be halved until its residual decreases; 0 for no line search. Where
+            no trial suffices, the one of lowest residual is taken. Each round costs one evaluation of f.
+        limit: the most updates that B_n may hold; then it starts again from −I. None for no limit.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    step_size: float = 1.0
+    line_search: int = 0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.step_size > 0:
+            raise InputError(f"step_size is {self.step_size}; give a positive number.")
+        if self.line_search < 0:
+            raise InputError(f"line_search is {self.line_search}; give 0 (none) or how often a step may be halved.")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit is {self.limit}; B_n must be allowed at least 1 update (None for no limit).")
+
+    @property
+    def capacity(self) -> int:
+        """The most updates that B_n holds."""
+        return self.max_steps if self.limit is None else min(self.limit, self.max_steps)
+
+    @property
+    @override
+    def evaluates_once(self) -> bool:
+        return self.line_search == 0
+
+    @override
+    def memory(self, initial: Float[Tensor, "batch dim"], keep: bool) -> Memory:
+        return _Increments(self, initial, keep)
+
+    @override
+    def window(self, step: int) -> tuple[range, range]:
+        cycle = self.capacity + 1
+        return range(step // cycle * cycle, step), range(step, step + 1)
+
+    @override
+    def coefficients(
+        self, products: Products, step_sizes: Float[Tensor, "batch p"] | None
+    ) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch 1"]]:
+        gram, products_with_residual = products.increments, products.mixed[:, :, 0]
+        batch, size = products_with_residual.shape
+        if size == 0:
+            return products_with_residual, products.residuals.new_full((batch, 1), self.step_size)
+        updates = Updates.of(gram, self.step_size if step_sizes is None else step_sizes)
+        c = updates.project(products_with_residual)
+        alpha = self.step_size if step_sizes is None else step_sizes[:, -1]
+        d, q = c[:, -1], gram[:, -1, -1] / alpha
+        denominator = d + q
+        floor = (torch.finfo(q.dtype).eps * q).clamp_min(torch.finfo(q.dtype).tiny)
+        sign = torch.where(denominator < 0, -1, 1).to(q.dtype)
+        scale = self.step_size / (sign * torch.maximum(denominator.abs(), floor))
+        on_increments = -(scale * q)[:, None] * updates.expand(c[:, :-1])
+        last = ((1 / alpha - 1) * scale * d)[:, None]
+        on_increments = on_increments + pad(last, (size - 1, 0))
+        return on_increments, (scale * q)[:, None]
+
+    @override
+    def search(
+        self, function: Function, iterate: Iterate, increment: Float[Tensor, "batch dim"]
+    ) -> tuple[Float[Tensor, "batch dim"] | None, Float[Tensor, "batch"] | None]:
+        if self.line_search == 0:
+            return None, None
+        start = iterate.residual_norm
+        scale = torch.ones_like(start)
+        value = function(iterate.state + increment)
+        norm = torch.linalg.vector_norm(value - (iterate.state + increment), dim=1)
+        trial_scale = 1.0
+        for _ in range(self.line_search):
+            insufficient = ~(norm <= (1 - _SUFFICIENT_DECREASE * trial_scale) * start)
+            if self.tol > 0 and not bool(insufficient.any()):
+                break
+            trial_scale /= 2
+            trial_state = iterate.state + trial_scale * increment
+            trial = function(trial_state)
+            trial_norm = torch.linalg.vector_norm(trial - trial_state, dim=1)
+            better = insufficient & ~(trial_norm >= norm)
+            scale = torch.where(better, trial_scale, scale)
+            norm = torch.where(better, trial_norm, norm)
+            value = torch.where(better[:, None], trial, value)
+        increment.mul_(scale[:, None])
+        return value, self.step_size * scale
+
+    @override
+    def inverse(self, trajectory: Trajectory, n: int) -> InverseJacobian:
+        first = self.window(n)[0].start
+        rows = slice(first, n + 1)
+        step_sizes = None
+        if trajectory.step_sizes is not None:
+            step_sizes = pad(trajectory.step_sizes.T, (0, 1), value=self.step_size)[:, rows]
+        updates = Updates.of(
+            trajectory.continued_gram[:, rows, rows], self.step_size if step_sizes is None else step_sizes
+        )
+        taken = torch.arange(first, n, device=trajectory.steps.device) < trajectory.steps[:, None]
+        updates = replace(updates, ahead=updates.ahead * taken, here=updates.here * taken)
+        return BroydenInverse(trajectory.continued[rows], updates)

@@ -1,0 +1,90 @@
+"""Damped Picard iteration: z_{n+1} = z_n + τ (f(z_n) − z_n), the T-layer network of Eq. 1 where τ = 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from robustdeq.errors import InputError
+from robustdeq.solvers.base import Memory, Products, Solver, Trajectory, Window
+from robustdeq.solvers.inverse import InverseJacobian
+
+
+class _LastResidual(Memory):
+    """g_n, and the increments where they are to be kept."""
+
+    def __init__(self, damping: float, initial: Tensor, rows: int | None) -> None:
+        self._damping = damping
+        self._increments = None if rows is None else Window(initial, rows)
+        self._residual = initial
+
+    def receive(self, value: Tensor, state: Tensor) -> Tensor:
+        self._residual = value - state
+        return self._residual
+
+    def propose(self) -> Tensor:
+        return self._damping * self._residual
+
+    def commit(self, increment: Tensor, step_sizes: Tensor | None) -> None:
+        if self._increments is not None:
+            self._increments.slot().copy_(increment)
+            self._increments.push(len(self._increments.buffer))
+
+    def increments(self, max_steps: int) -> Tensor:
+        assert self._increments is not None
+        self._increments.buffer[self._increments.stop :] = 0
+        return self._increments.buffer
+
+
+@dataclass(frozen=True)
+class Picard(Solver):
+    """Fixed-point iteration with damping.
+
+    Args:
+        max_steps, tol, stop, result, divergence: see `Solver`.
+        damping: τ in (0, 1]; 1 is plain iteration.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    damping: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.damping <= 1:
+            raise InputError(f"damping is {self.damping}; give a number in (0, 1].")
+
+    @override
+    def memory(self, initial: Float[Tensor, "batch dim"], keep: bool) -> Memory:
+        return _LastResidual(self.damping, initial, self.max_steps if keep else None)
+
+    @override
+    def window(self, step: int) -> tuple[range, range]:
+        return range(0), range(step, step + 1)
+
+    @override
+    def coefficients(self, products: Products, step_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+        batch = len(products.residuals)
+        return products.increments.new_zeros(batch, 0), products.residuals.new_full((batch, 1), self.damping)
+
+    @override
+    def inverse(self, trajectory: Trajectory, n: int) -> InverseJacobian:
+        return _Scaled(-self.damping)
+
+
+@dataclass(frozen=True)
+class _Scaled(InverseJacobian):
+    """B = factor · I."""
+
+    factor: float
+
+    def matvec(self, v: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        return torch.mul(v, self.factor)
+
+    def rmatvec(self, v: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        return torch.mul(v, self.factor)
