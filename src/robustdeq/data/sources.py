@@ -1,0 +1,91 @@
+"""One name or path, one dataset: `load`."""
+
+import re
+import textwrap
+from pathlib import Path
+
+import torch
+
+from robustdeq.data.files import by_role, from_folder, from_parquet
+from robustdeq.data.images import Images
+from robustdeq.data.splits import Splits, assemble, hold_out_stratified
+from robustdeq.data.tables import images_from_table
+from robustdeq.errors import InputError
+
+HUB = {
+    "cifar10": ("uoft-cs/cifar10", None),
+    "cifar100": ("uoft-cs/cifar100", None),
+    "svhn": ("ufldl-stanford/svhn", "cropped_digits"),
+    "fashion_mnist": ("zalando-datasets/fashion_mnist", None),
+}
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def load(name_or_path: str | Path) -> Splits:
+    """Load a dataset by name, from the Hugging Face hub, or from disk.
+
+    Args:
+        name_or_path: "digits" (scikit-learn's, offline), "cifar10", "cifar100", "svhn" or "fashion_mnist" (these names
+            win over files of the same name), a parquet file, a folder (see `robustdeq.data.files`), or a hub id
+            "owner/name".
+
+    Returns:
+        Splits; digits are 1,197 / 200 / 400 stratified images, everything else keeps the test split of its source and
+        has its development split held out of the training images.
+
+    Raises:
+        InputError: nothing of that name can be found or reached, or what is found is not a set of labelled images.
+    """
+    path = Path(name_or_path).expanduser()
+    if name_or_path == "digits":
+        return _digits()
+    if isinstance(name_or_path, str) and name_or_path in HUB:
+        return _from_hub(*HUB[name_or_path])
+    if path.is_dir():
+        return from_folder(path)
+    if path.exists():
+        return from_parquet(path)
+    if (
+        isinstance(name_or_path, str)
+        and HUB_ID.fullmatch(name_or_path)
+        and path.suffix != ".parquet"
+        and not path.parent.is_dir()
+    ):
+        return _from_hub(name_or_path, None)
+    known = ", ".join(("digits", *HUB))
+    raise InputError(
+        f"There is no data '{name_or_path}': give one of {known}, a Hugging Face id 'owner/name', "
+        "or the path of an existing parquet file or folder."
+    )
+
+
+def _digits() -> Splits:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    whole = Images(
+        pixels=torch.tensor(pixels, dtype=torch.uint8).view(-1, 1, 8, 8),
+        labels=torch.tensor(labels),
+        classes=tuple(map(str, range(10))),
+        source="digits of scikit-learn",
+        scale=16,
+    )
+    return Splits(*hold_out_stratified(whole, 200, 400))
+
+
+def _from_hub(hub_id: str, config: str | None) -> Splits:
+    import datasets
+
+    try:
+        found = datasets.load_dataset(hub_id, config)
+    except Exception as error:
+        reason = textwrap.shorten(str(error), 200).rstrip(".")
+        raise InputError(
+            f"Cannot load '{hub_id}' from the Hugging Face hub ({reason}): "
+            "pass a local parquet file or folder, or --data digits."
+        ) from error
+    parts = {}
+    for role, names in by_role({str(name): str(name) for name in found}).items():
+        split = found[names[0]]
+        parts[role] = images_from_table(split.with_format("arrow")[:], split.features, f"{hub_id} {names[0]}")
+    return assemble(**parts)

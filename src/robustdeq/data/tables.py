@@ -1,0 +1,94 @@
+"""From a table with an image column and a label column, as Hugging Face `datasets` stores it, to `Images`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from robustdeq.data.decoding import decode
+from robustdeq.data.images import Images
+from robustdeq.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Features
+
+IMAGE_NAMES = ("image", "img")
+LABEL_NAMES = ("label", "fine_label")
+MOST_CLASSES = 100_000
+
+
+def images_from_table(table: pa.Table, features: Features, source: str) -> Images:
+    """Decode a table whose columns are found by their type, and by name where several have the right type.
+
+    Args:
+        table: one row per image; an image is a struct {bytes, path} or binary, a label is an integer.
+        features: what `datasets` knows about the columns; a `ClassLabel` brings the class names.
+        source: where the table comes from.
+
+    Returns:
+        All rows, in order; classes without names are called "0", "1", ….
+
+    Raises:
+        InputError: a column is missing or ambiguous, the table is empty, or a row has no image or no valid label.
+    """
+    from datasets import ClassLabel
+
+    image = _choose([name for name in features if _is_image(features[name])], IMAGE_NAMES, "image", source)
+    label = _choose([name for name in features if _is_label(features[name])], LABEL_NAMES, "integer label", source)
+    if len(table) == 0:
+        raise InputError(f"{source} holds no rows: give a file with images.")
+    labels = _labels(table[label].to_pylist(), source)
+    kind = features[label]
+    classes = kind.names if isinstance(kind, ClassLabel) and kind.names else map(str, range(int(labels.max()) + 1))
+    names = [f"{source} row {row}" for row in range(len(table))]
+    encoded = [_encoded(value, name) for value, name in zip(table[image].to_pylist(), names, strict=True)]
+    return Images(decode(encoded, names), labels, tuple(classes), source)
+
+
+def _is_image(feature: object) -> bool:
+    from datasets import Image, Value
+
+    if isinstance(feature, Value):
+        return feature.dtype in ("binary", "large_binary")
+    return isinstance(feature, Image) or (isinstance(feature, dict) and "bytes" in feature)
+
+
+def _is_label(feature: object) -> bool:
+    from datasets import ClassLabel, Value
+
+    return isinstance(feature, ClassLabel) or (isinstance(feature, Value) and feature.dtype.startswith(("int", "uint")))
+
+
+def _choose(candidates: Sequence[str], preferred: Iterable[str], kind: str, source: str) -> str:
+    if not candidates:
+        raise InputError(f"{source} has no {kind} column: add one called '{next(iter(preferred))}'.")
+    if len(candidates) == 1:
+        return candidates[0]
+    for name in preferred:
+        if name in candidates:
+            return name
+    listed = ", ".join(candidates)
+    raise InputError(f"{source} has several {kind} columns ({listed}): call the right one '{next(iter(preferred))}'.")
+
+
+def _labels(values: Sequence[int | None], source: str) -> Int64[Tensor, "n"]:
+    for row, value in enumerate(values):
+        if value is None or not 0 <= value < MOST_CLASSES:
+            raise InputError(
+                f"{source} row {row} has the label {value}: remove unlabelled rows and number the classes from 0."
+            )
+    return torch.tensor(values)
+
+
+def _encoded(value: Any, name: str) -> bytes | Path:
+    if isinstance(value, dict):
+        value = value["bytes"] or (value.get("path") and Path(value["path"]))
+    if not value:
+        raise InputError(f"{name} holds no image: remove the row.")
+    return value
