@@ -1,0 +1,219 @@
+"""Projected gradient descent (Madry et al., ICLR 2018) and its one-step form, FGSM (Goodfellow et al., ICLR 2015)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from robustdeq.attacks.threat import ThreatModel
+from robustdeq.errors import InputError
+from robustdeq.gradients.base import Loss, Surrogate, total_loss
+
+LabelledLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(logits: Float[Tensor, "batch classes"], y: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    """The cross-entropy of each sample, in nats."""
+    return nn.functional.cross_entropy(logits, y, reduction="none")
+
+
+def correct(logits: Float[Tensor, "batch classes"], y: Int[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
+    """Whether each sample is classified as y; logits that are not finite never are."""
+    return (logits.argmax(dim=1) == y) & logits.isfinite().all(dim=1)
+
+
+def checked(loss: LabelledLoss, y: Int[Tensor, "batch"]) -> Loss:
+    """The loss with its labels bound to it; raises `InputError` when it meets logits that lack one of them."""
+    low, high = int(y.min()), int(y.max())
+
+    def bound(logits: Tensor) -> Tensor:
+        classes = logits.shape[1]
+        if low < 0 or high >= classes:
+            raise InputError(
+                f"y has labels from {low} to {high}, and the model has classes 0 to {classes - 1}; "
+                "evaluate it on the data it was made for."
+            )
+        return loss(logits, y)
+
+    return bound
+
+
+def input_gradient(model: nn.Module, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+    """The gradient of a per-sample loss of a model's logits with respect to x, finite everywhere.
+
+    A `Surrogate` supplies its own; any other module is differentiated by autograd. A sample whose gradient is not
+    finite has none to offer: it is zero there.
+    """
+    if isinstance(model, Surrogate):
+        gradient = model.input_gradient(x, loss)
+    else:
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            gradient = torch.autograd.grad(total_loss(loss, model(x)), x)[0]
+    return gradient.nan_to_num(0, 0, 0)
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient ascent on a loss, last iterate.
+
+    Args:
+        eps: the radius of the ball, in the units of pixels.
+        step_size: how far each step goes, in the same norm.
+        steps: how many steps.
+        norm: `"Linf"` or `"L2"`.
+        random_start: start from a random point of the ball instead of the image.
+        restarts: how many runs; a later one replaces the adversary of a sample that none has fooled yet.
+        seed: of the random starts.
+        targeted: y are classes to be reached, not to be left.
+        bounds: the least and the greatest pixel.
+        loss: (logits, y) → per-sample loss; ascended, or descended when targeted.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    eps: float = 8 / 255
+    step_size: float = 2 / 255
+    steps: int = 10
+    norm: str = "Linf"
+    random_start: bool = True
+    restarts: int = 1
+    seed: int = 0
+    targeted: bool = False
+    bounds: tuple[float, float] = (0.0, 1.0)
+    loss: LabelledLoss = cross_entropy
+
+    def __post_init__(self) -> None:
+        self.threat  # noqa: B018
+        if not self.step_size > 0:
+            raise InputError(f"step_size is {self.step_size}; give a positive number.")
+        if self.steps < 1:
+            raise InputError(f"steps is {self.steps}; PGD makes at least 1.")
+        if self.restarts < 1:
+            raise InputError(f"restarts is {self.restarts}; PGD runs at least once.")
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The ball it stays in."""
+        return ThreatModel(self.eps, self.norm, self.bounds)
+
+    def __call__(
+        self,
+        surrogate: nn.Module,
+        x: Float[Tensor, "batch *image"],
+        y: Int[Tensor, "batch"],
+        target: nn.Module | None = None,
+    ) -> Float[Tensor, "batch *image"]:
+        """Make adversaries.
+
+        Args:
+            surrogate: the model whose gradient is climbed: a `Surrogate`, or any module x → logits.
+            x: the images.
+            y: their labels, or, targeted, the classes to reach.
+            target: the model that decides whether a sample is fooled (a `Defended`, say); None for the surrogate. Only
+                several restarts ask.
+
+        Returns:
+            The adversaries, within the threat model.
+
+        Raises:
+            InputError: x or y cannot be used.
+        """
+        self.threat.check(x, y)
+        judge = surrogate if target is None else target
+        if surrogate.training or judge.training:
+            warnings.warn("the model under attack is in training mode; call .eval() on it first.", stacklevel=2)
+        generator = torch.Generator(device=x.device).manual_seed(self.seed)
+        adversaries = x.detach().clone()
+        standing = torch.arange(len(x), device=x.device)
+        for restart in range(self.restarts):
+            start = self.start(x, generator)[standing]
+            adversaries[standing] = self.run(surrogate, x[standing], y[standing], start)
+            if restart + 1 < self.restarts:
+                standing = standing[~self.fooled(judge, adversaries[standing], y[standing])]
+                if len(standing) == 0:
+                    break
+        return adversaries
+
+    def start(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
+        """Where a run starts."""
+        return self.threat.random_start(x, generator) if self.random_start else x.detach().clone()
+
+    def run(
+        self,
+        surrogate: nn.Module,
+        x: Float[Tensor, "batch *image"],
+        y: Int[Tensor, "batch"],
+        start: Float[Tensor, "batch *image"],
+    ) -> Float[Tensor, "batch *image"]:
+        """Climb from `start` and return the last iterate."""
+        ascent = -self.step_size if self.targeted else self.step_size
+        loss = checked(self.loss, y)
+        adversaries = start
+        for _ in range(self.steps):
+            gradient = input_gradient(surrogate, adversaries, loss)
+            adversaries = self.threat.project(adversaries + ascent * self.threat.steepest(gradient), x)
+        return adversaries
+
+    @torch.no_grad()
+    def fooled(
+        self, judge: nn.Module, x: Float[Tensor, "batch *image"], y: Int[Tensor, "batch"]
+    ) -> Bool[Tensor, "batch"]:
+        """Whether each adversary does what it is for."""
+        hit = correct(judge(x), y)
+        return hit if self.targeted else ~hit
+
+
+@dataclass(frozen=True)
+class FGSM:
+    """The fast gradient sign method: one step to the edge of the ball.
+
+    Args:
+        eps: the radius of the ball.
+        step_size: the length of the step; None for eps.
+        norm, random_start, seed, targeted, bounds: see `PGD`.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    eps: float = 8 / 255
+    step_size: float | None = None
+    norm: str = "Linf"
+    random_start: bool = False
+    seed: int = 0
+    targeted: bool = False
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        self.attack  # noqa: B018
+
+    @property
+    def attack(self) -> PGD:
+        """The same, as projected gradient ascent with one step."""
+        return PGD(
+            eps=self.eps,
+            step_size=self.step_size or self.eps or 1.0,
+            steps=1,
+            norm=self.norm,
+            random_start=self.random_start,
+            seed=self.seed,
+            targeted=self.targeted,
+            bounds=self.bounds,
+        )
+
+    def __call__(
+        self,
+        surrogate: nn.Module,
+        x: Float[Tensor, "batch *image"],
+        y: Int[Tensor, "batch"],
+        target: nn.Module | None = None,
+    ) -> Float[Tensor, "batch *image"]:
+        """Make adversaries; see `PGD.__call__`."""
+        return self.attack(surrogate, x, y, target)
