@@ -1,19 +1,27 @@
-"""Adversarial robustness of deep equilibrium models."""
+"""Adversarial robustness of deep equilibrium models: measured, attacked and trained with honest gradients."""
 
-from robustdeq import attacks, defenses, gradients, models, solvers
+from robustdeq import attacks, data, defenses, evaluation, gradients, models, solvers
+from robustdeq.errors import InputError
 from robustdeq.gradients import Defended, Surrogate
-from robustdeq.models import DEQ, Unroll
+from robustdeq.models import DEQ, Unroll, load, save
 from robustdeq.solvers import Trajectory
+
+__version__ = "0.1.0"
 
 __all__ = [
     "DEQ",
     "Defended",
+    "InputError",
     "Surrogate",
     "Trajectory",
     "Unroll",
     "attacks",
+    "data",
     "defenses",
+    "evaluation",
     "gradients",
+    "load",
     "models",
+    "save",
     "solvers",
 ]

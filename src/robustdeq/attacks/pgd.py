@@ -127,7 +127,7 @@ class PGD:
         """
         self.threat.check(x, y)
         judge = surrogate if target is None else target
-        if surrogate.training or judge.training:
+        if any(getattr(model, "deq", model).training for model in (surrogate, judge)):
             warnings.warn("the model under attack is in training mode; call .eval() on it first.", stacklevel=2)
         generator = torch.Generator(device=x.device).manual_seed(self.seed)
         adversaries = x.detach().clone()

@@ -50,6 +50,14 @@ class SimultaneousAdjoint(Family):
         return deq.solution(x, until=until, record=True)
 
     @override
+    def evaluations(self, deq: DEQ) -> int:
+        return deq.evaluations(self.state) + 1 + 2 * self._target(deq)
+
+    @override
+    def sweep_evaluations(self, deq: DEQ) -> int:
+        return deq.evaluations(None) + 1 + 2 * deq.last_state
+
+    @override
     def sweep(
         self, deq: DEQ, solution: Solution, loss: Loss, states: range
     ) -> Iterator[tuple[int, Float[Tensor, "batch *injection"]]]:

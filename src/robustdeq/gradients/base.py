@@ -64,6 +64,10 @@ class Gradient(ABC):
         """Raise `InputError` where this gradient asks for a state that the model does not have."""
 
     @abstractmethod
+    def evaluations(self, deq: DEQ) -> int:
+        """The cost of one input gradient in evaluations of f, a vector-Jacobian product counted as two."""
+
+    @abstractmethod
     def logits(self, deq: DEQ, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
         """The logits of the state whose loss this gradient differentiates; their backward pass is this gradient."""
 
@@ -122,6 +126,10 @@ class Family(Gradient):
         self, deq: DEQ, solution: Solution, loss: Loss, states: range
     ) -> Iterator[tuple[int, Float[Tensor, "batch *injection"]]]:
         """Yield (n, the gradient with respect to the injection u at z_n) for the states asked for, in order."""
+
+    @abstractmethod
+    def sweep_evaluations(self, deq: DEQ) -> int:
+        """The cost of a sweep over all states, counted as in `evaluations`."""
 
     def recorded_solution(self, deq: DEQ, x: Float[Tensor, "batch *image"], until: int | None) -> Solution:
         """The solve that a sweep runs over."""

@@ -27,6 +27,10 @@ class Ensemble(Gradient):
 
     family: Family
 
+    @override
+    def evaluations(self, deq: DEQ) -> int:
+        return self.family.sweep_evaluations(deq)
+
     def _injection_gradient(self, deq: DEQ, solution: Solution, loss: Loss) -> Tensor:
         total = torch.zeros_like(solution.u)
         for n, u_bar in self.family.sweep(deq, solution, loss, range(1, deq.last_state + 1)):

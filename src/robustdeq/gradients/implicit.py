@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.gradients.base import StateGradient, attach
-from robustdeq.models.deq import Linearization, Solution
+from robustdeq.models.deq import DEQ, Linearization, Solution
 from robustdeq.solvers import Broyden
 
 
@@ -23,6 +23,15 @@ class Implicit(StateGradient):
         self, solution: Solution, linearization: Linearization, c: Float[Tensor, "batch dim"]
     ) -> Float[Tensor, "batch dim"]:
         """The estimate u of (I − Jᵀ)⁻¹ c, with J linearised at z*."""
+
+    @property
+    @abstractmethod
+    def products(self) -> int:
+        """How many products with Jᵀ the estimate takes at most."""
+
+    @override
+    def evaluations(self, deq: DEQ) -> int:
+        return deq.last_state + 1 + 2 * (self.products + 1)
 
     @override
     def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
@@ -55,6 +64,11 @@ class Exact(Implicit):
     def _solver(self) -> Broyden:
         return Broyden(max_steps=self.max_steps, tol=self.tol)
 
+    @property
+    @override
+    def products(self) -> int:
+        return self.max_steps + 1
+
     @override
     def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:
         return self._solver.solve(lambda u: linearization.vjp(u, retain=True)[0] + c, c.new_zeros(c.shape)).solution
@@ -64,6 +78,11 @@ class Exact(Implicit):
 class SHINE(Implicit):
     """u = −B_Nᵀ c: the forward solver's inverse estimate instead of a solve (Ramzi et al., ICLR 2022; App. D)."""
 
+    @property
+    @override
+    def products(self) -> int:
+        return 0
+
     @override
     def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:
         return -solution.trajectory.inverse(solution.trajectory.max_steps).rmatvec(c)
@@ -72,6 +91,11 @@ class SHINE(Implicit):
 @dataclass(frozen=True)
 class JacobianFree(Implicit):
     """u = c: the inverse replaced by the identity (Fung et al., "JFB: Jacobian-free backpropagation", AAAI 2022)."""
+
+    @property
+    @override
+    def products(self) -> int:
+        return 0
 
     @override
     def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing_extensions import override
 from robustdeq.errors import InputError
 from robustdeq.gradients.base import StateGradient
 from robustdeq.gradients.implicit import Implicit
-from robustdeq.models.deq import Linearization, Solution, Unroll
+from robustdeq.models.deq import DEQ, Linearization, Solution, Unroll
 
 
 def check_steps(steps: int, damping: float) -> None:
@@ -44,6 +44,10 @@ class Phantom(StateGradient):
         check_steps(self.steps, self.damping)
 
     @override
+    def evaluations(self, deq: DEQ) -> int:
+        return deq.last_state + 3 * self.steps
+
+    @override
     def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
         return Unroll(self.steps, self.damping)(solution.cell, solution.start)
 
@@ -69,6 +73,11 @@ class Neumann(Implicit):
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.damping)
+
+    @property
+    @override
+    def products(self) -> int:
+        return self.steps - 1
 
     @override
     def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:

@@ -40,6 +40,11 @@ class ThroughSolver(StateGradient):
         self.defense.check(deq)
 
     @override
+    def evaluations(self, deq: DEQ) -> int:
+        forward = deq.evaluations(self.until(deq))
+        return forward * (4 if self.checkpoint else 3)
+
+    @override
     def until(self, deq: DEQ) -> int | None:
         return self.defense.until(deq.last_state)
 

@@ -47,6 +47,14 @@ class UnrolledIntermediate(StateGradient, Family):
         return self.state
 
     @override
+    def evaluations(self, deq: DEQ) -> int:
+        return deq.evaluations(self.state) + 3 * self.steps
+
+    @override
+    def sweep_evaluations(self, deq: DEQ) -> int:
+        return deq.evaluations(None) + 3 * self.steps * deq.last_state
+
+    @override
     def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
         n = solution.trajectory.max_steps + 1 if self.state is None else self.state
         return Unroll(self.steps, self.damping)(solution.cell, solution.state(n))

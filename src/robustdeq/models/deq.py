@@ -61,6 +61,18 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within it the module is in eval mode and its parameters need no gradient."""
+    was_training = module.training
+    module.eval()
+    try:
+        with frozen(module):
+            yield
+    finally:
+        module.train(was_training)
+
+
 def bind(cell: nn.Module, u: Float[Tensor, "batch *injection"]) -> BoundCell:
     """Bind a cell to its injection: the cell's own `bind(u)` where it defines one, else `cell(·, u)` as it is."""
     if isinstance(cell, _BindingCell):
@@ -277,6 +289,13 @@ class DEQ(nn.Module):
                 f"and {self.last_state} is the final one."
             )
 
+    def evaluations(self, until: int | None) -> int:
+        """How often f is evaluated, at most, to reach z_until; None (or N + 1) for the final state."""
+        if until is not None and until <= self.solver.max_steps:
+            return until
+        known = 0 if self.tail.from_image or self.tail.steps == 0 else 1
+        return self.solver.max_steps + 1 + self.tail.steps - known
+
     def _inject(self, x: Tensor) -> tuple[Tensor, BoundCell, Tensor]:
         if not x.is_floating_point():
             raise InputError(f"x has dtype {x.dtype}; convert it to floating-point pixels in [0, 1].")
@@ -303,7 +322,7 @@ class DEQ(nn.Module):
             latest = tape[len(tape)] = Linearization(cell, z)
             return latest.value
 
-        record = record and self.solver.evaluates_once
+        record = record and self.solver.evaluates_once and torch.is_grad_enabled()
         whole = until is None or until > self.solver.max_steps
         solver = self.solver if until is None or whole else replace(self.solver, max_steps=until)
         trajectory = solver.solve(recorded if record else cell, initial.detach(), evaluate_last=whole)
@@ -323,10 +342,13 @@ class DEQ(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
         """The logits of the final state; their gradient is `self.gradient`."""
-        if not torch.is_grad_enabled():
-            return self.head(self.solution(x).final)
+        return self.logits(self.solution(x, record=self.gradient is not None and self.gradient.records()))
+
+    def logits(self, solution: Solution) -> Float[Tensor, "batch classes"]:
+        """The logits of the final state of a solve; their gradient is `self.gradient`."""
         gradient = self.gradient
-        solution = self.solution(x, record=gradient is not None and gradient.records())
+        if not torch.is_grad_enabled():
+            return self.head(solution.final)
         if gradient is None:
             return self.head(self.tail(solution.cell, solution.start))
         state = gradient.read(solution)

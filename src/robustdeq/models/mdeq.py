@@ -10,7 +10,7 @@ that the feature map of a scale is a view of the state and f never changes layou
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
 
@@ -393,7 +393,7 @@ class MDEQConfig:
         groups: Groups of the GroupNorms in blocks and fusion.
         post_groups: Groups of the GroupNorms after the fusion.
         dropout: Probability with which a sample loses a channel of a residual block, while training.
-        image_size: Side of the images the configuration was made for, in pixels.
+        image_size: Side, or height and width, of the images in pixels.
         max_steps: Broyden steps per solve.
         tol: Relative residual at which a sample has converged.
         tail_steps: Damped steps after f(z*).
@@ -410,7 +410,7 @@ class MDEQConfig:
     groups: int = 8
     post_groups: int = 4
     dropout: float = 0.22
-    image_size: int = 32
+    image_size: int | tuple[int, int] = 32
     max_steps: int = 8
     tol: float = 1e-3
     tail_steps: int = 5
@@ -426,7 +426,7 @@ class MDEQConfig:
 
 PRESETS: Mapping[str, MDEQConfig] = {
     "nano": MDEQConfig(
-        (8, 16), (4, 8), final_channels=64, expansion=1, groups=1, post_groups=1, dropout=0.0, image_size=8
+        (16, 16), (8, 8), final_channels=64, expansion=1, groups=1, post_groups=1, dropout=0.0, image_size=8
     ),
     "tiny": MDEQConfig((24, 24), (8, 16), final_channels=200, dropout=0.25, max_steps=18),
     "small": MDEQConfig((16, 32, 64, 128), (4, 8, 16, 32), final_channels=512, expansion=3, groups=4, dropout=0.1),
@@ -435,9 +435,33 @@ PRESETS: Mapping[str, MDEQConfig] = {
 }
 
 
+class MDEQ(DEQ):
+    """An MDEQ that remembers its configuration, so that it can be saved and made again.
+
+    Args:
+        config: The configuration.
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+    """
+
+    def __init__(self, config: MDEQConfig, num_classes: int, in_channels: int) -> None:
+        side = config.image_size
+        layout = StateLayout(config.channels, (side, side) if isinstance(side, int) else side)
+        super().__init__(
+            Injection(in_channels, config.channels[0], pointwise=len(config.channels) > 2),
+            MultiscaleCell(layout, config.expansion, config.groups, config.post_groups, config.dropout),
+            Head(layout, config.head_channels, config.final_channels, num_classes),
+            solver=Broyden(max_steps=config.max_steps, tol=config.tol, stop="rel"),
+            tail=Unroll(steps=config.tail_steps, damping=config.tail_damping, from_image=True),
+        )
+        self.config = config
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+
+
 def mdeq(
     size: str | MDEQConfig, num_classes: int = 10, in_channels: int = 3, image_size: int | tuple[int, int] | None = None
-) -> DEQ:
+) -> MDEQ:
     """An MDEQ with fresh weights.
 
     The weights start as in the published code: convolutions, weights and biases, from N(0, 0.01²), BatchNorm at 1 and
@@ -459,15 +483,7 @@ def mdeq(
     if isinstance(size, str) and size not in PRESETS:
         raise InputError(f"There is no MDEQ of size {size!r}; choose one of {', '.join(PRESETS)}.")
     config = PRESETS[size] if isinstance(size, str) else size
-    image_size = config.image_size if image_size is None else image_size
-    layout = StateLayout(config.channels, (image_size, image_size) if isinstance(image_size, int) else image_size)
-    return DEQ(
-        Injection(in_channels, config.channels[0], pointwise=len(config.channels) > 2),
-        MultiscaleCell(layout, config.expansion, config.groups, config.post_groups, config.dropout),
-        Head(layout, config.head_channels, config.final_channels, num_classes),
-        solver=Broyden(max_steps=config.max_steps, tol=config.tol, stop="rel"),
-        tail=Unroll(steps=config.tail_steps, damping=config.tail_damping, from_image=True),
-    )
+    return MDEQ(config if image_size is None else replace(config, image_size=image_size), num_classes, in_channels)
 
 
 def _convolution(

@@ -2,10 +2,11 @@
 
 Broyden's update (Eq. 8) with step sizes α_j and s_j = z_{j+1} − z_j = −α_j B_j g_j telescopes to
 
-    B_{j+1} = (I + u_j s_jᵀ) B_j,   B_0 = −I,   u_j = ((α_j / α_{j+1}) s_{j+1} + (α_j − 1) s_j) / ‖s_j‖²
+    B_{j+1} = (I + u_j s_jᵀ) B_j, B_0 = −I,
+    u_j = ((α_j / α_{j+1}) s_{j+1} + (α_j − 1) s_j) / ‖s_j‖²
 
-(Kelley, *Iterative Methods for Linear and Nonlinear Equations*, ch. 7, where α = 1). A product B_n v therefore costs two
-passes over the increments and a triangular solve with their Gram matrix, and needs no memory but the increments.
+(Kelley, *Iterative Methods for Linear and Nonlinear Equations*, ch. 7, where α = 1). A product B_n v therefore costs
+two passes over the increments and a triangular solve with their Gram matrix, and needs no memory but the increments.
 """
 
 from __future__ import annotations

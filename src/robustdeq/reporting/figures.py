@@ -1,0 +1,44 @@
+"""Figures: residual and accuracy along the trajectory (paper, Figs. 2a and 2b)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+from robustdeq.evaluation import GridResult
+from robustdeq.files import replace_with
+
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+_MARKERS = ("o", "s", "^", "D")
+
+
+def save_profile_figure(result: GridResult, path: Path, title: str = "") -> None:
+    """Draw residual and accuracy of every state, clean and attacked, and write the picture.
+
+    Args:
+        result: a grid with its profiles.
+        path: the file; its suffix (`.png`, `.svg`, `.pdf`) says the format.
+        title: what the model is.
+    """
+    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        residuals, accuracies = figure.subplots(1, 2)
+        for (name, profile), color, marker in zip(result.profiles.items(), _COLORS, _MARKERS, strict=False):
+            states = range(1, len(profile.accuracy) + 1)
+            style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.6, "label": name}
+            residuals.semilogy(states, profile.residual, **style)
+            accuracies.plot(states, [100 * share for share in profile.accuracy], **style)
+        last = len(next(iter(result.profiles.values())).accuracy)
+        labels = [f"$z_{{{n}}}$" for n in range(1, last)] + ["final"]
+        for axes in (residuals, accuracies):
+            axes.set_xticks(range(1, last + 1), labels)
+            axes.grid(alpha=0.25, linewidth=0.6)
+        residuals.set_ylabel("relative residual  ‖f(z)−z‖ / ‖f(z)‖")
+        accuracies.set_ylabel("accuracy (%)")
+        accuracies.set_ylim(0, 100)
+        accuracies.legend(frameon=False, loc="lower right")
+        figure.suptitle(title)
+        replace_with(path, lambda temporary: figure.savefig(temporary, dpi=160))
