@@ -1,0 +1,1 @@
+"""Speed and memory as ratios: every side of a comparison is measured in one run, on the same inputs."""

@@ -1,0 +1,23 @@
+"""What all tests share: run-time checks of shapes and types, one thread, a fixed seed."""
+
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+import torch
+
+jaxtyping.install_import_hook("robustdeq", "typecheck.checked")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
