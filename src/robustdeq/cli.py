@@ -45,7 +45,7 @@ _DEMO_RECIPE = Recipe(
         attack=PGD(eps=DEMO_EPS, step_size=DEMO_EPS / 2, steps=3), gradient=Phantom(steps=3, damping=0.5), warmup=0.3
     ),
     optimization=Optimization(learning_rate=2e-2, final_learning_rate=1e-4, warmup=0.25, clip_norm=1.0),
-    schedule=Schedule(epochs=10, batch_size=32, validation_images=200, seed=0),
+    schedule=Schedule(epochs=12, batch_size=32, validation_images=200, validate_every=4, seed=0),
     augmentation=None,
     validation=Validation(attack=PGD(eps=DEMO_EPS, step_size=DEMO_EPS / 4, steps=10), gradient=Phantom(5, 0.5)),
 )
@@ -60,6 +60,7 @@ def demo(output: Path = Path("runs/demo"), n: int = 200) -> None:
         output: the folder for the weights, the results and the pictures; what an earlier demo left there is replaced.
         n: how many held-out digits are attacked.
     """
+    torch.set_num_threads(1)  # a model this small is no faster on several cores, and far slower on busy ones
     splits = load_data("digits")
     images = splits.require("test").head(n)
     torch.manual_seed(_DEMO_RECIPE.schedule.seed)
@@ -173,9 +174,10 @@ def evaluate(
     early = card.early if early is None else early
     if early is None and splits.development is None:
         raise InputError("the weights do not say which early state they were given; pass --early, the state to read.")
+    deq = load(weights)
+    _check_fit(deq, images)
     place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    deq = load(weights).to(place)
-    _evaluate(deq, images, early, splits.development, attack, protocol, estimators, batch_size, path)
+    _evaluate(deq.to(place), images, early, splits.development, attack, protocol, estimators, batch_size, path)
     _console.print(f"The results are in {path}.")
 
 
@@ -226,6 +228,17 @@ def _evaluate(
     result.save(path)
     save_profile_figure(result, path.with_suffix(".png"))
     _console.print(grid_table(result, "white-box accuracy"))
+
+
+def _check_fit(deq: MDEQ, images: Images) -> None:
+    side = deq.config.image_size
+    expected = (deq.in_channels, *((side, side) if isinstance(side, int) else side))
+    found = tuple(images.pixels.shape[1:])
+    if found != expected or len(images.classes) != deq.num_classes:
+        raise InputError(
+            f"{images.source} has images of shape {found} in {len(images.classes)} classes, and the model was made for "
+            f"{expected} in {deq.num_classes}; evaluate it on the data it was made for."
+        )
 
 
 def _short(name: str) -> str:

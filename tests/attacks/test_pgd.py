@@ -30,7 +30,11 @@ def linear(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
 def network(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     layers = (nn.Flatten(), nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, CLASSES))
-    return nn.Sequential(*layers).double().eval()
+    model = nn.Sequential(*layers).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    return model
 
 
 def pixels(n: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -55,12 +59,18 @@ class Scaled(nn.Module):
         return logits.detach() + self.factors[:, None] * (logits - logits.detach())
 
 
-@pytest.mark.parametrize("gradient", [Phantom(), ThroughSolver()], ids=repr)
+@pytest.mark.parametrize(
+    ("gradient", "dtype", "atol"),
+    [(Phantom(), torch.float32, 1e-5), (ThroughSolver(), torch.float64, 1e-8)],
+    ids=["phantom", "through the solver"],
+)
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", 0.1), ("L2", 0.7)])
 @pytest.mark.parametrize("targeted", [False, True])
-def test_adversaries_are_those_of_foolbox(gradient: Gradient, norm: str, eps: float, targeted: bool) -> None:
-    deq = rd.models.mdeq("nano", in_channels=1).eval()
-    x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
+def test_adversaries_are_those_of_foolbox(
+    gradient: Gradient, dtype: torch.dtype, atol: float, norm: str, eps: float, targeted: bool
+) -> None:
+    deq = rd.models.mdeq("nano", in_channels=1).to(dtype).eval()
+    x, y = torch.rand(4, 1, 8, 8, dtype=dtype), torch.arange(4)
     surrogate = Surrogate(deq, gradient).eval()
     settings: dict[str, Any] = {"steps": 4, "random_start": False}
     ours = PGD(eps=eps, step_size=eps / 3, norm=norm, targeted=targeted, **settings)(surrogate, x, y)
@@ -68,7 +78,7 @@ def test_adversaries_are_those_of_foolbox(gradient: Gradient, norm: str, eps: fl
     criterion = (foolbox.criteria.TargetedMisclassification if targeted else foolbox.criteria.Misclassification)(y)
     theirs, _, _ = peer(foolbox.PyTorchModel(surrogate, bounds=(0, 1)), x, criterion, epsilons=eps)
     assert (ours - x).abs().amax() > eps / 50
-    assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert_close(ours, theirs, rtol=0, atol=atol)
 
 
 @given(
@@ -140,23 +150,23 @@ class Recording(nn.Module):
 @norms
 def test_restarts_keep_whom_they_fooled_and_never_fool_fewer(norm: str) -> None:
     surrogate, target = network(0), network(1)
-    x, _ = pixels(60)
+    x, _ = pixels(300)
     y = target(x).argmax(dim=1)
-    eps = {"Linf": 0.25, "L2": 0.7}[norm]
+    eps = {"Linf": 0.5, "L2": 1.7}[norm]
     runs = [
         PGD(eps, eps / 2, steps=1, norm=norm, restarts=restarts)(surrogate, x, y, target) for restarts in range(1, 6)
     ]
     fooled = [~correct(target(run), y) for run in runs]
+    assert 0 < fooled[0].sum() < fooled[-1].sum()
     for i in range(len(runs) - 1):
         assert torch.equal(runs[i + 1][fooled[i]], runs[i][fooled[i]])
-    assert fooled[-1].sum() > fooled[0].sum()
 
 
 def test_restarts_are_judged_on_the_target_and_only_while_it_stands() -> None:
     surrogate, target = network(0), Recording(network(1)).eval()
     x, _ = pixels(40)
     y = target.model(x).argmax(dim=1)
-    PGD(0.25, 0.1, steps=1, restarts=4)(surrogate, x, y, target)
+    PGD(0.5, 0.25, steps=1, restarts=4)(surrogate, x, y, target)
     assert target.shown == sorted(target.shown, reverse=True)
     assert len(target.shown) == 3
     assert target.shown[0] == 40 > target.shown[-1]
@@ -190,7 +200,7 @@ def test_targeted_restarts_stop_at_the_class_to_be_reached() -> None:
     runs = [PGD(0.3, 0.15, steps=1, restarts=restarts, targeted=True)(model, x, y) for restarts in (1, 4)]
     reached = [correct(model(run), y) for run in runs]
     assert torch.equal(runs[1][reached[0]], runs[0][reached[0]])
-    assert reached[1].sum() > reached[0].sum()
+    assert 0 < reached[0].sum() < reached[1].sum()
 
 
 @norms

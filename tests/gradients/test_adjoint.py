@@ -1,12 +1,12 @@
 """The simultaneous adjoint is the recursion of Eqs. 9 and 10 along the trajectory; a family costs one sweep."""
 
-import dense
 import pytest
 import torch
-from cells import CELLS, TAILS, cross_entropy, images, make_deq
 from torch import Tensor
 from torch.testing import assert_close
 
+import dense
+from cells import CELLS, TAILS, cross_entropy, images, make_deq
 from robustdeq.errors import InputError
 from robustdeq.gradients import Ensemble, Family, SimultaneousAdjoint, UnrolledIntermediate
 from robustdeq.models.deq import DEQ
@@ -42,7 +42,7 @@ def dense_gradients(deq: DEQ, x: Tensor, step_size: float, transpose: bool) -> l
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize(("step_size", "transpose"), [(1.0, True), (1.0, False), (0.5, True), (0.5, False)])
+@pytest.mark.parametrize(("step_size", "transpose"), [(1.0, True), (0.5, False)])
 def test_is_the_recursion_with_dense_matrices(cell: str, solver: str, step_size: float, transpose: bool) -> None:
     deq, x = make_deq(cell, SOLVERS[solver]), images()
     expected = dense_gradients(deq, x, step_size, transpose)

@@ -1,13 +1,13 @@
 """Gradients read at z* or at states unrolled from a constant, against their dense definitions."""
 
-import dense
 import pytest
 import torch
-from cells import CELLS, TAILS, cross_entropy, images, make_deq
-from dense import apply
 from torch import Tensor
 from torch.testing import assert_close
 
+import dense
+from cells import CELLS, TAILS, cross_entropy, images, make_deq
+from dense import apply
 from robustdeq.errors import InputError
 from robustdeq.gradients import SHINE, Exact, Gradient, JacobianFree, Neumann, Phantom, UnrolledIntermediate
 from robustdeq.models.deq import DEQ, Unroll

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from cells import TAILS, cross_entropy, images, linear_loss, make_deq
 from torch import Tensor
 from torch.testing import assert_close
 
+from cells import TAILS, cross_entropy, images, linear_loss, make_deq
 from robustdeq.defenses import EarlyState, EnsembleState, defended_logits
 from robustdeq.errors import InputError
 from robustdeq.gradients import (

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-import dense
 import pytest
 import torch
-from cells import CELLS, TAILS, cross_entropy, images, linear_loss, make_deq
 from torch import Tensor
 from torch.testing import assert_close
 
+import dense
+from cells import CELLS, TAILS, cross_entropy, images, linear_loss, make_deq
 from robustdeq.defenses import Defense, EarlyState, EnsembleState, FinalState, defended_logits
 from robustdeq.gradients import Defended, ThroughSolver
 from robustdeq.models.deq import DEQ, Unroll
@@ -129,3 +129,19 @@ def test_gradient_of_a_sample_does_not_depend_on_a_diverging_neighbour(solver: S
     for i in (0, 2, 3):
         alone = gradient.input_gradient(deq, x[i : i + 1], linear_loss)
         assert_close(together[i], alone[0], rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("solver", [Broyden, Anderson, Picard])
+def test_steps_that_no_sample_takes_cost_nothing(checkpoint: bool, solver: Callable[..., Solver]) -> None:
+    x = images()
+
+    def evaluations(max_steps: int) -> int:
+        deq = make_deq("contractive", solver(max_steps=max_steps, tol=1e-1))
+        assert deq.solve(x).steps.amax() < 12
+        calls: list[int] = []
+        deq.cell.register_forward_hook(lambda *_: calls.append(1))
+        ThroughSolver(checkpoint=checkpoint).input_gradient(deq, x, cross_entropy)
+        return len(calls)
+
+    assert evaluations(12) == evaluations(40)

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-import dense
 import pytest
 import torch
-from cells import CELLS, TAILS, BoundCellModule, TanhCell, cross_entropy, images, make_deq
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+import dense
+from cells import CELLS, TAILS, BoundCellModule, TanhCell, cross_entropy, images, make_deq
 from robustdeq.defenses import EarlyState, FinalState, defended_logits
 from robustdeq.errors import InputError
 from robustdeq.gradients import SHINE, Exact, JacobianFree, Neumann, Phantom, StateGradient, ThroughSolver
@@ -29,7 +29,7 @@ GRADIENTS: list[StateGradient | None] = [
 ]
 gradients = pytest.mark.parametrize("gradient", GRADIENTS, ids=repr)
 tails = pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS)
-CONVERGING = Broyden(max_steps=60, tol=1e-13)
+CONVERGING = Broyden(max_steps=30, tol=1e-13)
 
 
 def parameter_gradients(deq: DEQ, x: Tensor) -> list[Tensor | None]:
@@ -39,7 +39,7 @@ def parameter_gradients(deq: DEQ, x: Tensor) -> list[Tensor | None]:
 
 @gradients
 @tails
-@pytest.mark.parametrize("cell", ["expansive", "bound", "own-start", "convolution"])
+@pytest.mark.parametrize("cell", ["expansive", "own-start"])
 @pytest.mark.parametrize("solver", [Broyden(max_steps=4, tol=0), Anderson(max_steps=5, tol=1e-1)], ids=["fixed", "tol"])
 def test_value_does_not_depend_on_grad_mode_or_gradient(
     gradient: StateGradient | None, tail: Unroll, cell: str, solver: Solver
@@ -58,7 +58,7 @@ def test_value_does_not_depend_on_grad_mode_or_gradient(
 
 @pytest.mark.parametrize("gradient", [gradient for gradient in GRADIENTS if gradient is not None], ids=repr)
 @tails
-@pytest.mark.parametrize("cell", ["contractive", "bound", "own-start"])
+@pytest.mark.parametrize("cell", ["bound", "own-start"])
 def test_gradient_at_a_fixed_point_is_the_input_gradient(gradient: StateGradient, tail: Unroll, cell: str) -> None:
     deq, x = make_deq(cell, CONVERGING, tail, gradient), images().requires_grad_()
     assert deq.solve(x).converged.all()

@@ -1,13 +1,13 @@
 """Anderson acceleration mixes the last m states so that the mixed residual is small."""
 
-import dense
 import pytest
 import torch
-from cells import CELLS, images, make_deq
 from torch import Tensor
 from torch.testing import assert_close
 from torchdeq.solver.anderson import anderson_solver
 
+import dense
+from cells import CELLS, images, make_deq
 from robustdeq.errors import InputError
 from robustdeq.solvers import Anderson
 

@@ -1,16 +1,16 @@
 """Broyden's method is Eqs. 7 and 8, whatever form it is computed in."""
 
-import dense
 import pytest
 import torch
-from cells import CELLS, images, make_deq, with_norm
-from dense import apply, relative_residual
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 from torchdeq.solver.broyden import broyden_solver
 
+import dense
+from cells import CELLS, images, make_deq, with_norm
+from dense import apply, relative_residual
 from robustdeq.solvers import Broyden, Trajectory
 
 pytestmark = pytest.mark.usefixtures("float64")

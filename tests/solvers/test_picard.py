@@ -1,11 +1,11 @@
 """Picard iteration is the damped loop."""
 
-import dense
 import pytest
 import torch
-from cells import CELLS, images, make_deq
 from torch.testing import assert_close
 
+import dense
+from cells import CELLS, images, make_deq
 from robustdeq.solvers import Picard
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -174,10 +174,11 @@ class PGD:
 class FGSM:
     """The fast gradient sign method: one step to the edge of the ball.
 
+    `norm`, `random_start`, `seed`, `targeted` and `bounds` are those of `PGD`.
+
     Args:
         eps: the radius of the ball.
         step_size: the length of the step; None for eps.
-        norm, random_start, seed, targeted, bounds: see `PGD`.
 
     Raises:
         InputError: a setting is out of its range.

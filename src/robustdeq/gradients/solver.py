@@ -85,7 +85,7 @@ def _sweep(
     on_state = torch.zeros_like(cotangent)
     for n in reversed(range(last)):
         is_best = (trajectory.best_index == n)[:, None]
-        steps_on = n < trajectory.max_steps
+        steps_on = n < trajectory.reached
         on_value = torch.where(is_best, on_image, 0)
         on_increment = on_state
         if n in weights:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from robustdeq.errors import InputError
@@ -33,7 +33,7 @@ class BoundCell:
     function: Callable[[Tensor], Tensor]
     tensors: tuple[Tensor, ...]
 
-    def __call__(self, z: Float[Tensor, "batch *state"]) -> Float[Tensor, "batch *state"]:
+    def __call__(self, z: Float[Tensor, "batch *state"]) -> Tensor:
         """f(z; u)."""
         return self.function(z)
 
@@ -228,6 +228,7 @@ class Solution:
             return self.tail.finish(self.cell, solution, t.best_value, t.shape).view(t.shape)
 
 
+@runtime_checkable
 class TrainingGradient(Protocol):
     """What a model asks of the gradient it is trained with."""
 
@@ -304,7 +305,7 @@ class DEQ(nn.Module):
         u = self.injection(x)
         return u, bind(self.cell, u), initial_state(self.cell, u)
 
-    def solution(self, x: Float[Tensor, "batch *image"], until: int | None = None, record: bool = False) -> Solution:
+    def solution(self, x: Shaped[Tensor, "*image"], until: int | None = None, record: bool = False) -> Solution:
         """Solve for x and keep what a gradient needs.
 
         Args:
@@ -328,19 +329,20 @@ class DEQ(nn.Module):
         trajectory = solver.solve(recorded if record else cell, initial.detach(), evaluate_last=whole)
         return Solution(u, cell, initial, self.tail, trajectory, tape)
 
-    def solve(self, x: Float[Tensor, "batch *image"]) -> Trajectory:
+    def solve(self, x: Shaped[Tensor, "*image"]) -> Trajectory:
         """The trajectory of the solve for x, with its final state; no gradient is kept."""
         with torch.no_grad():
             solution = self.solution(x)
             return solution.trajectory.replace(tail=solution.final.flatten(1))
 
-    def iterate(self, x: Float[Tensor, "batch *image"]) -> StateStream:
+    def iterate(self, x: Shaped[Tensor, "*image"]) -> StateStream:
         """Start a solve for x that hands out its states one by one and keeps none of them."""
         with torch.no_grad():
             _, cell, initial = self._inject(x)
-            return StateStream(self.solver.iterate(cell, initial), cell, self.tail, initial.shape)
+            still = replace(cell, function=torch.no_grad()(cell.function))
+            return StateStream(self.solver.iterate(still, initial), still, self.tail, initial.shape)
 
-    def forward(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Shaped[Tensor, "*image"]) -> Float[Tensor, "batch classes"]:
         """The logits of the final state; their gradient is `self.gradient`."""
         return self.logits(self.solution(x, record=self.gradient is not None and self.gradient.records()))
 
@@ -371,8 +373,7 @@ class StateStream:
         """The samples that have diverged so far, (B,)."""
         return self._run.diverged
 
-    @torch.no_grad()
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield (n, z_n in the shape of a state, visited (B,)); f(z_n) is evaluated only when n + 1 is asked for."""
         selection = Selection(self._run.solver, states=not self._tail.from_image)
         n, state = 0, self._run.initial

@@ -426,7 +426,15 @@ class MDEQConfig:
 
 PRESETS: Mapping[str, MDEQConfig] = {
     "nano": MDEQConfig(
-        (16, 16), (8, 8), final_channels=64, expansion=1, groups=1, post_groups=1, dropout=0.0, image_size=8
+        (16, 16),
+        (8, 8),
+        final_channels=64,
+        expansion=1,
+        groups=1,
+        post_groups=1,
+        dropout=0.0,
+        image_size=8,
+        max_steps=6,
     ),
     "tiny": MDEQConfig((24, 24), (8, 16), final_channels=200, dropout=0.25, max_steps=18),
     "small": MDEQConfig((16, 32, 64, 128), (4, 8, 16, 32), final_channels=512, expansion=3, groups=4, dropout=0.1),

@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdeq.solvers.base import Products, Trajectory
+from robustdeq.solvers.base import Trajectory
 from robustdeq.solvers.inverse import inner
+from robustdeq.solvers.memory import Products
 
 
 class RecursionAdjoint:

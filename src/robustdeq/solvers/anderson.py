@@ -18,8 +18,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.errors import InputError
-from robustdeq.solvers.base import Memory, Products, Solver, Window
+from robustdeq.solvers.base import Solver
 from robustdeq.solvers.inverse import combine
+from robustdeq.solvers.memory import Memory, Products, Window
 
 
 class _Mixture(Memory):
@@ -57,8 +58,9 @@ class _Mixture(Memory):
 class Anderson(Solver):
     """Anderson acceleration.
 
+    `max_steps`, `tol`, `stop`, `result` and `divergence` are those of every `Solver`.
+
     Args:
-        max_steps, tol, stop, result, divergence: see `Solver`.
         history: m, how many residuals are mixed.
         mixing: β, how far the mixture moves along its residual.
         ridge: the regularisation of the weights, absolute.

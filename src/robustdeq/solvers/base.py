@@ -23,6 +23,7 @@ from torch import Tensor
 
 from robustdeq.errors import InputError
 from robustdeq.solvers.inverse import InverseJacobian, combine
+from robustdeq.solvers.memory import Memory, Products
 
 Function = Callable[[Tensor], Tensor]
 
@@ -43,89 +44,6 @@ class Result(StrEnum):
 
     BEST = "best"
     LAST = "last"
-
-
-@dataclass(frozen=True)
-class Products:
-    """Inner products of the vectors in a solver's memory; the only input of `Solver.coefficients`.
-
-    `increments[b, i, j]` = ⟨s_i, s_j⟩, `mixed[b, i, k]` = ⟨s_i, g_k⟩, `residuals[b, k, l]` = ⟨g_k, g_l⟩, oldest first.
-    """
-
-    increments: Float[Tensor, "batch p p"]
-    mixed: Float[Tensor, "batch p q"]
-    residuals: Float[Tensor, "batch q q"]
-
-    @staticmethod
-    def of(
-        increments: Float[Tensor, "p batch dim"],
-        residuals: Float[Tensor, "q batch dim"],
-        gram: Float[Tensor, "batch p p"] | None = None,
-    ) -> Products:
-        """The products of these vectors; `gram` spares those of the increments where they are known."""
-        s, g = increments.transpose(0, 1), residuals.transpose(0, 1)
-        return Products(torch.bmm(s, s.mT) if gram is None else gram, torch.bmm(s, g.mT), torch.bmm(g, g.mT))
-
-
-class Window:
-    """Consecutive rows of one preallocated (rows, B, D) buffer, oldest first.
-
-    With fewer rows than will be pushed, the live rows move back to the front when the buffer is full, so that the
-    window stays one contiguous slice.
-    """
-
-    def __init__(self, like: Float[Tensor, "batch dim"], rows: int) -> None:
-        self.buffer = like.new_empty((rows, *like.shape))
-        self.start = 0
-        self.stop = 0
-
-    @property
-    def vectors(self) -> Float[Tensor, "size batch dim"]:
-        """The live rows."""
-        return self.buffer[self.start : self.stop]
-
-    def slot(self) -> Float[Tensor, "batch dim"]:
-        """The row that the next `push` will make live."""
-        if self.stop == len(self.buffer):
-            live = self.vectors.clone()
-            self.start, self.stop = 0, len(live)
-            self.buffer[: self.stop] = live
-        return self.buffer[self.stop]
-
-    def push(self, capacity: int) -> None:
-        """Make the slot live, and forget the oldest row beyond `capacity`."""
-        self.stop += 1
-        self.start = max(self.start, self.stop - capacity)
-
-
-class Memory(ABC):
-    """What a solver remembers during one solve."""
-
-    @abstractmethod
-    def receive(
-        self, value: Float[Tensor, "batch dim"], state: Float[Tensor, "batch dim"]
-    ) -> Float[Tensor, "batch dim"]:
-        """Take f(z_n) and z_n, keep the residual g_n = f(z_n) − z_n, and return it."""
-
-    @abstractmethod
-    def propose(self) -> Float[Tensor, "batch dim"]:
-        """The increment s_n that the method would take from z_n, in a tensor the caller may overwrite."""
-
-    @abstractmethod
-    def commit(self, increment: Float[Tensor, "batch dim"], step_sizes: Float[Tensor, "batch"] | None) -> None:
-        """Remember the increment that was taken (zero for a frozen sample) and the step size behind it."""
-
-    @abstractmethod
-    def increments(self, max_steps: int) -> Float[Tensor, "max_steps batch dim"]:
-        """Every increment of the solve, zero where none was taken; only when all were kept."""
-
-    def step_sizes(self) -> Float[Tensor, "max_steps batch"] | None:
-        """The step sizes of a line search, where there was one."""
-        return None
-
-    def residual_vectors(self) -> Float[Tensor, "states batch dim"] | None:
-        """The residuals g_0, g_1, …, where the method remembers more than the last."""
-        return None
 
 
 class Iterate:
@@ -166,7 +84,8 @@ class Iteration:
 
     A sample that has converged or diverged is frozen: it keeps its state, and nothing of it reaches its neighbours. The
     loop ends after `max_steps`, or, with a positive tolerance, once every sample is frozen. With `tol=0` it never asks
-    the device for a decision, so it runs without host synchronisation.
+    the device for a decision, so it runs without host synchronisation; a sample whose residual has fallen to rounding
+    level is frozen all the same, since further increments would be noise.
     """
 
     def __init__(self, solver: Solver, function: Function, initial: Tensor, keep: bool) -> None:
@@ -203,10 +122,11 @@ class Iteration:
             diverged = active & ~(norm <= limit)
             self.diverged = self.diverged | diverged
             active = active & ~diverged
-            if solver.tol > 0 and n > 0:
+            if n > 0:
+                rounding = 4 * torch.finfo(state.dtype).eps
                 self.converged = self.converged | (active & (solver.rule.measure(iterate) < solver.tol))
-                active = active & ~self.converged
-                if not bool(active.any()):
+                active = active & ~self.converged & (iterate.relative_residual > rounding)
+                if solver.tol > 0 and not bool(active.any()):
                     return
             if n == solver.max_steps:
                 return
@@ -347,17 +267,18 @@ class Solver(ABC):
         run = Iteration(self, function, z0, keep=True)
         selection = Selection(self, states=False)
         residuals: list[Tensor] = []
-        last_residual = run.initial
+        evaluated, reached = None, 0
         for iterate in run:
-            if iterate.index == self.max_steps and not evaluate_last:
-                residuals.append(torch.full_like(last_residual[:, 0], math.nan))
+            reached = iterate.index
+            if reached == self.max_steps and not evaluate_last:
+                residuals.append(run.initial.new_full((len(z0),), math.nan))
                 break
             selection.add(iterate)
-            last_residual = iterate.residual
+            evaluated = iterate
             if iterate.index > 0:
                 previous = residuals[-1] if residuals else iterate.relative_residual
                 residuals.append(torch.where(iterate.visited, iterate.relative_residual, previous))
-        last_residual = last_residual.clone()
+        assert evaluated is not None
         residuals += residuals[-1:] * (self.max_steps - len(residuals))
         return Trajectory(
             solver=self,
@@ -366,7 +287,8 @@ class Solver(ABC):
             increments=run.memory.increments(self.max_steps),
             step_sizes=run.memory.step_sizes(),
             residual_vectors=run.memory.residual_vectors(),
-            last_residual=last_residual,
+            last_residual=evaluated.value - evaluated.state,
+            reached=reached,
             residuals=torch.stack(residuals),
             steps=run.steps,
             converged=run.converged,
@@ -388,6 +310,7 @@ class Trajectory:
         step_sizes: the step sizes of a line search, (N, B).
         residual_vectors: g_0, g_1, …, for methods that remember more than the last residual.
         last_residual: f(z) − z at the last state that was evaluated, flat.
+        reached: the index of the last state that the loop came to; no sample took a step beyond it.
         residuals: ‖f(z_n) − z_n‖ / ‖f(z_n)‖ of z_1 … z_N.
         steps: the index of the last state each sample visited.
         converged: whether its residual fell below the tolerance.
@@ -404,6 +327,7 @@ class Trajectory:
     step_sizes: Float[Tensor, "max_steps batch"] | None
     residual_vectors: Float[Tensor, "states batch dim"] | None
     last_residual: Float[Tensor, "batch dim"]
+    reached: int
     residuals: Float[Tensor, "max_steps batch"]
     steps: Int[Tensor, "batch"]
     converged: Bool[Tensor, "batch"]

@@ -11,7 +11,7 @@ stores U, V and the states and makes six.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -20,8 +20,9 @@ from torch.nn.functional import pad
 from typing_extensions import override
 
 from robustdeq.errors import InputError
-from robustdeq.solvers.base import Function, Iterate, Memory, Products, Solver, Trajectory, Window
+from robustdeq.solvers.base import Function, Iterate, Solver, Trajectory
 from robustdeq.solvers.inverse import BroydenInverse, InverseJacobian, Updates, combine
+from robustdeq.solvers.memory import Memory, Products, Window
 
 _SUFFICIENT_DECREASE = 1e-4
 
@@ -69,15 +70,16 @@ class _Increments(Memory):
         if not self._searched:
             return None
         missing = self._solver.max_steps - len(self._searched)
-        return torch.stack(self._searched + missing * [torch.ones_like(self._searched[0])])
+        return torch.stack(self._searched + missing * [torch.full_like(self._searched[0], self._solver.step_size)])
 
 
 @dataclass(frozen=True)
 class Broyden(Solver):
     """Broyden's "good" method from B_0 = −I.
 
+    `max_steps`, `tol`, `stop`, `result` and `divergence` are those of every `Solver`.
+
     Args:
-        max_steps, tol, stop, result, divergence: see `Solver`.
         step_size: α of Eq. 7.
         line_search: how often a sample's step may be halved until its residual decreases; 0 for no line search. Where
             no trial suffices, the one of lowest residual is taken. Each round costs one evaluation of f.
@@ -168,14 +170,12 @@ class Broyden(Solver):
 
     @override
     def inverse(self, trajectory: Trajectory, n: int) -> InverseJacobian:
-        first = self.window(n)[0].start
-        rows = slice(first, n + 1)
-        step_sizes = None
+        rows = slice(n + 1)
+        step_sizes = self.step_size
         if trajectory.step_sizes is not None:
             step_sizes = pad(trajectory.step_sizes.T, (0, 1), value=self.step_size)[:, rows]
-        updates = Updates.of(
-            trajectory.continued_gram[:, rows, rows], self.step_size if step_sizes is None else step_sizes
-        )
-        taken = torch.arange(first, n, device=trajectory.steps.device) < trajectory.steps[:, None]
-        updates = replace(updates, ahead=updates.ahead * taken, here=updates.here * taken)
+        index, cycle = torch.arange(n, device=trajectory.steps.device), self.capacity + 1
+        last = trajectory.steps.clamp_max(n)[:, None]
+        held = (index < last) & (index >= last // cycle * cycle)
+        updates = Updates.of(trajectory.continued_gram[:, rows, rows], step_sizes, held)
         return BroydenInverse(trajectory.continued[rows], updates)

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import override
@@ -58,9 +58,17 @@ class Updates:
 
     @staticmethod
     def of(
-        gram: Float[Tensor, "batch m_plus_1 m_plus_1"], step_sizes: Float[Tensor, "batch m_plus_1"] | float
+        gram: Float[Tensor, "batch m_plus_1 m_plus_1"],
+        step_sizes: Float[Tensor, "batch m_plus_1"] | float,
+        held: Bool[Tensor, "batch m"] | None = None,
     ) -> Updates:
-        """The updates of increments with this Gram matrix, taken with these step sizes; none after a zero increment."""
+        """The updates of increments with this Gram matrix, taken with these step sizes; none after a zero increment.
+
+        Args:
+            gram: ⟨s_i, s_j⟩.
+            step_sizes: α_j, or one α for all.
+            held: which of the updates each sample's B holds; None for all of them.
+        """
         norms = gram.diagonal(dim1=1, dim2=2)[:, :-1]
         inverse_norms = torch.where(norms > 0, 1 / torch.where(norms > 0, norms, 1), 0)
         if not isinstance(step_sizes, Tensor):
@@ -68,6 +76,8 @@ class Updates:
         else:
             alpha = step_sizes[:, :-1]
             ahead, here = alpha / step_sizes[:, 1:] * inverse_norms, (alpha - 1) * inverse_norms
+        if held is not None:
+            ahead, here = ahead * held, here * held
         tested = ahead[:, None] * gram[:, :, 1:] + here[:, None] * gram[:, :, :-1]
         eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
         return Updates(ahead, here, eye - pad(tested, (0, 1)).tril(-1))

@@ -10,8 +10,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.errors import InputError
-from robustdeq.solvers.base import Memory, Products, Solver, Trajectory, Window
+from robustdeq.solvers.base import Solver, Trajectory
 from robustdeq.solvers.inverse import InverseJacobian
+from robustdeq.solvers.memory import Memory, Products, Window
 
 
 class _LastResidual(Memory):
@@ -44,8 +45,9 @@ class _LastResidual(Memory):
 class Picard(Solver):
     """Fixed-point iteration with damping.
 
+    `max_steps`, `tol`, `stop`, `result` and `divergence` are those of every `Solver`.
+
     Args:
-        max_steps, tol, stop, result, divergence: see `Solver`.
         damping: τ in (0, 1]; 1 is plain iteration.
 
     Raises:

@@ -37,7 +37,8 @@ class Schedule:
         epochs: passes over the training set.
         max_steps: stop after so many steps, whatever the epochs; None for no such limit.
         batch_size: images per step.
-        validation_images: how many images of the development split are attacked after each epoch.
+        validation_images: how many images of the development split are attacked in a validation.
+        validate_every: how many epochs pass between validations; the last epoch ends with one.
         seed: of the order of the images and everything else that is random.
     """
 
@@ -45,6 +46,7 @@ class Schedule:
     max_steps: int | None = None
     batch_size: int = 96
     validation_images: int = 256
+    validate_every: int = 1
     seed: int = 42
 
 
@@ -148,6 +150,7 @@ def fit(deq: MDEQ, splits: Splits, recipe: Recipe, folder: Path, report: Report 
             ],
             logger=CSVLogger(folder, name="", version=""),
             gradient_clip_val=recipe.optimization.clip_norm,
+            check_val_every_n_epoch=schedule.validate_every,
             num_sanity_val_steps=0,
             log_every_n_steps=1,
             enable_model_summary=False,

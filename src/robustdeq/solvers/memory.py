@@ -1,0 +1,93 @@
+"""What a solver remembers while it runs, and the inner products of it that decide its next increment."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Products:
+    """Inner products of the vectors in a solver's memory; the only input of `Solver.coefficients`.
+
+    `increments[b, i, j]` = ⟨s_i, s_j⟩, `mixed[b, i, k]` = ⟨s_i, g_k⟩, `residuals[b, k, l]` = ⟨g_k, g_l⟩, oldest first.
+    """
+
+    increments: Float[Tensor, "batch p p"]
+    mixed: Float[Tensor, "batch p q"]
+    residuals: Float[Tensor, "batch q q"]
+
+    @staticmethod
+    def of(
+        increments: Float[Tensor, "p batch dim"],
+        residuals: Float[Tensor, "q batch dim"],
+        gram: Float[Tensor, "batch p p"] | None = None,
+    ) -> Products:
+        """The products of these vectors; `gram` spares those of the increments where they are known."""
+        s, g = increments.transpose(0, 1), residuals.transpose(0, 1)
+        return Products(torch.bmm(s, s.mT) if gram is None else gram, torch.bmm(s, g.mT), torch.bmm(g, g.mT))
+
+
+class Window:
+    """Consecutive rows of one preallocated (rows, B, D) buffer, oldest first.
+
+    With fewer rows than will be pushed, the live rows move back to the front when the buffer is full, so that the
+    window stays one contiguous slice.
+    """
+
+    def __init__(self, like: Float[Tensor, "batch dim"], rows: int) -> None:
+        self.buffer = like.new_empty((rows, *like.shape))
+        self.start = 0
+        self.stop = 0
+
+    @property
+    def vectors(self) -> Float[Tensor, "size batch dim"]:
+        """The live rows."""
+        return self.buffer[self.start : self.stop]
+
+    def slot(self) -> Float[Tensor, "batch dim"]:
+        """The row that the next `push` will make live."""
+        if self.stop == len(self.buffer):
+            live = self.vectors.clone()
+            self.start, self.stop = 0, len(live)
+            self.buffer[: self.stop] = live
+        return self.buffer[self.stop]
+
+    def push(self, capacity: int) -> None:
+        """Make the slot live, and forget the oldest row beyond `capacity`."""
+        self.stop += 1
+        self.start = max(self.start, self.stop - capacity)
+
+
+class Memory(ABC):
+    """What a solver remembers during one solve."""
+
+    @abstractmethod
+    def receive(
+        self, value: Float[Tensor, "batch dim"], state: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch dim"]:
+        """Take f(z_n) and z_n, keep the residual g_n = f(z_n) − z_n, and return it."""
+
+    @abstractmethod
+    def propose(self) -> Float[Tensor, "batch dim"]:
+        """The increment s_n that the method would take from z_n, in a tensor the caller may overwrite."""
+
+    @abstractmethod
+    def commit(self, increment: Float[Tensor, "batch dim"], step_sizes: Float[Tensor, "batch"] | None) -> None:
+        """Remember the increment that was taken (zero for a frozen sample) and the step size behind it."""
+
+    @abstractmethod
+    def increments(self, max_steps: int) -> Float[Tensor, "max_steps batch dim"]:
+        """Every increment of the solve, zero where none was taken; only when all were kept."""
+
+    def step_sizes(self) -> Float[Tensor, "max_steps batch"] | None:
+        """The step sizes of a line search, where there was one."""
+        return None
+
+    def residual_vectors(self) -> Float[Tensor, "states batch dim"] | None:
+        """The residuals g_0, g_1, …, where the method remembers more than the last."""
+        return None

@@ -1,0 +1,53 @@
+"""The columns of the paper's tables, and the candidates of each."""
+
+import pytest
+
+from robustdeq.defenses import EarlyState, EnsembleState, FinalState
+from robustdeq.errors import InputError
+from robustdeq.evaluation import Estimators
+from robustdeq.evaluation.protocol import Family, protocol_named
+from robustdeq.gradients import Ensemble, Phantom, SimultaneousAdjoint, ThroughSolver, UnrolledIntermediate
+
+LAST = 5
+DEFENSES = {"final": FinalState(), "early": EarlyState(2), "ensemble": EnsembleState()}
+
+
+def test_paper_has_three_columns_of_two_families_and_one_per_defense_beside_them() -> None:
+    columns = protocol_named("paper")(LAST, DEFENSES, Estimators())
+    paper = [(family, reads) for family in list(Family)[:2] for reads in ("final", "intermediate", "ensemble")]
+    assert [(column.family, column.reads) for column in columns] == paper + [(Family.SOLVER, name) for name in DEFENSES]
+    assert len({column.name for column in columns}) == 9
+
+
+def test_candidates_are_the_gradients_of_the_paper() -> None:
+    estimators = Estimators(
+        adjoint_step_size=0.5, transpose=False, steps=(1, 3), dampings=(0.5, 1.0), ensemble=(2, 0.7)
+    )
+    columns = protocol_named("paper")(LAST, DEFENSES, estimators)
+    intermediate = range(1, LAST)
+    assert [column.candidates for column in columns] == [
+        (SimultaneousAdjoint(None, 0.5, False),),
+        tuple(SimultaneousAdjoint(n, 0.5, False) for n in intermediate),
+        (Ensemble(SimultaneousAdjoint(None, 0.5, False)),),
+        (Phantom(9, 0.5),),
+        tuple(UnrolledIntermediate(n, k, damping) for n in intermediate for k in (1, 3) for damping in (0.5, 1.0)),
+        (Ensemble(UnrolledIntermediate(steps=2, damping=0.7)),),
+        *((ThroughSolver(defense),) for defense in DEFENSES.values()),
+    ]
+
+
+def test_search_of_the_paper_is_over_1_5_9_steps_and_dampings_of_a_half_and_one() -> None:
+    column = protocol_named("paper")(LAST, DEFENSES, Estimators())[4]
+    assert len(column.candidates) == 4 * 3 * 2
+
+
+@pytest.mark.parametrize("name", ["", "Paper", "none"])
+def test_protocol_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match=f"there is no protocol '{name}'; choose one of 'paper'"):
+        protocol_named(name)
+
+
+@pytest.mark.parametrize("settings", [{"steps": ()}, {"dampings": ()}], ids=str)
+def test_search_over_nothing_is_refused(settings: dict[str, tuple[float, ...]]) -> None:
+    with pytest.raises(InputError):
+        Estimators(**settings)

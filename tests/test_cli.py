@@ -1,0 +1,237 @@
+"""The command line: what cannot be used ends in one sentence and status 2, and leaves nothing behind."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import robustdeq as rd
+from robustdeq import cli
+from robustdeq.models.zoo import read_card
+
+QUICK = ["--attack.steps", "1", "--estimators.steps", "[1]", "--estimators.dampings", "[1.0]"]
+TRAIN = ["train", "--model", "nano", "--data", "digits", "--schedule.max_steps", "3", "--schedule.batch_size", "16"]
+TRAIN += ["--schedule.validation_images", "16", "--attack.steps", "1"]
+
+
+def small(in_channels: int = 1) -> rd.models.MDEQ:
+    config = replace(rd.models.PRESETS["nano"], max_steps=3)
+    return rd.models.mdeq(config, in_channels=in_channels)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models, an unreadable parquet file and data that does not fit."""
+    path = tmp_path_factory.mktemp("template")
+    rd.save(small(), path / "model.safetensors", early=2)
+    rd.save(small(3), path / "colour.safetensors", early=2)
+    rd.save(small(), path / "undecided.safetensors")
+    (path / "broken.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:999])
+    (path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
+    (path / "occupied").write_text("a file")
+    (path / "results.json").write_text("{}")
+    write_images(path / "eleven" / "test.parquet", 8, 11)
+    write_images(path / "large" / "test.parquet", 16, 10)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def folder(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a user."""
+    monkeypatch.chdir(tmp_path)
+    return Path(shutil.copytree(template, tmp_path, dirs_exist_ok=True))
+
+
+def write_images(path: Path, side: int, classes: int) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for label in range(classes):
+        encoded = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (side, side), dtype=np.uint8)).save(encoded, "png")
+        rows.append({"img": {"bytes": encoded.getvalue()}, "label": label})
+    path.parent.mkdir()
+    pd.DataFrame(rows).to_parquet(path)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()} | {
+        str(path): b"" for path in folder.rglob("*") if path.is_dir()
+    }
+
+
+def evaluate(*options: str, weights: str = "model.safetensors", data: str = "digits", n: str = "6") -> list[str]:
+    return ["evaluate", weights, "--data", data, "--n", n, "--output", "out/r.json", *QUICK, *options]
+
+
+def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str]) -> None:
+    assert rd.data.load("eleven/test.parquet").require("test").pixels.shape == (11, 1, 8, 8)
+    cli.main(evaluate())
+    assert "worst case" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        ([*TRAIN, "--model", "huge"], "'huge'"),
+        ([*TRAIN, "--data", "nothing"], "'nothing'"),
+        ([*TRAIN, "--data", "broken.parquet"], "broken.parquet"),
+        ([*TRAIN, "--data", "large/test.parquet"], "no train split"),
+        ([*TRAIN, "--model", "small", "--data", "nothing"], "'nothing'"),
+        ([*TRAIN, "--output", "occupied"], "occupied"),
+        ([*TRAIN, "--attack.eps", "-0.1"], "eps is -0.1"),
+        ([*TRAIN, "--attack.norm", "L7"], "'L7'"),
+        ([*TRAIN, "--attack.steps", "0"], "steps is 0"),
+        ([*TRAIN, "--phantom.damping", "0"], "damping is 0"),
+        ([*TRAIN, "--optimization.learning_rate", "0"], "learning_rate is 0"),
+        ([*TRAIN, "--regularization.frequency", "2"], "frequency is 2"),
+        ([*TRAIN, "--schedule.batch_size", "0"], "batch_size"),
+        ([*TRAIN, "--schedule.validation_images", "0"], "0"),
+        ([*TRAIN, "--schedule.seed", "-1"], "seed"),
+        ([*TRAIN, "--crop_padding", "-1"], "-1"),
+        ([*TRAIN, "--objective", "best"], "best"),
+        ([*TRAIN, "--gradient", "best"], "best"),
+        ([*TRAIN, "--bogus", "1"], "--bogus"),
+        (["bogus"], "bogus"),
+        (["evaluate"], "weights"),
+        (evaluate(weights="missing.safetensors"), "missing.safetensors"),
+        (evaluate(weights="broken.safetensors"), "broken.safetensors"),
+        (evaluate(weights="broken.parquet"), "broken.parquet"),
+        (evaluate(data="nothing"), "'nothing'"),
+        (evaluate(data="broken.parquet"), "broken.parquet"),
+        (evaluate(data="eleven/test.parquet", n="11"), "eleven/test.parquet"),
+        (evaluate(data="large/test.parquet"), "large/test.parquet"),
+        (evaluate(weights="colour.safetensors"), "digits"),
+        (evaluate(weights="undecided.safetensors", data="eleven/test.parquet"), "--early"),
+        (evaluate("--early", "0"), "state 0"),
+        (evaluate("--early", "5"), "state 5"),
+        (evaluate("--protocol", "strictest"), "'strictest'"),
+        (evaluate("--output", "results.json"), "results.json"),
+        (evaluate("--output", "occupied/r.json"), "occupied"),
+        (evaluate("--batch_size", "0"), "batch_size"),
+        (evaluate("--device", "abacus"), "abacus"),
+        (evaluate("--estimators.steps", "[0]"), "steps is 0"),
+        (evaluate("--estimators.steps", "[]"), "steps"),
+        (evaluate("--attack.eps", "-1"), "eps is -1"),
+        (evaluate("--attack.eps", "wide"), "wide"),
+        (evaluate("--bogus", "1"), "--bogus"),
+        (evaluate(n="0"), "0 images"),
+        (evaluate("--config", "missing.yaml"), "missing.yaml"),
+        (["demo", "--n", "0"], "0 images"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_input_that_cannot_be_used_ends_in_one_sentence(
+    arguments: list[str], culprit: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(folder)
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    assert contents(folder) == before
+    error = capsys.readouterr().err
+    assert culprit in error
+    assert error.startswith("robustdeq: ")
+    assert error.count("\n") == 1
+
+
+def test_interruption_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "white_box_grid", interrupt)
+    with pytest.raises(SystemExit) as end:
+        cli.main(evaluate())
+    assert end.value.code == 130
+    assert "robustdeq: interrupted.\n" in capsys.readouterr().err
+
+
+def test_models_lists_every_size(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["models"])
+    shown = capsys.readouterr().out
+    for name in rd.models.PRESETS:
+        assert name in shown
+    assert "11,097,438" in shown
+    assert "48,792,098" in shown
+
+
+@pytest.mark.parametrize("objective", ["pgd-at", "standard"])
+@pytest.mark.parametrize("gradient", ["phantom", "exact"])
+def test_trained_weights_can_be_evaluated(
+    objective: str, gradient: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main([*TRAIN, "--objective", objective, "--gradient", gradient, "--output", "run"])
+    assert "The best weights are in run/model.safetensors" in capsys.readouterr().out
+    assert len(pd.read_csv("run/metrics.csv")["loss"].dropna()) == 3
+    card = read_card("run/model.safetensors")
+    assert card.early in range(1, 9)
+    cli.main(["evaluate", "run/model.safetensors", "--data", "digits", "--n", "4", "--output", "table/r.json", *QUICK])
+    shown = capsys.readouterr().out
+    assert "worst case" in shown
+    assert sorted(path.name for path in (folder / "table").iterdir()) == ["r.csv", "r.json", "r.png"]
+    saved = json.loads(Path("table/r.json").read_text())
+    assert saved["samples"] == 4
+    assert saved["settings"]["early"] == card.early
+    assert saved["settings"]["data"].startswith("digits")
+    assert saved["defenses"][0]["name"] == "final"
+
+
+def test_outputs_have_default_places() -> None:
+    cli.main(TRAIN)
+    assert Path("runs/nano-digits/model.safetensors").is_file()
+    cli.main(["evaluate", "runs/nano-digits/model.safetensors", "--data", "digits", "--n", "4", *QUICK])
+    assert Path("runs/evaluate/nano-digits-digits.json").is_file()
+
+
+def test_earlier_results_are_replaced_only_when_asked_to(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(evaluate("--output", "results.json", "--overwrite", "true"))
+    assert json.loads(Path("results.json").read_text())["samples"] == 6
+    with pytest.raises(SystemExit):
+        cli.main(evaluate("--output", "results.json"))
+    assert "results.json exists already" in capsys.readouterr().err
+
+
+def test_early_state_is_chosen_on_development_when_the_weights_do_not_say() -> None:
+    cli.main(evaluate("--early", "3"))
+    assert json.loads(Path("out/r.json").read_text())["settings"]["early"] == 3
+    cli.main(evaluate("--overwrite", "true", weights="undecided.safetensors"))
+    assert json.loads(Path("out/r.json").read_text())["settings"]["early"] in (1, 2, 3)
+
+
+@pytest.mark.parametrize("place", [lambda config: ["--config", config], lambda config: [f"--config={config}"]])
+def test_options_may_stand_in_a_file_and_dotted_ones_override_it(place: Callable[[str], list[str]]) -> None:
+    Path("options.yaml").write_text(
+        "data: digits\nn: 5\nearly: 1\nattack:\n  eps: 0.2\n  steps: 1\n  step_size: 0.1\n"
+        "estimators:\n  steps: [1]\n  dampings: [1.0]\noutput: out/r.json\n"
+    )
+    cli.main(["evaluate", *place("options.yaml"), "--attack.eps", "0.125", "model.safetensors"])
+    saved = json.loads(Path("out/r.json").read_text())
+    assert saved["samples"] == 5
+    assert saved["settings"]["early"] == 1
+    assert (saved["settings"]["attack"]["eps"], saved["settings"]["attack"]["step_size"]) == (0.125, 0.1)
+
+
+def test_command_is_installed(folder: Path) -> None:
+    script = Path(sys.executable).parent / "robustdeq"
+    done = subprocess.run([script, "evaluate", "missing.safetensors"], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("robustdeq: there are no weights at missing.safetensors")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "models"])
+def test_help_explains_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    assert f"robustdeq [options] {command}" in capsys.readouterr().out
