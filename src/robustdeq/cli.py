@@ -176,7 +176,7 @@ def evaluate(
         raise InputError("the weights do not say which early state they were given; pass --early, the state to read.")
     deq = load(weights)
     _check_fit(deq, images)
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    place = _device(device)
     _evaluate(deq.to(place), images, early, splits.development, attack, protocol, estimators, batch_size, path)
     _console.print(f"The results are in {path}.")
 
@@ -239,6 +239,13 @@ def _check_fit(deq: MDEQ, images: Images) -> None:
             f"{images.source} has images of shape {found} in {len(images.classes)} classes, and the model was made for "
             f"{expected} in {deq.num_classes}; evaluate it on the data it was made for."
         )
+
+
+def _device(name: str) -> torch.device:
+    available = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+    if name != "auto" and name not in available:
+        raise InputError(f"device is {name!r}; on this machine choose auto or {' or '.join(available)}.")
+    return torch.device(available[-1] if name == "auto" else name)
 
 
 def _short(name: str) -> str:

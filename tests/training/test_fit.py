@@ -119,7 +119,7 @@ def misled(tmp_path_factory: pytest.TempPathFactory) -> tuple[MDEQ, Path]:
     deq = model()
     schedule = replace(SHORT, epochs=10)
     optimization = Optimization(2e-2, 1e-2, clip_norm=1.0)
-    path = fit(deq, digits(320), recipe(Misled(), schedule, optimization=optimization), folder)
+    path = fit(deq, digits(224), recipe(Misled(), schedule, optimization=optimization), folder)
     assert path == folder / "model.safetensors"
     return deq, folder
 
@@ -147,7 +147,7 @@ def test_run_leaves_weights_a_record_and_metrics(misled: tuple[MDEQ, Path]) -> N
         "checkpoints",
     }
     record = json.loads((folder / "training.json").read_text())
-    splits = digits(320)
+    splits = digits(224)
     assert record["recipe"]["schedule"]["epochs"] == 10
     assert record["data"] == {
         "train": splits.require("train").source,

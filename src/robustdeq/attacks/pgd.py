@@ -17,11 +17,6 @@ from robustdeq.gradients.base import Loss, Surrogate, total_loss
 LabelledLoss = Callable[[Tensor, Tensor], Tensor]
 
 
-def cross_entropy(logits: Float[Tensor, "batch classes"], y: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
-    """The cross-entropy of each sample, in nats."""
-    return nn.functional.cross_entropy(logits, y, reduction="none")
-
-
 def correct(logits: Float[Tensor, "batch classes"], y: Int[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
     """Whether each sample is classified as y; logits that are not finite never are."""
     return (logits.argmax(dim=1) == y) & logits.isfinite().all(dim=1)
@@ -60,7 +55,7 @@ def input_gradient(model: nn.Module, x: Float[Tensor, "batch *image"], loss: Los
 
 @dataclass(frozen=True)
 class PGD:
-    """Projected gradient ascent on a loss, last iterate.
+    """Projected gradient ascent on a loss, last iterate; `start`, `loss` and `fooled` can be overridden.
 
     Args:
         eps: the radius of the ball, in the units of pixels.
@@ -72,7 +67,6 @@ class PGD:
         seed: of the random starts.
         targeted: y are classes to be reached, not to be left.
         bounds: the least and the greatest pixel.
-        loss: (logits, y) → per-sample loss; ascended, or descended when targeted.
 
     Raises:
         InputError: a setting is out of its range.
@@ -87,7 +81,6 @@ class PGD:
     seed: int = 0
     targeted: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
-    loss: LabelledLoss = cross_entropy
 
     def __post_init__(self) -> None:
         self.threat  # noqa: B018
@@ -144,6 +137,10 @@ class PGD:
     def start(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
         """Where a run starts."""
         return self.threat.random_start(x, generator) if self.random_start else x.detach().clone()
+
+    def loss(self, logits: Float[Tensor, "batch classes"], y: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+        """The loss of each sample, which is ascended, or descended when targeted: cross-entropy, in nats."""
+        return nn.functional.cross_entropy(logits, y, reduction="none")
 
     def run(
         self,

@@ -172,6 +172,8 @@ def white_box_grid(
     attack = PGD() if attack is None else attack
     estimators = Estimators() if estimators is None else estimators
     attack.threat.check(x, y)
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; attack at least 1 image at once.")
     if early is None and development is None:
         raise InputError("the early-state defense needs its state; give early=n, or a development set to choose it on.")
     report = report or (lambda share, what: None)
@@ -212,7 +214,7 @@ def white_box_grid(
         profiles=profiles,
         settings={
             "protocol": protocol,
-            "attack": {key: value for key, value in asdict(attack).items() if key != "loss"},
+            "attack": asdict(attack),
             "early": early,
             "solver": repr(deq.solver),
             "tail": repr(deq.tail),

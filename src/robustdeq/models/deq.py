@@ -158,12 +158,6 @@ class Unroll:
         if not 0 < self.damping <= 1:
             raise InputError(f"damping is {self.damping}; give a number in (0, 1].")
 
-    def start(
-        self, solution: Float[Tensor, "batch dim"], value: Float[Tensor, "batch dim"]
-    ) -> Float[Tensor, "batch dim"]:
-        """Where the tail starts, given z* and f(z*)."""
-        return value if self.from_image else solution
-
     def __call__(self, cell: Callable[[Tensor], Tensor], state: Float[Tensor, "batch *state"]) -> Tensor:
         """Run the steps from where the tail starts."""
         for _ in range(self.steps):
@@ -173,15 +167,14 @@ class Unroll:
     def finish(
         self,
         cell: Callable[[Tensor], Tensor],
-        solution: Float[Tensor, "batch dim"],
+        start: Float[Tensor, "batch dim"],
         value: Float[Tensor, "batch dim"],
         shape: torch.Size,
     ) -> Float[Tensor, "batch dim"]:
-        """z_{N+1} from z* and f(z*), neither of which is evaluated again."""
-        state = self.start(solution, value)
+        """z_{N+1} from where the tail starts and from f(z*), which is not evaluated again."""
         if self.from_image or self.steps == 0:
-            return self(cell, state.view(shape)).flatten(1)
-        first = torch.lerp(solution, value, self.damping)
+            return self(cell, start.view(shape)).flatten(1)
+        first = torch.lerp(start, value, self.damping)
         return replace(self, steps=self.steps - 1)(cell, first.view(shape)).flatten(1)
 
 
@@ -217,15 +210,14 @@ class Solution:
     def start(self) -> Float[Tensor, "batch *state"]:
         """Where the tail starts: z* or f(z*)."""
         t = self.trajectory
-        return self.tail.start(t.initial if self.tail.from_image else t.solution, t.best_value).view(t.shape)
+        return (t.best_value if self.tail.from_image else t.solution).view(t.shape)
 
     @cached_property
     def final(self) -> Float[Tensor, "batch *state"]:
         """z_{N+1}, without graph."""
         t = self.trajectory
         with torch.no_grad():
-            solution = t.initial if self.tail.from_image else t.solution
-            return self.tail.finish(self.cell, solution, t.best_value, t.shape).view(t.shape)
+            return self.tail.finish(self.cell, self.start.flatten(1), t.best_value, t.shape).view(t.shape)
 
 
 @runtime_checkable
@@ -384,6 +376,6 @@ class StateStream:
             selection.add(iterate)
         for repeated in range(n + 1, self._run.solver.max_steps + 1):
             yield repeated, state.view(self._shape), torch.zeros_like(self.diverged)
-        solution = selection.value if selection.state is None else selection.state
-        final = self._tail.finish(self._cell, solution, selection.value, self._shape)
+        start = selection.value if selection.state is None else selection.state
+        final = self._tail.finish(self._cell, start, selection.value, self._shape)
         yield self._run.solver.max_steps + 1, final.view(self._shape), torch.ones_like(self.diverged)

@@ -20,7 +20,7 @@ def grid_table(result: GridResult, title: str) -> Table:
     """
     samples = result.clean.shape[1]
     table = Table(title=title, caption=f"accuracy in % on {samples} images", title_style="bold", caption_style="dim")
-    table.add_column("attack \\\\ defense")
+    table.add_column("attack")
     for defense in result.defenses:
         table.add_column(defense, justify="right")
     table.add_row("clean", *map(_percent, result.clean.mean(axis=1)), style="bold")
@@ -35,9 +35,8 @@ def grid_table(result: GridResult, title: str) -> Table:
         table.add_row(column, *cells)
     table.add_section()
     table.add_row("minimum of the paper's columns", *map(_percent, result.robustness), style="bold")
-    intervals = [
-        f"{_percent(worst)} [{_percent(low)}–{_percent(high)}]".replace("[", "\\[")
-        for worst, (low, high) in zip(result.worst_case, result.worst_case_intervals, strict=True)
-    ]
-    table.add_row("worst case per image, all columns", *intervals, style="bold")
+    table.add_row("worst case per image, all columns", *map(_percent, result.worst_case), style="bold")
+    table.add_row(
+        "… its 95 % interval", *(f"{_percent(low)}–{_percent(high)}" for low, high in result.worst_case_intervals)
+    )
     return table

@@ -40,6 +40,9 @@ class Schedule:
         validation_images: how many images of the development split are attacked in a validation.
         validate_every: how many epochs pass between validations; the last epoch ends with one.
         seed: of the order of the images and everything else that is random.
+
+    Raises:
+        InputError: a count is not positive.
     """
 
     epochs: int = 220
@@ -48,6 +51,12 @@ class Schedule:
     validation_images: int = 256
     validate_every: int = 1
     seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "max_steps", "batch_size", "validation_images", "validate_every"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise InputError(f"{name} is {count}; give 1 or more.")
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,7 @@ def fit(deq: MDEQ, splits: Splits, recipe: Recipe, folder: Path, report: Report 
             gradient_clip_val=recipe.optimization.clip_norm,
             check_val_every_n_epoch=schedule.validate_every,
             num_sanity_val_steps=0,
+            inference_mode=False,
             log_every_n_steps=1,
             enable_model_summary=False,
             enable_progress_bar=False,
