@@ -10,12 +10,13 @@ import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentParser, auto_cli
 from rich.console import Console
 from rich.table import Table
+from typing_extensions import override
 
 from robustdeq.attacks import PGD
 from robustdeq.data import Images, RandomCropFlip
@@ -112,7 +113,7 @@ def train(
     images = splits.require("train")
     splits.require("development")
     folder = Path("runs") / f"{model}-{Path(data).stem or 'data'}" if output is None else output
-    _refuse_to_overwrite(folder / "model.safetensors", overwrite)
+    _refuse_to_overwrite([folder / "model.safetensors"], overwrite)
     chosen: StateGradient = {"phantom": phantom, "exact": exact}[gradient]
     torch.manual_seed(schedule.seed)
     deq = mdeq(model, len(images.classes), images.pixels.shape[1], (images.pixels.shape[2], images.pixels.shape[3]))
@@ -170,7 +171,9 @@ def evaluate(
     images = splits.require("test")
     images = images if n is None else images.head(n)
     path = output or Path("runs/evaluate") / f"{_short(weights)}-{_short(data)}.json"
-    _refuse_to_overwrite(path, overwrite)
+    _refuse_to_overwrite([path, path.with_suffix(".csv"), path.with_suffix(".png")], overwrite)
+    if path.suffix != ".json":
+        raise InputError(f"the results are written as JSON; give an --output that ends in .json instead of {path}.")
     early = card.early if early is None else early
     if early is None and splits.development is None:
         raise InputError("the weights do not say which early state they were given; pass --early, the state to read.")
@@ -253,18 +256,33 @@ def _short(name: str) -> str:
     return path.parent.name if path.stem == "model" else path.stem
 
 
-def _refuse_to_overwrite(path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already; choose another --output, or pass --overwrite true to replace it.")
+def _refuse_to_overwrite(paths: list[Path], overwrite: bool) -> None:
+    for path in paths:
+        if any(folder.exists() and not folder.is_dir() for folder in path.parents):
+            raise InputError(f"{path.parent} is no folder; choose another --output.")
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists already; choose another --output, or pass --overwrite true.")
+
+
+class _Parser(ArgumentParser):
+    """A parser whose errors are one sentence."""
+
+    @override
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        _fail(" ".join(message.split()))
+
+
+def _fail(sentence: str) -> NoReturn:
+    Console(stderr=True).print(f"robustdeq: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(2)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; input that cannot be used ends it with one sentence and status 2."""
     try:
-        auto_cli([demo, train, evaluate, models], args=arguments, prog="robustdeq")
+        auto_cli([demo, train, evaluate, models], args=arguments, prog="robustdeq", parser_class=_Parser)
     except InputError as error:
-        Console(stderr=True).print(f"robustdeq: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        _fail(str(error))
     except KeyboardInterrupt:
         Console(stderr=True).print("robustdeq: interrupted.", style="red")
         sys.exit(130)

@@ -14,7 +14,7 @@ Report = Callable[[float, str], None]
 
 @contextmanager
 def progress_bar(title: str, console: Console | None = None) -> Iterator[Report]:
-    """Show a bar with the time that is left, estimated from the share done per second.
+    """Show a bar, from the first report on, with the time left as estimated from the share done per second.
 
     Args:
         title: what the bar is for.
@@ -29,6 +29,14 @@ def progress_bar(title: str, console: Console | None = None) -> Iterator[Report]
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[what]}"),
     )
-    with Progress(*columns, console=console or Console(stderr=True), speed_estimate_period=600) as progress:
-        task = progress.add_task(title, total=1.0, what="")
-        yield lambda share, what: progress.update(task, completed=share, what=what)
+    progress = Progress(*columns, console=console or Console(stderr=True), speed_estimate_period=600)
+    task = progress.add_task(title, total=1.0, what="")
+
+    def report(share: float, what: str) -> None:
+        progress.start()
+        progress.update(task, completed=share, what=what)
+
+    try:
+        yield report
+    finally:
+        progress.stop()

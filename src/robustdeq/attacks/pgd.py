@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from robustdeq.attacks.threat import ThreatModel
@@ -17,12 +17,12 @@ from robustdeq.gradients.base import Loss, Surrogate, total_loss
 LabelledLoss = Callable[[Tensor, Tensor], Tensor]
 
 
-def correct(logits: Float[Tensor, "batch classes"], y: Int[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
+def correct(logits: Float[Tensor, "batch classes"], y: Integer[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
     """Whether each sample is classified as y; logits that are not finite never are."""
     return (logits.argmax(dim=1) == y) & logits.isfinite().all(dim=1)
 
 
-def checked(loss: LabelledLoss, y: Int[Tensor, "batch"]) -> Loss:
+def checked(loss: LabelledLoss, y: Integer[Tensor, "batch"]) -> Loss:
     """The loss with its labels bound to it; raises `InputError` when it meets logits that lack one of them."""
     low, high = int(y.min()), int(y.max())
 
@@ -50,7 +50,8 @@ def input_gradient(model: nn.Module, x: Float[Tensor, "batch *image"], loss: Los
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             gradient = torch.autograd.grad(total_loss(loss, model(x)), x)[0]
-    return gradient.nan_to_num(0, 0, 0)
+    finite = gradient.flatten(1).isfinite().all(dim=1)
+    return torch.where(finite.view(-1, *[1] * (gradient.ndim - 1)), gradient, 0)
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class PGD:
         self,
         surrogate: nn.Module,
         x: Float[Tensor, "batch *image"],
-        y: Int[Tensor, "batch"],
+        y: Integer[Tensor, "batch"],
         target: nn.Module | None = None,
     ) -> Float[Tensor, "batch *image"]:
         """Make adversaries.
@@ -119,6 +120,7 @@ class PGD:
             InputError: x or y cannot be used.
         """
         self.threat.check(x, y)
+        y = y.long()
         judge = surrogate if target is None else target
         if any(getattr(model, "deq", model).training for model in (surrogate, judge)):
             warnings.warn("the model under attack is in training mode; call .eval() on it first.", stacklevel=2)
@@ -138,7 +140,7 @@ class PGD:
         """Where a run starts."""
         return self.threat.random_start(x, generator) if self.random_start else x.detach().clone()
 
-    def loss(self, logits: Float[Tensor, "batch classes"], y: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    def loss(self, logits: Float[Tensor, "batch classes"], y: Integer[Tensor, "batch"]) -> Float[Tensor, "batch"]:
         """The loss of each sample, which is ascended, or descended when targeted: cross-entropy, in nats."""
         return nn.functional.cross_entropy(logits, y, reduction="none")
 
@@ -146,7 +148,7 @@ class PGD:
         self,
         surrogate: nn.Module,
         x: Float[Tensor, "batch *image"],
-        y: Int[Tensor, "batch"],
+        y: Integer[Tensor, "batch"],
         start: Float[Tensor, "batch *image"],
     ) -> Float[Tensor, "batch *image"]:
         """Climb from `start` and return the last iterate."""
@@ -160,7 +162,7 @@ class PGD:
 
     @torch.no_grad()
     def fooled(
-        self, judge: nn.Module, x: Float[Tensor, "batch *image"], y: Int[Tensor, "batch"]
+        self, judge: nn.Module, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"]
     ) -> Bool[Tensor, "batch"]:
         """Whether each adversary does what it is for."""
         hit = correct(judge(x), y)
@@ -197,7 +199,7 @@ class FGSM:
         """The same, as projected gradient ascent with one step."""
         return PGD(
             eps=self.eps,
-            step_size=self.step_size or self.eps or 1.0,
+            step_size=(self.eps or 1.0) if self.step_size is None else self.step_size,
             steps=1,
             norm=self.norm,
             random_start=self.random_start,
@@ -210,7 +212,7 @@ class FGSM:
         self,
         surrogate: nn.Module,
         x: Float[Tensor, "batch *image"],
-        y: Int[Tensor, "batch"],
+        y: Integer[Tensor, "batch"],
         target: nn.Module | None = None,
     ) -> Float[Tensor, "batch *image"]:
         """Make adversaries; see `PGD.__call__`."""

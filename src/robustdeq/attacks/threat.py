@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from robustdeq.errors import InputError
@@ -23,9 +23,11 @@ def _per_sample(values: Float[Tensor, "batch"], x: Tensor) -> Tensor:
     return values.view(-1, *[1] * (x.ndim - 1))
 
 
-def _norms(x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *ones"]:
+def _unit(x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
+    """Each sample over its Euclidean norm; scaled first, so that no square leaves the range of the format."""
     tiny = torch.finfo(x.dtype).tiny
-    return _per_sample(torch.linalg.vector_norm(x.flatten(1), dim=1).clamp_min(tiny), x)
+    x = x / _per_sample(x.flatten(1).abs().amax(dim=1).clamp_min(tiny), x)
+    return x / _per_sample(torch.linalg.vector_norm(x.flatten(1), dim=1).clamp_min(tiny), x)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class ThreatModel:
         if not low < high:
             raise InputError(f"bounds are {self.bounds}; give the least pixel before the greatest.")
 
-    def check(self, x: Float[Tensor, "batch *image"], y: Int[Tensor, "batch"]) -> None:
+    def check(self, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"]) -> None:
         """Raise `InputError` unless x are finite pixels within the bounds and y one label per image."""
         if not x.is_floating_point():
             raise InputError(f"x has dtype {x.dtype}; convert it to floating-point pixels in {list(self.bounds)}.")
@@ -82,11 +84,11 @@ class ThreatModel:
         dimension = x[0].numel()
         direction = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         radius = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device) ** (1 / dimension)
-        return self.clip(x + self.eps * _per_sample(radius, x) * direction / _norms(direction))
+        return self.clip(x + self.eps * _per_sample(radius, x) * _unit(direction))
 
     def steepest(self, gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
         """The direction of unit norm along which the gradient ascends most."""
-        return gradient.sign() if self.norm == Norm.LINF else gradient / _norms(gradient)
+        return gradient.sign() if self.norm == Norm.LINF else _unit(gradient)
 
     def project(
         self, x: Float[Tensor, "batch *image"], center: Float[Tensor, "batch *image"]
@@ -96,7 +98,8 @@ class ThreatModel:
         if self.norm == Norm.LINF:
             offset = offset.clamp(-self.eps, self.eps)
         else:
-            offset = offset * (self.eps / _norms(offset)).clamp_max(1)
+            norms = _per_sample(torch.linalg.vector_norm(offset.flatten(1), dim=1), offset)
+            offset = torch.where(norms > self.eps, self.eps * _unit(offset), offset)
         return self.clip(center + offset)
 
     def clip(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:

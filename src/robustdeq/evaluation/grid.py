@@ -129,8 +129,10 @@ class GridResult:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the result to `path` as JSON and the table beside it as CSV, each whole or not at all."""
+        """Write the result to `path`, a `.json` file, and the table beside it as CSV, each whole or not at all."""
         path = Path(path)
+        if path.suffix != ".json":
+            raise InputError(f"the results are written as JSON; give a file that ends in .json instead of {path}.")
         write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
         write_text(path.with_suffix(".csv"), self.to_frame().to_csv())
 

@@ -57,6 +57,9 @@ class Estimators:
         steps: the k of the unrolled intermediates that are searched.
         dampings: the λ of the unrolled intermediates that are searched.
         ensemble: the k and λ of the unrolled ensemble.
+
+    Raises:
+        InputError: there is nothing to search.
     """
 
     adjoint_step_size: float = 1.0
@@ -65,6 +68,10 @@ class Estimators:
     steps: tuple[int, ...] = (1, 5, 9)
     dampings: tuple[float, ...] = (0.5, 1.0)
     ensemble: tuple[int, float] = (1, 1.0)
+
+    def __post_init__(self) -> None:
+        if not self.steps or not self.dampings:
+            raise InputError("there are no unrolled intermediates to search; give at least one of steps and dampings.")
 
     def adjoint(self, state: int | None = None) -> SimultaneousAdjoint:
         """The simultaneous adjoint at one state."""

@@ -64,13 +64,14 @@ def frozen(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Within it the module is in eval mode and its parameters need no gradient."""
-    was_training = module.training
+    training = [part for part in module.modules() if part.training]
     module.eval()
     try:
         with frozen(module):
             yield
     finally:
-        module.train(was_training)
+        for part in training:
+            part.training = True
 
 
 def bind(cell: nn.Module, u: Float[Tensor, "batch *injection"]) -> BoundCell:

@@ -118,7 +118,12 @@ def load(name_or_path: str | Path) -> MDEQ:
         InputError: there is no such file, or it does not hold a model.
     """
     card = read_card(name_or_path)
-    model = card.build()
+    try:
+        model = card.build()
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{name_or_path} holds a model that this version does not know ({error}); update robustdeq."
+        ) from error
     try:
         model.load_state_dict(load_file(locate(name_or_path)))
     except RuntimeError as error:

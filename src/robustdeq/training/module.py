@@ -49,6 +49,11 @@ class Optimization:
             raise InputError(f"learning_rate is {self.learning_rate}; give a positive number.")
         if not 0 <= self.warmup < 1:
             raise InputError(f"warmup is {self.warmup}; give a share of the steps, in [0, 1).")
+        for name in ("final_learning_rate", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} is {getattr(self, name)}; give 0 or a positive number.")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise InputError(f"clip_norm is {self.clip_norm}; give a positive number, or None for no clipping.")
 
     def factor(self, progress: float) -> float:
         """The learning rate at a share of the training, as a multiple of its highest."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
+from robustdeq.errors import InputError
 from robustdeq.gradients import Gradient, Phantom, Surrogate
 from robustdeq.models import DEQ
 from robustdeq.models.deq import evaluating
@@ -50,11 +51,18 @@ class AdversarialTraining(Objective):
         attack: PGD with the full radius.
         gradient: what it climbs; of the final state.
         warmup: the share of the training over which the radius grows linearly from 0 to its full value.
+
+    Raises:
+        InputError: the warm-up is no share.
     """
 
     attack: PGD = field(default_factory=PGD)
     gradient: Gradient = field(default_factory=Phantom)
     warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup <= 1:
+            raise InputError(f"the warm-up of the radius is {self.warmup}; give a share of the training, in [0, 1].")
 
     @override
     def images(self, deq: DEQ, x: Tensor, y: Tensor, step: int, progress: float) -> Tensor:

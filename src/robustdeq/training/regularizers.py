@@ -63,6 +63,11 @@ class JacobianRegularization:
             raise InputError(
                 f"frequency is {self.frequency} and until is {self.until}; give shares of the steps, in [0, 1]."
             )
+        if self.probes < 1:
+            raise InputError(f"probes is {self.probes}; the penalty needs at least 1 random vector.")
+        for name in ("shorter", "longer"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} is {getattr(self, name)}; give 0 or how many solver steps.")
 
     def draw(self, progress: float, generator: torch.Generator) -> int | None:
         """Whether this step is penalised (None if not), and by how many steps its solve is longer."""

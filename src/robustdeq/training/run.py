@@ -57,6 +57,8 @@ class Schedule:
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise InputError(f"{name} is {count}; give 1 or more.")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; give 0 or a positive number.")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class _KeepBest(Callback):
         assert isinstance(pl_module, DEQTraining) and isinstance(pl_module.deq, MDEQ)
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
         self.history.append({"step": float(trainer.global_step), **metrics})
-        if metrics["robust"] > self.best:
+        usable = all(bool(tensor.isfinite().all()) for tensor in pl_module.deq.state_dict().values())
+        if usable and metrics["robust"] > self.best:
             self.best = metrics["robust"]
             save(pl_module.deq, self.path)
 
@@ -135,6 +138,7 @@ def fit(deq: MDEQ, splits: Splits, recipe: Recipe, folder: Path, report: Report 
     schedule, validation = recipe.schedule, recipe.validation
     held_out = development.head(schedule.validation_images)
     weights = folder / "model.safetensors"
+    weights.unlink(missing_ok=True)
     best = _KeepBest(weights)
     lightning.seed_everything(schedule.seed, workers=True, verbose=False)
     module = DEQTraining(
@@ -171,7 +175,9 @@ def fit(deq: MDEQ, splits: Splits, recipe: Recipe, folder: Path, report: Report 
         if not best.history or best.history[-1]["step"] < trainer.global_step:
             trainer.validate(module, watched, verbose=False)
     if not weights.is_file():
-        raise InputError("the training diverged: no robust accuracy could be measured; lower the learning rate.")
+        raise InputError(
+            "the training diverged: its weights are not finite; lower the learning rate, or clip the gradient."
+        )
     deq.load_state_dict(load(weights).state_dict())
     deq.to(module.device).eval()
     x, y = (tensor.to(module.device) for tensor in held_out.tensors())
