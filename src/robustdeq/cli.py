@@ -218,8 +218,7 @@ def _evaluate(
     if early is None and development is not None:
         held_x, held_y = development.head(256).tensors()
         held_out = held_x.to(place), held_y.to(place)
-    _console.print(f"evaluating on {images.source}, {len(images)} images, ε = {attack.eps:.4g} ({attack.norm})")
-    with progress_bar("attacking") as report:
+    with progress_bar(f"attacking {len(images)} images") as report:
         result = white_box_grid(deq, x, y, protocol, attack, early, held_out, estimators, batch_size, report)
     provenance = {
         "data": images.source,
@@ -230,7 +229,8 @@ def _evaluate(
     result = replace(result, settings=result.settings | provenance)
     result.save(path)
     save_profile_figure(result, path.with_suffix(".png"))
-    _console.print(grid_table(result, "white-box accuracy"))
+    _console.print(grid_table(result, f"{attack.norm} attacks with ε = {attack.eps:.4g}"))
+    _console.print(f"The images are {images.source}.")
 
 
 def _check_fit(deq: MDEQ, images: Images) -> None:

@@ -39,4 +39,5 @@ def progress_bar(title: str, console: Console | None = None) -> Iterator[Report]
     try:
         yield report
     finally:
-        progress.stop()
+        if progress.live.is_started:
+            progress.stop()

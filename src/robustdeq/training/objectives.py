@@ -62,7 +62,7 @@ class AdversarialTraining(Objective):
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup <= 1:
-            raise InputError(f"the warm-up of the radius is {self.warmup}; give a share of the training, in [0, 1].")
+            raise InputError(f"warmup is {self.warmup}; give a share of the training, in [0, 1].")
 
     @override
     def images(self, deq: DEQ, x: Tensor, y: Tensor, step: int, progress: float) -> Tensor:
