@@ -46,10 +46,11 @@ _DEMO_RECIPE = Recipe(
         attack=PGD(eps=DEMO_EPS, step_size=DEMO_EPS / 2, steps=3), gradient=Phantom(steps=3, damping=0.5), warmup=0.3
     ),
     optimization=Optimization(learning_rate=2e-2, final_learning_rate=1e-4, warmup=0.25, clip_norm=1.0),
-    schedule=Schedule(epochs=12, batch_size=32, validation_images=200, validate_every=4, seed=0),
+    schedule=Schedule(epochs=15, batch_size=32, validation_images=200, validate_every=5, seed=0),
     augmentation=None,
     validation=Validation(attack=PGD(eps=DEMO_EPS, step_size=DEMO_EPS / 4, steps=10), gradient=Phantom(5, 0.5)),
 )
+_DEMO_ESTIMATORS = Estimators(steps=(1, 5))
 
 _console = Console()
 
@@ -69,7 +70,9 @@ def demo(output: Path = Path("runs/demo"), n: int = 200) -> None:
     with progress_bar("training") as report:
         weights = fit(deq, splits, _DEMO_RECIPE, output, report)
     attack = _DEMO_RECIPE.validation.attack
-    _evaluate(deq, images, read_card(weights).early, None, attack, "paper", Estimators(), 256, output / "results.json")
+    _evaluate(
+        deq, images, read_card(weights).early, None, attack, "paper", _DEMO_ESTIMATORS, 256, output / "results.json"
+    )
     _console.print(f"Weights, results and pictures are in {output}.")
 
 
@@ -234,8 +237,7 @@ def _evaluate(
 
 
 def _check_fit(deq: MDEQ, images: Images) -> None:
-    side = deq.config.image_size
-    expected = (deq.in_channels, *((side, side) if isinstance(side, int) else side))
+    expected = deq.image_shape
     found = tuple(images.pixels.shape[1:])
     if found != expected or len(images.classes) != deq.num_classes:
         raise InputError(

@@ -289,3 +289,12 @@ class TestMDEQ:
     def test_images_that_do_not_fit_are_refused(self) -> None:
         with pytest.raises(InputError, match="30×30"):
             mdeq("large", image_size=30)
+
+    @pytest.mark.parametrize("shape", [(2, 3, 8, 8), (2, 1, 8, 9), (2, 64)])
+    def test_an_input_of_another_shape_is_refused(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(InputError, match=r"made for \(1, 8, 8\)"):
+            mdeq("nano", in_channels=1).eval()(torch.rand(shape))
+
+    def test_an_input_of_another_precision_is_refused(self) -> None:
+        with pytest.raises(InputError, match="float64"):
+            mdeq("nano", in_channels=1).eval()(torch.rand(2, 1, 8, 8, dtype=torch.float64))

@@ -290,11 +290,18 @@ class DEQ(nn.Module):
         known = 0 if self.tail.from_image or self.tail.steps == 0 else 1
         return self.solver.max_steps + 1 + self.tail.steps - known
 
-    def _inject(self, x: Tensor) -> tuple[Tensor, BoundCell, Tensor]:
+    def check_input(self, x: Tensor) -> None:
+        """Raise `InputError` unless x is a batch of floating-point inputs in the precision of the weights."""
         if not x.is_floating_point():
             raise InputError(f"x has dtype {x.dtype}; convert it to floating-point pixels in [0, 1].")
         if x.ndim < 2 or len(x) == 0:
             raise InputError(f"x has shape {tuple(x.shape)}; give a batch of at least one sample.")
+        weight = next(self.parameters(), x)
+        if x.dtype != weight.dtype:
+            raise InputError(f"x has dtype {x.dtype} and the model {weight.dtype}; convert one of them.")
+
+    def _inject(self, x: Tensor) -> tuple[Tensor, BoundCell, Tensor]:
+        self.check_input(x)
         u = self.injection(x)
         return u, bind(self.cell, u), initial_state(self.cell, u)
 

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from robustdeq.errors import InputError
 from robustdeq.models.deq import DEQ, BoundCell, Unroll
@@ -465,6 +466,13 @@ class MDEQ(DEQ):
         self.config = config
         self.num_classes = num_classes
         self.in_channels = in_channels
+        self.image_shape = (in_channels, *layout.image_size)
+
+    @override
+    def check_input(self, x: Tensor) -> None:
+        super().check_input(x)
+        if x.shape[1:] != self.image_shape:
+            raise InputError(f"x has images of shape {tuple(x.shape[1:])}; this model was made for {self.image_shape}.")
 
 
 def mdeq(
