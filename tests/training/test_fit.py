@@ -216,3 +216,13 @@ def test_validation_climbs_the_gradient_it_is_given(gradient: Gradient, tmp_path
     with torch.no_grad():
         robust = float(correct(deq(adversaries), y).float().mean())
     assert column(tmp_path, "robust") == [pytest.approx(robust)]
+
+
+class Interrupted(Standard):
+    def images(self, deq: DEQ, x: Tensor, y: Tensor, step: int, progress: float) -> Tensor:
+        raise KeyboardInterrupt
+
+
+def test_interruption_reaches_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(model(), digits(), recipe(Interrupted()), tmp_path)

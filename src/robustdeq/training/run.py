@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,6 +134,7 @@ def fit(deq: MDEQ, splits: Splits, recipe: Recipe, folder: Path, report: Report 
 
     Raises:
         InputError: the data has no training or no development split, or the training came to nothing.
+        KeyboardInterrupt: it was interrupted; the best weights so far are in the folder.
     """
     train, development = splits.require("train"), splits.require("development")
     schedule, validation = recipe.schedule, recipe.validation
@@ -171,7 +173,13 @@ def fit(deq: MDEQ, splits: Splits, recipe: Recipe, folder: Path, report: Report 
             enable_progress_bar=False,
         )
         watched = _loader(held_out, schedule, shuffle=False)
-        trainer.fit(module, _loader(train, schedule, shuffle=True), watched)
+        try:
+            trainer.fit(module, _loader(train, schedule, shuffle=True), watched)
+        except SystemExit as stop:
+            if trainer.interrupted:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                raise KeyboardInterrupt from stop
+            raise
         if not best.history or best.history[-1]["step"] < trainer.global_step:
             trainer.validate(module, watched, verbose=False)
     if not weights.is_file():
