@@ -25,9 +25,9 @@ class Implicit(StateGradient):
         """The estimate u of (I − Jᵀ)⁻¹ c, with J linearised at z*."""
 
     @property
-    @abstractmethod
     def products(self) -> int:
         """How many products with Jᵀ the estimate takes at most."""
+        return 0
 
     @override
     def evaluations(self, deq: DEQ) -> int:
@@ -78,11 +78,6 @@ class Exact(Implicit):
 class SHINE(Implicit):
     """u = −B_Nᵀ c: the forward solver's inverse estimate instead of a solve (Ramzi et al., ICLR 2022; App. D)."""
 
-    @property
-    @override
-    def products(self) -> int:
-        return 0
-
     @override
     def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:
         return -solution.trajectory.inverse(solution.trajectory.max_steps).rmatvec(c)
@@ -91,11 +86,6 @@ class SHINE(Implicit):
 @dataclass(frozen=True)
 class JacobianFree(Implicit):
     """u = c: the inverse replaced by the identity (Fung et al., "JFB: Jacobian-free backpropagation", AAAI 2022)."""
-
-    @property
-    @override
-    def products(self) -> int:
-        return 0
 
     @override
     def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:
