@@ -14,8 +14,18 @@ from safetensors.torch import load_file, save_file
 import robustdeq as rd
 from cells import make_deq
 from robustdeq.errors import InputError
-from robustdeq.models import MDEQ, MDEQConfig, Unroll, zoo
-from robustdeq.models.zoo import card_of, read_card
+from robustdeq.models import (
+    MDEQ,
+    MDEQConfig,
+    ResNet,
+    ResNetConfig,
+    Unroll,
+    WideResNet,
+    WideResNetConfig,
+    fingerprint,
+    zoo,
+)
+from robustdeq.models.zoo import Model, card_of, locate, packaged_names, read_card
 from robustdeq.solvers import Anderson, Broyden, Picard, Solver
 
 CONFIG = replace(rd.models.PRESETS["nano"], image_size=(4, 8))
@@ -47,6 +57,31 @@ def test_model_comes_back_with_its_weights_and_settings(solver: Solver, tail: Un
     assert torch.equal(loaded(x), deq(x))
 
 
+@pytest.mark.parametrize(
+    "network",
+    [ResNet(ResNetConfig((1, 2), width=3), 4, 2), WideResNet(WideResNetConfig(10, 1), 4, 2)],
+    ids=["resnet", "wide resnet"],
+)
+def test_explicit_network_comes_back(network: ResNet | WideResNet, path: Path) -> None:
+    x = torch.rand(8, 2, 8, 8)
+    network.train()(x)
+    rd.save(network, path, provenance={"epochs": 3})
+    loaded = rd.load(path)
+    assert type(loaded) is type(network)
+    assert (loaded.config, loaded.num_classes, loaded.in_channels) == (network.config, 4, 2)
+    assert torch.equal(loaded(x), network.eval()(x))
+    card = read_card(path)
+    assert (card.architecture, card.solver, card.tail) == (type(network).__name__, None, None)
+    assert card.provenance == {"epochs": 3}
+
+
+def test_file_from_before_explicit_networks_loads(path: Path) -> None:
+    deq, x = model(), torch.rand(3, 2, 4, 8)
+    rd.save(deq, path)
+    rewrite(path, lambda card: card.pop("architecture"))
+    assert torch.equal(rd.load(path)(x), deq(x))
+
+
 def test_path_may_be_a_string(path: Path) -> None:
     deq = model()
     rd.save(deq, str(path))
@@ -60,6 +95,7 @@ def test_card_says_what_the_model_is(path: Path) -> None:
     assert (card.num_classes, card.in_channels, card.early) == (4, 2, 4)
     assert card.provenance == provenance
     assert card.solver["name"] == "Broyden"
+    assert card.architecture == "MDEQ"
     assert card.build().config == CONFIG
     assert card_of(deq).early is None
 
@@ -139,11 +175,111 @@ def test_weights_of_another_model_are_refused(path: Path) -> None:
         lambda card: card["tail"].update(colour="red"),
         lambda card: card["config"].pop("channels"),
         lambda card: card.update(solver=None),
+        lambda card: card.pop("tail"),
+        lambda card: card.update(architecture="Transformer"),
+        lambda card: card.update(architecture="ResNet"),
     ],
-    ids=["solver", "setting of solver", "setting of model", "setting of tail", "no channels", "no solver"],
+    ids=[
+        *("solver", "setting of solver", "setting of model", "setting of tail"),
+        *("no channels", "no solver", "no tail", "architecture", "another architecture"),
+    ],
 )
 def test_model_that_this_version_does_not_know_is_refused(change: Callable[[dict[str, Any]], None], path: Path) -> None:
     rd.save(model(), path)
     rewrite(path, change)
     with pytest.raises(InputError):
         rd.load(path)
+
+
+def save_shards(deq: Model, folder: Path, name: str, count: int) -> list[Path]:
+    """Write a model the way that weights too big for one file lie there: every shard with the metadata."""
+    rd.save(deq, folder / "whole.safetensors")
+    with safe_open(folder / "whole.safetensors", "pt") as file:
+        metadata = file.metadata()
+    weights = list(load_file(folder / "whole.safetensors").items())
+    (folder / "whole.safetensors").unlink()
+    paths = [folder / f"{name}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+    for i, shard in enumerate(paths):
+        save_file(dict(weights[i::count]), shard, metadata=metadata)
+    return paths
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The `weights` folder of a checkout, beside a package without weights."""
+    (tmp_path / "weights").mkdir()
+    monkeypatch.setattr(zoo, "_FOLDERS", (tmp_path / "package", tmp_path / "weights"))
+    return tmp_path / "weights"
+
+
+def test_weights_of_a_checkout_have_names(folder: Path) -> None:
+    deq = model()
+    rd.save(deq, folder / "aligned.safetensors")
+    shards = save_shards(deq, folder, "big-1.5", 3)
+    save_shards(deq, folder, "big-1.5-more", 2)
+    assert packaged_names() == ["aligned", "big-1.5", "big-1.5-more"]
+    assert locate("aligned") == [folder / "aligned.safetensors"]
+    assert locate("big-1.5") == shards
+    x = torch.rand(3, 2, 4, 8)
+    for name in ("aligned", "big-1.5", shards[1], str(shards[2])):
+        assert torch.equal(rd.load(name)(x), deq(x))
+        assert read_card(name).build().config == CONFIG
+
+
+def test_packaged_weights_come_before_those_of_a_checkout(folder: Path) -> None:
+    rd.save(model(), folder / "nano.safetensors", early=2)
+    assert read_card("nano").early == 2
+    rd.save(model(), folder.parent / "package" / "nano.safetensors", early=3)
+    assert read_card("nano").early == 3
+    assert packaged_names() == ["nano"]
+
+
+def test_row_of_shards_with_a_gap_is_refused(folder: Path) -> None:
+    shards = save_shards(model(), folder, "big", 3)
+    shards[1].unlink()
+    for name in ("big", shards[0]):
+        with pytest.raises(InputError, match=r"big has 2 shards where their names say 3; download it again"):
+            rd.load(name)
+
+
+@pytest.mark.parametrize("broken", range(3))
+def test_truncated_shard_is_refused(broken: int, folder: Path) -> None:
+    shards = save_shards(model(), folder, "big", 3)
+    shards[broken].write_bytes(shards[broken].read_bytes()[:-1])
+    with pytest.raises(InputError, match=rf"big-0000{broken + 1}-of-00003\.safetensors is not a readable safetensors"):
+        rd.load("big")
+
+
+class TestFingerprint:
+    def test_it_survives_a_file_and_a_memory_format(self, path: Path) -> None:
+        for network in (model(), ResNet(ResNetConfig((1, 1), width=4), 3, 1)):
+            before = fingerprint(network)
+            rd.save(network, path)
+            assert fingerprint(rd.load(path)) == before
+            assert fingerprint(network.to(memory_format=torch.channels_last)) == before
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda deq: deq.head.classifier.bias.data[0].add_(1e-3),
+            lambda deq: next(deq.buffers()).add_(1),
+            lambda deq: deq.to(torch.bfloat16),
+            lambda deq: setattr(deq, "solver", Picard()),
+            lambda deq: setattr(deq, "solver", replace(deq.solver, max_steps=1)),
+            lambda deq: setattr(deq, "tail", Unroll(1, 0.3)),
+            lambda deq: setattr(deq, "config", replace(deq.config, groups=2)),
+            lambda deq: setattr(deq.head, "another", deq.head.classifier),
+        ],
+        ids=["weight", "buffer", "type", "solver", "step", "tail", "groups", "name"],
+    )
+    def test_whatever_changes_the_model_changes_it(self, change: Callable[[MDEQ], object]) -> None:
+        deq = model()
+        before = fingerprint(deq)
+        change(deq)
+        assert fingerprint(deq) != before
+
+    def test_any_module_has_one(self) -> None:
+        deq = make_deq()
+        before = fingerprint(deq)
+        deq.tail = Unroll(3, 0.5)
+        assert len({before, fingerprint(deq), fingerprint(deq.cell)}) == 3

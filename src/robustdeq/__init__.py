@@ -3,7 +3,7 @@
 from robustdeq import attacks, data, defenses, evaluation, gradients, models, solvers
 from robustdeq.errors import InputError
 from robustdeq.gradients import Defended, Surrogate
-from robustdeq.models import DEQ, Unroll, load, save
+from robustdeq.models import DEQ, Unroll, from_torchdeq, load, save
 from robustdeq.solvers import Trajectory
 
 __version__ = "0.1.0"
@@ -19,6 +19,7 @@ __all__ = [
     "data",
     "defenses",
     "evaluation",
+    "from_torchdeq",
     "gradients",
     "load",
     "models",

@@ -305,18 +305,26 @@ class DEQ(nn.Module):
         u = self.injection(x)
         return u, bind(self.cell, u), initial_state(self.cell, u)
 
-    def solution(self, x: Shaped[Tensor, "*image"], until: int | None = None, record: bool = False) -> Solution:
+    def solution(
+        self,
+        x: Shaped[Tensor, "*image"],
+        until: int | None = None,
+        record: bool = False,
+        initial: Float[Tensor, "batch *state"] | None = None,
+    ) -> Solution:
         """Solve for x and keep what a gradient needs.
 
         Args:
             x: the inputs.
             until: stop when z_until is reached, before f is evaluated there; None (or N + 1) for the whole solve.
             record: keep the graph of f at every state, where the solver evaluates it there alone.
+            initial: z_0, to go on from another solve; None for the cell's own.
 
         Raises:
             InputError: x is no batch of floating-point inputs.
         """
-        u, cell, initial = self._inject(x)
+        u, cell, start = self._inject(x)
+        initial = start if initial is None else initial
         tape: dict[int, Linearization] = {}
 
         def recorded(z: Tensor) -> Tensor:
