@@ -38,11 +38,22 @@ def checked(loss: LabelledLoss, y: Integer[Tensor, "batch"]) -> Loss:
     return bound
 
 
+def finite_or_zero(gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
+    """The gradient of each sample where it is finite; a sample whose gradient is not has none to offer: zero."""
+    finite = gradient.flatten(1).isfinite().all(dim=1)
+    return torch.where(finite.view(-1, *[1] * (gradient.ndim - 1)), gradient, 0)
+
+
+def warn_of_training(*models: nn.Module) -> None:
+    """Warn the caller of an attack where a model under attack is in training mode."""
+    if any(getattr(model, "deq", model).training for model in models):
+        warnings.warn("the model under attack is in training mode; call .eval() on it first.", stacklevel=3)
+
+
 def input_gradient(model: nn.Module, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
     """The gradient of a per-sample loss of a model's logits with respect to x, finite everywhere.
 
-    A `Surrogate` supplies its own; any other module is differentiated by autograd. A sample whose gradient is not
-    finite has none to offer: it is zero there.
+    A `Surrogate` supplies its own; any other module is differentiated by autograd.
     """
     if isinstance(model, Surrogate):
         gradient = model.input_gradient(x, loss)
@@ -50,8 +61,7 @@ def input_gradient(model: nn.Module, x: Float[Tensor, "batch *image"], loss: Los
         x = x.detach().requires_grad_()
         with torch.enable_grad():
             gradient = torch.autograd.grad(total_loss(loss, model(x)), x)[0]
-    finite = gradient.flatten(1).isfinite().all(dim=1)
-    return torch.where(finite.view(-1, *[1] * (gradient.ndim - 1)), gradient, 0)
+    return finite_or_zero(gradient)
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,16 @@ class PGD:
         """The ball it stays in."""
         return ThreatModel(self.eps, self.norm, self.bounds)
 
+    @property
+    def gradients(self) -> int:
+        """How many input gradients it takes per image, at most."""
+        return self.steps * self.restarts
+
+    @property
+    def queries(self) -> int:
+        """How many forward passes it takes per image beyond those, at most."""
+        return self.restarts - 1
+
     def __call__(
         self,
         surrogate: nn.Module,
@@ -122,8 +142,7 @@ class PGD:
         self.threat.check(x, y)
         y = y.long()
         judge = surrogate if target is None else target
-        if any(getattr(model, "deq", model).training for model in (surrogate, judge)):
-            warnings.warn("the model under attack is in training mode; call .eval() on it first.", stacklevel=2)
+        warn_of_training(surrogate, judge)
         generator = torch.Generator(device=x.device).manual_seed(self.seed)
         adversaries = x.detach().clone()
         standing = torch.arange(len(x), device=x.device)
@@ -207,6 +226,21 @@ class FGSM:
             targeted=self.targeted,
             bounds=self.bounds,
         )
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The ball it stays in."""
+        return self.attack.threat
+
+    @property
+    def gradients(self) -> int:
+        """How many input gradients it takes per image."""
+        return self.attack.gradients
+
+    @property
+    def queries(self) -> int:
+        """How many forward passes it takes per image beyond those."""
+        return self.attack.queries
 
     def __call__(
         self,

@@ -1,0 +1,618 @@
+"""AutoAttack (Croce and Hein, ICML 2020) and its four attacks, run by their authors' own code, `pyautoattack`.
+
+The library sees one model. Here that is `Judged`: gradients from a surrogate, success from the model that counts.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Integer
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from pyautoattack.fab_pt import FABAttack_PT
+from pyautoattack.square import SquareAttack
+from torch import Tensor, nn
+from typing_extensions import override
+
+from robustdeq.attacks.judged import Judged
+from robustdeq.attacks.pgd import checked, correct, warn_of_training
+from robustdeq.attacks.threat import Norm, ThreatModel
+from robustdeq.errors import InputError
+from robustdeq.models.deq import frozen
+from robustdeq.progress import Report
+
+_SILENT = logging.Logger("pyautoattack", level=logging.CRITICAL + 1)
+
+
+class _Seen(nn.Module):
+    """A model as the library may call it: in single precision, on empty batches, wrong where it has no answer.
+
+    What it returns may be written to.
+
+    Args:
+        model: the model.
+        x: the images under attack, in the precision of the model.
+        y: their labels. Logits that are not finite become logits that are wrong for the nearest of the images, so that
+            the library takes a solve that it made diverge for the success that it is.
+        classes: how many classes the model has.
+    """
+
+    def __init__(
+        self, model: Judged, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"], classes: int
+    ) -> None:
+        super().__init__()
+        self.model, self.images, self.labels, self.classes = model, x, y, classes
+
+    def forward(self, x: Float[Tensor, "some *image"]) -> Float[Tensor, "some classes"]:
+        if len(x) == 0:
+            return x.new_zeros(0, self.classes)
+        logits = self.model.answers(x.to(self.images.dtype)).float()
+        finite = logits.isfinite().all(dim=1, keepdim=True)
+        if finite.all():
+            return logits.clone()
+        nearest = torch.cdist(x.detach().flatten(1), self.images.flatten(1).float()).argmin(dim=1)
+        wrong = -nn.functional.one_hot(self.labels[nearest], self.classes).float()
+        return torch.where(finite, logits, wrong)
+
+
+@contextmanager
+def _library() -> Iterator[None]:
+    """Within it the default precision is single, as the library takes for granted; its seeding is undone at the end."""
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+def _check_positive(attack: Component, **settings: int) -> None:
+    for name, value in settings.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}; {type(attack).__name__} needs at least 1.")
+
+
+@dataclass(frozen=True)
+class Component(ABC):
+    """One attack of the ensemble, on pixels in [0, 1]; it searches in single precision whatever that of the model.
+
+    Args:
+        eps: the radius of the ball, in the units of pixels.
+        norm: `"Linf"` or `"L2"`.
+        seed: of everything random in it.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    eps: float = 8 / 255
+    norm: str = "Linf"
+    seed: int = 0
+
+    least_classes: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        self.threat  # noqa: B018
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The ball it stays in."""
+        return ThreatModel(self.eps, self.norm)
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What its authors call it."""
+
+    @property
+    @abstractmethod
+    def gradients(self) -> int:
+        """How many input gradients it takes per image, at most."""
+
+    @property
+    @abstractmethod
+    def queries(self) -> int:
+        """How many forward passes it takes per image beyond those, at most."""
+
+    @abstractmethod
+    def build(self, model: nn.Module, classes: int) -> Any:
+        """The library's attack on a model with so many classes."""
+
+    def check(self, x: Float[Tensor, "batch *image"], classes: int) -> None:
+        """Raise `InputError` where it cannot attack such images, or a model with so many classes."""
+        if classes < self.least_classes:
+            raise InputError(
+                f"{self.name} needs {self.least_classes} classes and the model has {classes}; leave it out, as in "
+                "AutoAttack(version='custom', attacks=(...))."
+            )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        surrogate: nn.Module,
+        x: Float[Tensor, "batch *image"],
+        y: Integer[Tensor, "batch"],
+        target: nn.Module | None = None,
+    ) -> Float[Tensor, "batch *image"]:
+        """Make adversaries.
+
+        Args:
+            surrogate: the model whose gradient is climbed: a `Surrogate`, or any module x → logits.
+            x: the images, pixels in [0, 1].
+            y: their labels.
+            target: the model that decides, all along, what has succeeded (see `Judged`); None for the surrogate.
+
+        Returns:
+            The adversaries, within the threat model; an image that is misclassified as it is, or that withstood the
+            attack, is returned as it is.
+
+        Raises:
+            InputError: x or y cannot be used, or the attack does not apply to such images or so few classes.
+        """
+        judge = surrogate if target is None else target
+        warn_of_training(surrogate, judge)
+        standing, classes = _stand(self.threat, judge, x, y)
+        self.check(x, classes)
+        adversaries = x.clone()
+        if standing.any():
+            found = self._search(Judged(surrogate, target), x[standing], y[standing].long(), classes)
+            adversaries[standing] = self.threat.project(found, x[standing])
+        return adversaries
+
+    def _search(
+        self, model: Judged, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"], classes: int
+    ) -> Float[Tensor, "batch *image"]:
+        seen = _Seen(model, x, y, classes)
+        with frozen(seen), _library():
+            return self.build(seen, classes).perturb(x.float().contiguous(), y).to(x.dtype)
+
+
+def _stand(
+    threat: ThreatModel, judge: nn.Module, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"]
+) -> tuple[Bool[Tensor, "batch"], int]:
+    """Which images a model classifies correctly, and how many classes it has."""
+    threat.check(x, y)
+    with torch.no_grad():
+        logits = judge(x)
+    return checked(correct, y.long())(logits), logits.shape[1]
+
+
+class APGDLoss(StrEnum):
+    """What APGD climbs: cross-entropy, or the difference of logits ratio, which no scale of the logits changes."""
+
+    CE = "ce"
+    DLR = "dlr"
+
+
+@dataclass(frozen=True)
+class APGD(Component):
+    """Auto-PGD: projected gradient ascent with momentum that halves its step size where progress stalls.
+
+    `eps`, `norm` and `seed` are those of `Component`.
+
+    Args:
+        loss: `"ce"` (cross-entropy) or `"dlr"` (difference of logits ratio; 3 classes or more).
+        steps: how many steps a run takes.
+        restarts: how many runs, each from a random point, on the images that the ones before did not fool.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    loss: str = "ce"
+    steps: int = 100
+    restarts: int = 1
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, steps=self.steps, restarts=self.restarts)
+        if self.loss not in list(APGDLoss):
+            raise InputError(f"loss is {self.loss!r}; choose one of {', '.join(repr(str(loss)) for loss in APGDLoss)}.")
+
+    @property
+    @override
+    def name(self) -> str:
+        return f"apgd-{self.loss}"
+
+    @property
+    @override
+    def gradients(self) -> int:
+        return self.restarts * (self.steps + 1)
+
+    @property
+    @override
+    def queries(self) -> int:
+        return 2
+
+    @override
+    def check(self, x: Float[Tensor, "batch *image"], classes: int) -> None:
+        super().check(x, classes)
+        if self.loss == APGDLoss.DLR and classes < 3:
+            raise InputError(f"the loss 'dlr' needs 3 classes and the model has {classes}; choose APGD(loss='ce').")
+
+    @override
+    def build(self, model: nn.Module, classes: int) -> APGDAttack:
+        return APGDAttack(
+            model,
+            n_iter=self.steps,
+            norm=str(self.norm),
+            n_restarts=self.restarts,
+            eps=self.eps,
+            seed=self.seed,
+            loss=str(self.loss),
+            logger=_SILENT,
+        )
+
+
+@dataclass(frozen=True)
+class TargetedAPGD(Component):
+    """Auto-PGD on the targeted difference of logits ratio, one class after another, the likeliest wrong one first.
+
+    `eps`, `norm` and `seed` are those of `Component`. It needs a model with 4 classes or more.
+
+    Args:
+        targets: how many classes are tried, at most all that are wrong.
+        steps: how many steps a run takes.
+        restarts: how many runs for each class.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    targets: int = 9
+    steps: int = 100
+    restarts: int = 1
+
+    least_classes: ClassVar[int] = 4
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, targets=self.targets, steps=self.steps, restarts=self.restarts)
+
+    @property
+    @override
+    def name(self) -> str:
+        return "apgd-t"
+
+    @property
+    @override
+    def gradients(self) -> int:
+        return self.targets * self.restarts * (self.steps + 1)
+
+    @property
+    @override
+    def queries(self) -> int:
+        return self.targets * self.restarts + 2
+
+    @override
+    def build(self, model: nn.Module, classes: int) -> APGDAttack_targeted:
+        return APGDAttack_targeted(
+            model,
+            n_iter=self.steps,
+            norm=str(self.norm),
+            n_restarts=self.restarts,
+            eps=self.eps,
+            seed=self.seed,
+            n_target_classes=min(self.targets, classes - 1),
+            logger=_SILENT,
+        )
+
+
+@dataclass(frozen=True)
+class FAB(Component):
+    """Fast adaptive boundary attack (Croce and Hein, ICML 2020): the nearest point across the linearised boundary.
+
+    `eps`, `norm` and `seed` are those of `Component`. Every step takes the gradient of every logit.
+
+    Args:
+        steps: how many steps a run takes.
+        restarts: how many runs; the first starts from the image, the others from random points.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    steps: int = 100
+    restarts: int = 1
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, steps=self.steps, restarts=self.restarts)
+
+    @property
+    @override
+    def name(self) -> str:
+        return "fab"
+
+    @property
+    @override
+    def gradients(self) -> int:
+        """The same; one step counts as one, though it takes one backward pass per class."""
+        return self.restarts * self.steps
+
+    @property
+    @override
+    def queries(self) -> int:
+        return self.restarts * (self.steps + 2) + 2
+
+    @override
+    def build(self, model: nn.Module, classes: int) -> FABAttack_PT:
+        return FABAttack_PT(
+            model,
+            norm=str(self.norm),
+            n_restarts=self.restarts,
+            n_iter=self.steps,
+            eps=self.eps,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class TargetedFAB(FAB):
+    """FAB towards one class after another, the likeliest wrong one first: one gradient per step.
+
+    `eps`, `norm` and `seed` are those of `Component`, `steps` and `restarts`, for each class, those of `FAB`.
+
+    Args:
+        targets: how many classes are tried, at most all that are wrong.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    targets: int = 9
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, targets=self.targets)
+
+    @property
+    @override
+    def name(self) -> str:
+        return "fab-t"
+
+    @property
+    @override
+    def gradients(self) -> int:
+        return self.targets * self.restarts * self.steps
+
+    @property
+    @override
+    def queries(self) -> int:
+        return self.targets * self.restarts * (self.steps + 3) + 2
+
+    @override
+    def build(self, model: nn.Module, classes: int) -> FABAttack_PT:
+        attack = super().build(model, classes)
+        attack.targeted, attack.n_target_classes = True, min(self.targets, classes - 1)
+        return attack
+
+
+@dataclass(frozen=True)
+class Square(Component):
+    """The Square attack (Andriushchenko et al., ECCV 2020): random squares, kept where they help; no gradient at all.
+
+    `eps`, `norm` and `seed` are those of `Component`. It needs images (B, C, H, W).
+
+    Args:
+        queries: how often each image is tried, per run.
+        restarts: how many runs.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    queries: int = 5000  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    restarts: int = 1
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_positive(self, queries=self.queries, restarts=self.restarts)
+
+    @property
+    @override
+    def name(self) -> str:
+        return "square"
+
+    @property
+    @override
+    def gradients(self) -> int:
+        return 0
+
+    @override
+    def check(self, x: Float[Tensor, "batch *image"], classes: int) -> None:
+        super().check(x, classes)
+        if x.ndim != 4:
+            raise InputError(
+                f"x has shape {tuple(x.shape)} and square needs images (B, C, H, W); leave it out, as in "
+                "AutoAttack(version='custom', attacks=(...))."
+            )
+        if self.norm == Norm.L2:
+            height, width = x.shape[2:]
+            tile = height // 5
+            margin = (height - 5 * tile) // 2
+            if tile == 0 or (tile > 1 and any(margin + side // tile * tile > side for side in (height, width))):
+                raise InputError(
+                    f"square cannot tile images of {height} × {width} pixels for L2; pad them, or leave it out, as in "
+                    "AutoAttack(version='custom', attacks=(...))."
+                )
+
+    @override
+    def build(self, model: nn.Module, classes: int) -> SquareAttack:
+        return SquareAttack(
+            model,
+            norm=str(self.norm),
+            n_queries=self.queries,
+            eps=self.eps,
+            n_restarts=self.restarts,
+            seed=self.seed,
+            resc_schedule=False,
+        )
+
+
+def cascade(
+    components: Mapping[str, Component],
+    surrogate: nn.Module,
+    x: Float[Tensor, "batch *image"],
+    y: Integer[Tensor, "batch"],
+    target: nn.Module | None = None,
+    report: Report | None = None,
+) -> Float[Tensor, "batch *image"]:
+    """Run attacks one after another, each on the images that have withstood all before it.
+
+    Args:
+        components: the attacks by name, at least one, in order.
+        surrogate: the model whose gradient is climbed.
+        x: the images, pixels in [0, 1].
+        y: their labels.
+        target: the model that decides what has succeeded; None for the surrogate.
+        report: called before each attack with the share of the attacks that are done and the name of the next.
+
+    Returns:
+        The adversaries; an image that is misclassified as it is, or that withstood them all, is returned as it is.
+
+    Raises:
+        InputError: x or y cannot be used, or one of the attacks does not apply to such images or so few classes; no
+            attack has run then.
+    """
+    judge = surrogate if target is None else target
+    report = report or (lambda share, what: None)
+    first, *_ = components.values()
+    standing, classes = _stand(first.threat, judge, x, y)
+    for component in components.values():
+        component.check(x, classes)
+    adversaries = x.detach().clone()
+    for done, (name, component) in enumerate(components.items()):
+        report(done / len(components), name)
+        if not standing.any():
+            break
+        found = component(surrogate, x[standing], y[standing], target)
+        withstood, _ = _stand(component.threat, judge, found, y[standing])
+        fallen = standing.nonzero()[:, 0][~withstood]
+        adversaries[fallen] = found[~withstood]
+        standing[fallen] = False
+    report(1.0, "done")
+    return adversaries
+
+
+class Version(StrEnum):
+    """Which attacks make the ensemble."""
+
+    STANDARD = "standard"
+    PLUS = "plus"
+    CUSTOM = "custom"
+
+
+class Judge(StrEnum):
+    """Whose logits decide, while the attacks run, what has succeeded."""
+
+    TARGET = "target"
+    SURROGATE = "surrogate"
+
+
+_VERSIONS = {
+    Version.STANDARD: ("apgd-ce", "apgd-t", "fab-t", "square"),
+    Version.PLUS: ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+}
+
+
+@dataclass(frozen=True)
+class AutoAttack:
+    """The ensemble of attacks without parameters, each on the images that have withstood all before it.
+
+    Args:
+        eps: the radius of the ball, in the units of pixels.
+        norm: `"Linf"` or `"L2"`.
+        version: `"standard"` (apgd-ce, apgd-t, fab-t, square), `"plus"` (apgd-dlr and fab as well, and 5 restarts of
+            the attacks without target), or `"custom"`: the `attacks`, with the settings of `"plus"`.
+        attacks: the names of the attacks, in order, only for `"custom"`.
+        seed: of every attack and every batch.
+        judge: `"target"`: success is judged on the target all along, through `Judged`; `"surrogate"`: the target is
+            ignored, as in the paper (§6.3), and the adversaries are those that fool the surrogate.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    eps: float = 8 / 255
+    norm: str = "Linf"
+    version: str = "standard"
+    attacks: tuple[str, ...] | None = None
+    seed: int = 0
+    judge: str = "target"
+
+    def __post_init__(self) -> None:
+        self.threat  # noqa: B018
+        for name, kind in (("version", Version), ("judge", Judge)):
+            if getattr(self, name) not in list(kind):
+                known = ", ".join(repr(str(choice)) for choice in kind)
+                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {known}.")
+        if (self.version == Version.CUSTOM) != (self.attacks is not None):
+            raise InputError(
+                f"version is {str(self.version)!r} and attacks is {self.attacks!r}; name the attacks for 'custom', and "
+                "for no other version."
+            )
+        if self.attacks is not None and not (self.attacks and set(self.attacks) <= set(self._known)):
+            raise InputError(
+                f"attacks is {self.attacks!r}; choose at least one of {', '.join(map(repr, self._known))}."
+            )
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The ball it stays in."""
+        return ThreatModel(self.eps, self.norm)
+
+    @property
+    def _known(self) -> dict[str, Component]:
+        common: dict[str, Any] = {"eps": self.eps, "norm": self.norm, "seed": self.seed}
+        restarts = 1 if self.version == Version.STANDARD else 5
+        known = (
+            APGD(loss="ce", restarts=restarts, **common),
+            APGD(loss="dlr", restarts=restarts, **common),
+            TargetedAPGD(**common),
+            FAB(restarts=restarts, **common),
+            TargetedFAB(**common),
+            Square(**common),
+        )
+        return {component.name: component for component in known}
+
+    @property
+    def components(self) -> dict[str, Component]:
+        """Its attacks by name, in order, with the authors' settings: each can be run alone."""
+        names = _VERSIONS[Version(self.version)] if self.attacks is None else self.attacks
+        known = self._known
+        return {name: known[name] for name in names}
+
+    @property
+    def gradients(self) -> int:
+        """How many input gradients it takes per image, at most."""
+        return sum(component.gradients for component in self.components.values())
+
+    @property
+    def queries(self) -> int:
+        """How many forward passes it takes per image beyond those, at most."""
+        return sum(component.queries + 1 for component in self.components.values())
+
+    def __call__(
+        self,
+        surrogate: nn.Module,
+        x: Float[Tensor, "batch *image"],
+        y: Integer[Tensor, "batch"],
+        target: nn.Module | None = None,
+        report: Report | None = None,
+    ) -> Float[Tensor, "batch *image"]:
+        """Make adversaries; see `cascade`, where `target` is what `judge` says."""
+        return cascade(self.components, surrogate, x, y, None if self.judge == Judge.SURROGATE else target, report)

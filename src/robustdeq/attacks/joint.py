@@ -1,0 +1,119 @@
+"""The joint attack: states, adjoint and input iterated together (Eq. 12; Gurumurthy et al., NeurIPS 2021).
+
+    z_{n+1} = (1 − λ) z_n + λ f(z_n; x_n)
+    u_{n+1} = (1 − λ) u_n + λ (J(z_n; x_n)ᵀ u_n + ∂L(z_n)/∂z)
+    x_{n+1} = Π(x_n + η d),   d the direction of steepest ascent along (∂f(z_n; x_n)/∂x) u_n,
+
+with Π the projection onto the ball, z_0 the model's and u_0 = 0. Where Eq. 12 minimises over x with the bare gradient,
+an attack ascends, in the geometry of its norm. z and u take damped Picard steps: a quasi-Newton method builds its
+estimate from steps of one fixed map, and this map moves with every step of x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+from typing_extensions import override
+
+from robustdeq.attacks.pgd import PGD, checked, finite_or_zero
+from robustdeq.errors import InputError
+from robustdeq.gradients.base import Loss, total_loss
+from robustdeq.models.deq import DEQ, Linearization, bind, frozen, initial_state
+
+
+@dataclass(frozen=True)
+class JointIterate:
+    """One iterate of the joint iteration.
+
+    Attributes:
+        state: z_n, (B, ...).
+        adjoint: u_n, flat, (B, D).
+        x: x_n, shaped like the images.
+    """
+
+    state: Tensor
+    adjoint: Float[Tensor, "batch dim"]
+    x: Float[Tensor, "batch *image"]
+
+
+@dataclass(frozen=True)
+class JointAttack(PGD):
+    """Climb while the model is still solving: one evaluation of f and one vector-Jacobian product per step.
+
+    `eps`, `norm`, `random_start`, `restarts`, `seed`, `targeted` and `bounds` are those of `PGD`. The gradient of the
+    `Surrogate` that it is given plays no part; its model does.
+
+    Args:
+        step_size: η, how far x goes in each step.
+        steps: how many steps of z, u and x.
+        damping: λ in (0, 1]; below 1 where the cell alone does not contract.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    step_size: float = 2 / 255
+    steps: int = 50
+    damping: float = 0.5
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.damping <= 1:
+            raise InputError(f"damping is {self.damping}; give a number in (0, 1].")
+
+    @override
+    def run(
+        self,
+        surrogate: nn.Module,
+        x: Float[Tensor, "batch *image"],
+        y: Integer[Tensor, "batch"],
+        start: Float[Tensor, "batch *image"],
+    ) -> Float[Tensor, "batch *image"]:
+        """Iterate from `start` and return the last input; one whose states are not finite stays where it is."""
+        model = getattr(surrogate, "deq", surrogate)
+        if not isinstance(model, DEQ):
+            raise InputError(
+                f"the surrogate is a {type(surrogate).__name__}; the joint attack iterates the states of a DEQ or of "
+                "a Surrogate of one."
+            )
+        iterate = None
+        for iterate in self.iterates(model, x, checked(self.loss, y), start):  # noqa: B007
+            pass
+        assert iterate is not None
+        return iterate.x
+
+    def iterates(
+        self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss, start: Float[Tensor, "batch *image"]
+    ) -> Iterator[JointIterate]:
+        """Yield the iterates 1 … `steps`.
+
+        Args:
+            deq: the model.
+            x: the images that the ball is around.
+            loss: logits (B, K) → per-sample loss (B,).
+            start: x_0.
+        """
+        ascent = -self.step_size if self.targeted else self.step_size
+        with frozen(deq):
+            deq.check_input(start)
+            with torch.no_grad():
+                state = initial_state(deq.cell, deq.injection(start))
+            adjoint = torch.zeros_like(state).flatten(1)
+            for _ in range(self.steps):
+                leaf = start.detach().requires_grad_()
+                with torch.enable_grad():
+                    injection = deq.injection(leaf)
+                    linearization = Linearization(bind(deq.cell, injection), state)
+                    read = state.detach().requires_grad_()
+                    c = torch.autograd.grad(total_loss(loss, deq.head(read)), read)[0].flatten(1)
+                pulled, (on_injection,) = linearization.vjp(adjoint, (injection,))
+                gradient = finite_or_zero(torch.autograd.grad(injection, leaf, on_injection)[0])
+                state = torch.lerp(state, linearization.value, self.damping)
+                adjoint = torch.lerp(adjoint, pulled + c, self.damping)
+                start = self.threat.project(start + ascent * self.threat.steepest(gradient), x)
+                yield JointIterate(state, adjoint, start)

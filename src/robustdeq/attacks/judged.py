@@ -1,0 +1,75 @@
+"""Gradients from one model, judgement by another: BPDA (Athalye, Carlini and Wagner, ICML 2018).
+
+An attack library sees one model. With a surrogate alone it stops as soon as the surrogate is fooled, and so overfits to
+the state that the surrogate reads (paper, §6.3); here success, losses and step sizes follow from the defended logits,
+and only the backward pass is the surrogate's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustdeq.attacks.pgd import finite_or_zero
+from robustdeq.gradients import Defended, Surrogate, ThroughSolver
+from robustdeq.gradients.base import attach
+
+
+def _differentiates(surrogate: nn.Module, target: nn.Module) -> bool:
+    """Whether the target's own gradient is the surrogate's, so that it needs no second solve."""
+    return (
+        isinstance(surrogate, Surrogate)
+        and isinstance(target, Defended)
+        and surrogate.deq is target.deq
+        and surrogate.gradient == ThroughSolver(target.defense)
+    )
+
+
+class Judged(nn.Module):
+    """A model x → logits with the value of one model and the backward pass of another.
+
+    The cotangent of the target's logits is pulled back by the surrogate. Where that is the target's own gradient, a
+    `Defended` and a `Surrogate` that goes through the solver for the same defense, one solve gives both. A sample whose
+    gradient is not finite has none to offer: it is zero there.
+
+    Args:
+        surrogate: the model whose backward pass is used: a `Surrogate`, or any module x → logits.
+        target: the model whose logits are seen (a `Defended`, say); None for the surrogate.
+    """
+
+    def __init__(self, surrogate: nn.Module, target: nn.Module | None = None) -> None:
+        super().__init__()
+        self.target = surrogate if target is None else target
+        self.surrogate = self.target if _differentiates(surrogate, self.target) else surrogate
+        self.training = any(getattr(model, "deq", model).training for model in (self.surrogate, self.target))
+
+    def answers(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+        """The logits of the target as they are: not finite for a sample whose solve diverged."""
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            with torch.no_grad():
+                return self.target(x)
+        leaf = x.detach().requires_grad_()
+        differentiable = self.surrogate(leaf)
+        with torch.no_grad():
+            value = differentiable if self.target is self.surrogate else self.target(leaf.detach())
+
+        def pull_back(cotangent: Tensor, tensors: tuple[Tensor, ...]) -> Sequence[Tensor]:
+            if not differentiable.requires_grad:
+                return [torch.zeros_like(leaf)]
+            gradient = torch.autograd.grad(
+                differentiable, leaf, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
+            )[0]
+            return [finite_or_zero(gradient)]
+
+        return attach(value, pull_back, (x,))
+
+    def forward(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+        """The logits of the target, a row that is not finite replaced by a constant one of zeros.
+
+        No gradient is evaluated, and the surrogate not at all, where none is asked for.
+        """
+        logits = self.answers(x)
+        return torch.where(logits.isfinite().all(dim=1, keepdim=True), logits, 0)
