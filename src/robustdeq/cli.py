@@ -1,4 +1,4 @@
-"""The command line: `robustdeq demo | train | evaluate | models`.
+"""The command line: `robustdeq demo | train | evaluate | export | convert | models`.
 
 Every option has a default that works, every function here is one command, and its signature is its help. Options can
 also stand in a YAML file (`--config file.yaml`), and dotted options override it.
@@ -6,14 +6,17 @@ also stand in a YAML file (`--config file.yaml`), and dotted options override it
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from jsonargparse import ArgumentParser, auto_cli
+from lightning.fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 from typing_extensions import override
@@ -21,13 +24,28 @@ from typing_extensions import override
 from robustdeq.attacks import PGD
 from robustdeq.data import Images, RandomCropFlip
 from robustdeq.data import load as load_data
+from robustdeq.defenses import EarlyState
 from robustdeq.errors import InputError
-from robustdeq.evaluation import Estimators, white_box_grid
+from robustdeq.evaluation import (
+    Estimators,
+    Evaluation,
+    Store,
+    Strict,
+    assemble,
+    deq_evaluation,
+    network_evaluation,
+)
+from robustdeq.evaluation.distributed import evaluate as evaluate_together
+from robustdeq.evaluation.distributed import launch
+from robustdeq.evaluation.protocol import protocol_named
+from robustdeq.evaluation.store import FILE as STORE_FILE
 from robustdeq.gradients import Exact, Phantom, StateGradient
-from robustdeq.models import MDEQ, PRESETS, load, mdeq
-from robustdeq.models.zoo import packaged_names, read_card
-from robustdeq.progress import progress_bar
-from robustdeq.reporting import grid_table, save_profile_figure
+from robustdeq.models import MDEQ, PRESETS, Unroll, convert_checkpoint, load, mdeq
+from robustdeq.models.zoo import Model, packaged_names, read_card
+from robustdeq.progress import Report, progress_bar
+from robustdeq.reporting import checks_table, grid_table, save_profile_figure
+from robustdeq.reporting import export as export_result
+from robustdeq.solvers import Broyden
 from robustdeq.training import (
     AdversarialTraining,
     JacobianRegularization,
@@ -69,11 +87,14 @@ def demo(output: Path = Path("runs/demo"), n: int = 200) -> None:
     deq = mdeq("nano", num_classes=len(images.classes), in_channels=1)
     with progress_bar("training") as report:
         weights = fit(deq, splits, _DEMO_RECIPE, output, report)
-    attack = _DEMO_RECIPE.validation.attack
-    _evaluate(
-        deq, images, read_card(weights).early, None, attack, "paper", _DEMO_ESTIMATORS, 256, output / "results.json"
-    )
-    _console.print(f"Weights, results and pictures are in {output}.")
+    attack, early = _DEMO_RECIPE.validation.attack, read_card(weights).early
+
+    def build(where: torch.device, report: Report | None) -> Evaluation:
+        x, y = (tensor.to(where) for tensor in images.tensors())
+        return deq_evaluation(deq.to(where), x, y, "paper", attack, early, None, _DEMO_ESTIMATORS, 256, report)
+
+    _discard(output)
+    _measure(launch(1, 1, _device("auto").type), build, images, attack, output)
 
 
 def train(
@@ -147,48 +168,121 @@ def evaluate(
     attack: PGD = PGD(),  # noqa: B008
     early: int | None = None,
     estimators: Estimators = Estimators(),  # noqa: B008
-    batch_size: int = 128,
+    strict: Strict = Strict(),  # noqa: B008
+    transfer: list[str] | None = None,
+    batch_size: int = 64,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    save_adversaries: bool = False,
     output: Path | None = None,
     overwrite: bool = False,
 ) -> None:
     """Attack a model through every gradient, under every defense, and show the table.
 
+    Everything finished is kept at once; the same command goes on where an interrupted one stopped. An explicit network
+    is attacked by PGD and the standard AutoAttack.
+
     Args:
-        weights: a file that `robustdeq train` wrote, or the name of packaged weights.
+        weights: a file that `robustdeq train` or `convert` wrote, or the name of packaged weights.
         data: where the test images come from; see `robustdeq train --help`.
         n: how many test images, from the first; all by default.
-        protocol: which attacks: paper.
+        protocol: which attacks: paper (Tables 2 and 6), strict (per-image worst case over all we know, with checks of
+            the attacks), ready-made (Table 1) or autoattack (Table 3).
         attack: PGD and its threat model; eps and step_size in units of pixels in [0, 1].
         early: the state of the early-state defense; by default the one chosen in training, else on the development
             split of the data.
         estimators: the settings of the estimated gradients.
+        strict: how hard the strict protocol tries.
+        transfer: weights of explicit networks whose adversaries the strict protocol tries on the model.
         batch_size: how many images are attacked at once.
         device: cpu, cuda or auto.
-        output: the JSON file for the results, with a CSV and a picture beside it; by default
-            runs/evaluate/WEIGHTS-DATA.json.
-        overwrite: replace an earlier result.
+        devices: how many processes on each machine share the work.
+        nodes: how many machines share it; start the command on each with torchrun.
+        save_adversaries: keep the adversaries, one safetensors file per attack and batch.
+        output: the folder for the results; by default runs/evaluate/WEIGHTS-DATA-PROTOCOL.
+        overwrite: discard what an earlier evaluation left in the folder.
     """
-    card = read_card(weights)
-    splits = load_data(data)
-    images = splits.require("test")
+    read_card(weights)
+    images = load_data(data).require("test")
     images = images if n is None else images.head(n)
-    path = output or Path("runs/evaluate") / f"{_short(weights)}-{_short(data)}.json"
-    _refuse_to_overwrite([path, path.with_suffix(".csv"), path.with_suffix(".png")], overwrite)
-    if path.suffix != ".json":
-        raise InputError(f"the results are written as JSON; give an --output that ends in .json instead of {path}.")
-    early = card.early if early is None else early
-    if early is None and splits.development is None:
-        raise InputError("the weights do not say which early state they were given; pass --early, the state to read.")
-    deq = load(weights)
-    _check_fit(deq, images)
+    folder = output or Path("runs/evaluate") / f"{_short(weights)}-{_short(data)}-{protocol}"
+    _refuse_file(folder)
+    model = load(weights)
+    _check_fit(model, images)
     place = _device(device)
-    _evaluate(deq.to(place), images, early, splits.development, attack, protocol, estimators, batch_size, path)
-    _console.print(f"The results are in {path}.")
+    sources = {_short(name): load(name) for name in transfer or ()}
+    for source in sources.values():
+        _check_fit(source, images)
+    held_out = None
+    if isinstance(model, MDEQ):
+        early, held_out = _early_state(weights, data, early)
+        if early is not None:
+            EarlyState(early).check(model)
+
+    def build(where: torch.device, report: Report | None) -> Evaluation:
+        x, y = (tensor.to(where) for tensor in images.tensors())
+        if not isinstance(model, MDEQ):
+            return network_evaluation(model.to(where), x, y, attack, batch_size)
+        networks = {name: source.to(where) for name, source in sources.items()}
+        held = None
+        if held_out is not None:
+            held_x, held_y = held_out.tensors()
+            held = held_x.to(where), held_y.to(where)
+        return deq_evaluation(
+            model.to(where), x, y, protocol, attack, early, held, estimators, batch_size, report, strict, networks
+        )
+
+    protocol_named(protocol)
+    fabric = launch(devices, nodes, place.type)
+    if overwrite and fabric.is_global_zero:
+        _discard(folder)
+    _measure(fabric, build, images, attack, folder, save_adversaries)
+
+
+def export(results: Path, to: Path) -> None:
+    """Write the results of an evaluation in the format of another tool.
+
+    Args:
+        results: the folder of an evaluation, finished.
+        to: the file; its suffix is the format: .csv (the table), .parquet (every sample), .tex (LaTeX) or
+            .robustbench.json (entries of the leaderboard).
+    """
+    with Store.read(results / STORE_FILE) as store:
+        result = assemble(store)
+    for path in export_result(replace(result, settings=result.settings | _provenance_of(results)), to):
+        _console.print(f"wrote {path}")
+
+
+def convert(
+    checkpoint: Path,
+    output: Path | None = None,
+    tail: Literal["exact", "unrolled"] = "exact",
+    max_steps: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Turn a checkpoint of the published MDEQ code, or of a CIFAR residual network, into a weights file.
+
+    Args:
+        checkpoint: a .pth.tar file with a state_dict, a bare state dict, or a safetensors file.
+        output: the weights file; by default the checkpoint's name with .safetensors.
+        tail: how the MDEQ was trained: exact (its output is f(z*)) or unrolled (5 damped steps more).
+        max_steps: the solver's steps; by default the published ones.
+        overwrite: replace the weights file.
+    """
+    path = output or checkpoint.with_name(checkpoint.name.split(".")[0] + ".safetensors")
+    if path == checkpoint:
+        raise InputError(f"{path} would be replaced by its own conversion; choose another --output.")
+    _refuse_to_overwrite([path], overwrite)
+    unrolled = Unroll(5, 0.5, from_image=True) if tail == "unrolled" else None
+    solver = None if max_steps is None else Broyden(max_steps=max_steps, tol=1e-3, stop="rel")
+    model = convert_checkpoint(checkpoint, path, solver=solver, tail=unrolled)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    _console.print(f"{path} holds a {type(model).__name__} with {count:,} parameters.")
 
 
 def models() -> None:
-    """List the sizes of models and the weights that come with the package."""
+    """List the sizes of models and the weights that can be loaded by name."""
     sizes = Table(title="sizes")
     for heading in ("name", "scales", "parameters"):
         sizes.add_column(heading, justify="left" if heading == "name" else "right")
@@ -197,32 +291,41 @@ def models() -> None:
             count = sum(parameter.numel() for parameter in mdeq(name).parameters())
         sizes.add_row(name, "×".join(map(str, config.channels)), f"{count:,}")
     _console.print(sizes)
-    packaged = Table("name", "early state", "trained on", title="weights that come with the package")
+    packaged = Table("name", "early state", "trained on", title="weights")
     for name in packaged_names():
         card = read_card(name)
         packaged.add_row(name, str(card.early), str(card.provenance.get("data", {}).get("train", "")))
-    _console.print(packaged if packaged_names() else "No weights come with the package; train some.")
+    _console.print(packaged if packaged_names() else "There are no weights by name; train some.")
 
 
-def _evaluate(
-    deq: MDEQ,
+def _early_state(weights: str, data: str, early: int | None) -> tuple[int | None, Images | None]:
+    """The early state that is asked for or that the weights name, else the images to choose it on."""
+    early = read_card(weights).early if early is None else early
+    if early is not None:
+        return early, None
+    development = load_data(data).development
+    if development is None:
+        raise InputError("the weights do not say which early state they were given; pass --early, the state to read.")
+    return None, development.head(256)
+
+
+def _measure(
+    fabric: Fabric,
+    build: Callable[[torch.device, Report | None], Evaluation],
     images: Images,
-    early: int | None,
-    development: Images | None,
     attack: PGD,
-    protocol: str,
-    estimators: Estimators,
-    batch_size: int,
-    path: Path,
+    folder: Path,
+    save_adversaries: bool = False,
 ) -> None:
-    place = next(deq.parameters()).device
-    x, y = (tensor.to(place) for tensor in images.tensors())
-    held_out = None
-    if early is None and development is not None:
-        held_x, held_y = development.head(256).tensors()
-        held_out = held_x.to(place), held_y.to(place)
+    """Do an evaluation with all processes; the first one shows and writes the results."""
+    adversaries = folder / "adversaries" if save_adversaries else None
+    if not fabric.is_global_zero:
+        evaluate_together(fabric, lambda where: build(where, None), folder, None, adversaries)
+        return
     with progress_bar(f"attacking {len(images)} images") as report:
-        result = white_box_grid(deq, x, y, protocol, attack, early, held_out, estimators, batch_size, report)
+        result = evaluate_together(fabric, lambda where: build(where, report), folder, report, adversaries)
+        report(1.0, "done")
+    assert result is not None
     provenance = {
         "data": images.source,
         "fingerprint": images.fingerprint(),
@@ -230,19 +333,38 @@ def _evaluate(
         "robustdeq": version("robustdeq"),
     }
     result = replace(result, settings=result.settings | provenance)
-    result.save(path)
-    save_profile_figure(result, path.with_suffix(".png"))
+    result.save(folder / "results.json")
+    if result.profiles:
+        save_profile_figure(result, folder / "results.png")
     _console.print(grid_table(result, f"{attack.norm} attacks with ε = {attack.eps:.4g}"))
-    _console.print(f"The images are {images.source}.")
+    if result.checks:
+        _console.print(checks_table(result))
+    _console.print(f"The images are {images.source}. The results are in {folder}.")
 
 
-def _check_fit(deq: MDEQ, images: Images) -> None:
-    expected = deq.image_shape
+def _provenance_of(folder: Path) -> dict[str, Any]:
+    """What the results say about where they come from, beyond what the store holds."""
+    try:
+        return json.loads((folder / "results.json").read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def _discard(folder: Path) -> None:
+    """Delete what an evaluation leaves in its folder, and nothing else."""
+    patterns = ("results*.sqlite*", "results.json", "results.csv", "results.png", "adversaries/*.safetensors")
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _check_fit(model: Model, images: Images) -> None:
     found = tuple(images.pixels.shape[1:])
-    if found != expected or len(images.classes) != deq.num_classes:
+    expected = model.image_shape if isinstance(model, MDEQ) else (model.in_channels, *found[1:])
+    if found != expected or len(images.classes) != model.num_classes:
         raise InputError(
             f"{images.source} has images of shape {found} in {len(images.classes)} classes, and the model was made for "
-            f"{expected} in {deq.num_classes}; evaluate it on the data it was made for."
+            f"{expected} in {model.num_classes}; evaluate it on the data it was made for."
         )
 
 
@@ -260,10 +382,14 @@ def _short(name: str) -> str:
 
 def _refuse_to_overwrite(paths: list[Path], overwrite: bool) -> None:
     for path in paths:
-        if any(folder.exists() and not folder.is_dir() for folder in path.parents):
-            raise InputError(f"{path.parent} is no folder; choose another --output.")
+        _refuse_file(path.parent)
         if path.exists() and not overwrite:
             raise InputError(f"{path} exists already; choose another --output, or pass --overwrite true.")
+
+
+def _refuse_file(folder: Path) -> None:
+    if any(place.exists() and not place.is_dir() for place in (folder, *folder.parents)):
+        raise InputError(f"{folder} is no folder; choose another --output.")
 
 
 class _Parser(ArgumentParser):
@@ -282,9 +408,13 @@ def _fail(sentence: str) -> NoReturn:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; input that cannot be used ends it with one sentence and status 2."""
     try:
-        auto_cli([demo, train, evaluate, models], args=arguments, prog="robustdeq", parser_class=_Parser)
+        auto_cli(
+            [demo, train, evaluate, export, convert, models], args=arguments, prog="robustdeq", parser_class=_Parser
+        )
     except InputError as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error}).")
     except KeyboardInterrupt:
         Console(stderr=True).print("robustdeq: interrupted.", style="red")
         sys.exit(130)

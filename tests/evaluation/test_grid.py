@@ -25,15 +25,16 @@ from robustdeq.evaluation import (
     white_box_grid,
     wilson_interval,
 )
-from robustdeq.evaluation.protocol import paper_columns
-from robustdeq.gradients import Defended, Gradient, Surrogate
+from robustdeq.evaluation.protocol import Setting, paper_columns
+from robustdeq.gradients import Defended, Gradient, Surrogate, ThroughSolver
 from robustdeq.models import DEQ
 
 EARLY, LAST, SAMPLES, BATCH = 2, 4, 16, 10
 ATTACK = PGD(eps=0.1, step_size=0.07, steps=2, seed=4)
 ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,))
 DEFENSES: dict[str, Defense] = {"final": FinalState(), "early": EarlyState(EARLY), "ensemble": EnsembleState()}
-COLUMNS = paper_columns(LAST, DEFENSES, ESTIMATORS)
+SETTING = Setting(LAST, {name: ThroughSolver(defense) for name, defense in DEFENSES.items()}, ATTACK, ESTIMATORS)
+COLUMNS = paper_columns(SETTING)
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +120,12 @@ def test_every_cell_is_that_defense_on_the_adversaries_of_the_candidate_that_hur
     x, y = data
     searched = set()
     for j, column in enumerate(COLUMNS):
-        judged = [outcomes(deq, attacked(deq, gradient, x, y), y) for gradient in column.candidates]
+        gradients = [attempt.gradient for attempt in column.attempts]
+        judged = [outcomes(deq, attacked(deq, gradient, x, y), y) for gradient in gradients if gradient is not None]
         early = [int(outcome[1].sum()) for outcome in judged]
         strongest = early.index(min(early))
         searched.add(strongest)
-        assert result.gradients[j] == repr(column.candidates[strongest])
+        assert result.gradients[j] == repr(gradients[strongest])
         assert np.array_equal(result.per_sample[:, j], judged[strongest])
     assert len(searched) > 1
 
@@ -262,7 +264,7 @@ def test_report_rises_to_one(deq: DEQ, data: tuple[Tensor, Tensor]) -> None:
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert 0.5 < shares[-2] < shares[-1] == 1
-    assert {what for _, what in calls} >= {column.name for column in COLUMNS}
+    assert {what for _, what in calls} >= {f"{column.name}, batch {i} of 2" for column in COLUMNS for i in (1, 2)}
 
 
 @pytest.fixture

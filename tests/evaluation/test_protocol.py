@@ -2,18 +2,25 @@
 
 import pytest
 
+from robustdeq.attacks import PGD
 from robustdeq.defenses import EarlyState, EnsembleState, FinalState
 from robustdeq.errors import InputError
 from robustdeq.evaluation import Estimators
-from robustdeq.evaluation.protocol import Family, protocol_named
-from robustdeq.gradients import Ensemble, Phantom, SimultaneousAdjoint, ThroughSolver, UnrolledIntermediate
+from robustdeq.evaluation.protocol import Family, Setting, protocol_named
+from robustdeq.gradients import Ensemble, Gradient, Phantom, SimultaneousAdjoint, ThroughSolver, UnrolledIntermediate
 
 LAST = 5
 DEFENSES = {"final": FinalState(), "early": EarlyState(2), "ensemble": EnsembleState()}
+TRUE: dict[str, Gradient] = {name: ThroughSolver(defense) for name, defense in DEFENSES.items()}
+ATTACK = PGD(steps=2)
+
+
+def setting(estimators: Estimators | None = None, sources: tuple[str, ...] = ()) -> Setting:
+    return Setting(LAST, TRUE, ATTACK, estimators or Estimators(), sources=sources)
 
 
 def test_paper_has_three_columns_of_two_families_and_one_per_defense_beside_them() -> None:
-    columns = protocol_named("paper")(LAST, DEFENSES, Estimators())
+    columns = protocol_named("paper")(setting())
     paper = [(family, reads) for family in list(Family)[:2] for reads in ("final", "intermediate", "ensemble")]
     assert [(column.family, column.reads) for column in columns] == paper + [(Family.SOLVER, name) for name in DEFENSES]
     assert len({column.name for column in columns}) == 9
@@ -23,9 +30,10 @@ def test_candidates_are_the_gradients_of_the_paper() -> None:
     estimators = Estimators(
         adjoint_step_size=0.5, transpose=False, steps=(1, 3), dampings=(0.5, 1.0), ensemble=(2, 0.7)
     )
-    columns = protocol_named("paper")(LAST, DEFENSES, estimators)
+    columns = protocol_named("paper")(setting(estimators))
     intermediate = range(1, LAST)
-    assert [column.candidates for column in columns] == [
+    assert all(attempt.attack == ATTACK for column in columns for attempt in column.attempts)
+    assert [tuple(attempt.gradient for attempt in column.attempts) for column in columns] == [
         (SimultaneousAdjoint(None, 0.5, False),),
         tuple(SimultaneousAdjoint(n, 0.5, False) for n in intermediate),
         (Ensemble(SimultaneousAdjoint(None, 0.5, False)),),
@@ -37,8 +45,8 @@ def test_candidates_are_the_gradients_of_the_paper() -> None:
 
 
 def test_search_of_the_paper_is_over_1_5_9_steps_and_dampings_of_a_half_and_one() -> None:
-    column = protocol_named("paper")(LAST, DEFENSES, Estimators())[4]
-    assert len(column.candidates) == 4 * 3 * 2
+    column = protocol_named("paper")(setting())[4]
+    assert len(column.attempts) == 4 * 3 * 2
 
 
 @pytest.mark.parametrize("name", ["", "Paper", "none"])

@@ -1,16 +1,33 @@
-"""What a model is worth: the defense × attack grid and its statistics."""
+"""What a model is worth: the defense × attack grid, its statistics, and what can be trusted of it."""
 
-from robustdeq.evaluation.grid import GridResult, choose_early_state, white_box_grid
+from robustdeq.evaluation.diagnostics import Check
+from robustdeq.evaluation.grid import (
+    Evaluation,
+    assemble,
+    choose_early_state,
+    deq_evaluation,
+    network_evaluation,
+    white_box_grid,
+)
 from robustdeq.evaluation.profile import StateProfile, state_profile
-from robustdeq.evaluation.protocol import Column, Estimators
+from robustdeq.evaluation.protocol import Column, Estimators, Strict
+from robustdeq.evaluation.result import GridResult
 from robustdeq.evaluation.statistics import wilson_interval
+from robustdeq.evaluation.store import Store
 
 __all__ = [
+    "Check",
     "Column",
     "Estimators",
+    "Evaluation",
     "GridResult",
     "StateProfile",
+    "Store",
+    "Strict",
+    "assemble",
     "choose_early_state",
+    "deq_evaluation",
+    "network_evaluation",
     "state_profile",
     "white_box_grid",
     "wilson_interval",

@@ -1,19 +1,22 @@
-"""Protocols: which gradients a defense × attack table has as its columns."""
+"""Protocols: which attacks a defense × attack table has as its columns."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from robustdeq.defenses import Defense
+from robustdeq.attacks import APGD, PGD, AutoAttack, JointAttack, Square, TargetedAPGD
 from robustdeq.errors import InputError
+from robustdeq.evaluation.attempt import Attack, Attempt
 from robustdeq.gradients import (
+    SHINE,
     Ensemble,
+    Exact,
     Gradient,
+    JacobianFree,
     Phantom,
     SimultaneousAdjoint,
-    ThroughSolver,
     UnrolledIntermediate,
 )
 
@@ -23,7 +26,39 @@ class Family(StrEnum):
 
     ADJOINT = "simultaneous adjoint"
     UNROLLED = "unrolled intermediates"
+    IMPLICIT = "implicit gradient"
     SOLVER = "through the solver"
+    JOINT = "joint iteration"
+    BLACK_BOX = "no gradient"
+    TRANSFER = "transferred"
+    NETWORK = "network"
+
+
+class Rule(StrEnum):
+    """How the attempts of a column make one outcome per sample."""
+
+    STRONGEST = "the attempt that hurts the searched row most"
+    EVERY = "a sample stands only where every attempt fails"
+
+
+class Role(StrEnum):
+    """What a column is for."""
+
+    PAPER = "the paper's table"
+    BEYOND = "beyond the paper"
+    PROBE = "a check of the attacks themselves; it counts in no number"
+
+
+class Test(StrEnum):
+    """What a column is evidence for, when the attacks themselves are checked (`diagnostics.Evidence`)."""
+
+    NONE = ""
+    READY_MADE = "ready-made"
+    SINGLE = "single"
+    RESTARTED = "restarted"
+    QUERIES = "queries"
+    ONE_STEP = "one step"
+    UNBOUNDED = "unbounded"
 
 
 @dataclass(frozen=True)
@@ -32,13 +67,19 @@ class Column:
 
     Args:
         family: whose gradients it climbs.
-        reads: what they are taken at: `"final"`, `"intermediate"`, `"ensemble"` or `"early"`.
-        candidates: the gradient, or several of which the one that hurts the early-state defense most is the column.
+        reads: what they are taken at, or which attack it is.
+        attempts: its attempts, in order.
+        rule: how they make one outcome.
+        role: what the column is for.
+        test: what it is evidence for.
     """
 
     family: Family
     reads: str
-    candidates: tuple[Gradient, ...]
+    attempts: tuple[Attempt, ...]
+    rule: Rule = Rule.STRONGEST
+    role: Role = Role.PAPER
+    test: Test = Test.NONE
 
     @property
     def name(self) -> str:
@@ -54,6 +95,7 @@ class Estimators:
         adjoint_step_size: β of the simultaneous adjoint.
         transpose: B_nᵀ (True) or the paper's B_n (False).
         final: the phantom gradient of the ready-made attack: 9 damped steps.
+        exact: the exact gradient of the ready-made attack.
         steps: the k of the unrolled intermediates that are searched.
         dampings: the λ of the unrolled intermediates that are searched.
         ensemble: the k and λ of the unrolled ensemble.
@@ -65,6 +107,7 @@ class Estimators:
     adjoint_step_size: float = 1.0
     transpose: bool = True
     final: Phantom = field(default_factory=lambda: Phantom(steps=9, damping=0.5))
+    exact: Exact = field(default_factory=lambda: Exact(max_steps=30, tol=1e-5))
     steps: tuple[int, ...] = (1, 5, 9)
     dampings: tuple[float, ...] = (0.5, 1.0)
     ensemble: tuple[int, float] = (1, 1.0)
@@ -77,15 +120,74 @@ class Estimators:
         """The simultaneous adjoint at one state."""
         return SimultaneousAdjoint(state, self.adjoint_step_size, self.transpose)
 
+    def unrolled_ensemble(self) -> Ensemble:
+        """The ensemble of the unrolled intermediates."""
+        steps, damping = self.ensemble
+        return Ensemble(UnrolledIntermediate(steps=steps, damping=damping))
 
-def paper_columns(last: int, defenses: dict[str, Defense], estimators: Estimators) -> list[Column]:
-    """The paper's columns (Tables 2, 3, 6), and beside them the gradient through the solver for every defense.
+
+@dataclass(frozen=True)
+class Strict:
+    """How hard the strict protocol tries beyond the paper's columns.
+
+    Args:
+        steps: of PGD through the solver against each defense.
+        restarts: of the same.
+        apgd_steps: of each APGD run through the solver.
+        targets: how many classes the targeted APGD tries, the likeliest first.
+        queries: of Square on the defended logits.
+        probe_images: on how many images, at least, the attacks themselves are checked.
+
+    Raises:
+        InputError: a count is not positive.
+    """
+
+    steps: int = 20
+    restarts: int = 5
+    apgd_steps: int = 100
+    targets: int = 3
+    queries: int = 1000
+    probe_images: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "restarts", "apgd_steps", "targets", "queries", "probe_images"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; give 1 or more.")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the columns of a protocol depend on.
 
     Args:
         last: N + 1, the index of the final state.
-        defenses: the defenses of the table.
+        true_gradients: the gradient through the solver of every row.
+        attack: PGD and its threat model.
         estimators: the settings of the estimated gradients.
+        strict: how hard the strict protocol tries.
+        sources: the names of explicit networks whose adversaries are transferred.
     """
+
+    last: int
+    true_gradients: dict[str, Gradient]
+    attack: PGD
+    estimators: Estimators
+    strict: Strict = field(default_factory=Strict)
+    sources: tuple[str, ...] = ()
+
+    def climb(self, *gradients: Gradient) -> tuple[Attempt, ...]:
+        """The attack on each of these gradients."""
+        return tuple(Attempt(self.attack, gradient) for gradient in gradients)
+
+    def against_each(self, attack: Attack, survivors: bool = False) -> tuple[Attempt, ...]:
+        """An attack through the solver on every row, judged there."""
+        return tuple(
+            Attempt(attack, gradient, row, survivors=survivors) for row, gradient in self.true_gradients.items()
+        )
+
+
+def estimated_gradients(last: int, estimators: Estimators) -> dict[tuple[Family, str], tuple[Gradient, ...]]:
+    """The gradients behind the paper's six columns: one, or the candidates among which the strongest is searched."""
     intermediate = range(1, last)
     unrolled = [
         UnrolledIntermediate(state, steps, damping)
@@ -93,25 +195,159 @@ def paper_columns(last: int, defenses: dict[str, Defense], estimators: Estimator
         for steps in estimators.steps
         for damping in estimators.dampings
     ]
-    ensemble_steps, ensemble_damping = estimators.ensemble
+    return {
+        (Family.ADJOINT, "final"): (estimators.adjoint(),),
+        (Family.ADJOINT, "intermediate"): tuple(estimators.adjoint(n) for n in intermediate),
+        (Family.ADJOINT, "ensemble"): (Ensemble(estimators.adjoint()),),
+        (Family.UNROLLED, "final"): (estimators.final,),
+        (Family.UNROLLED, "intermediate"): tuple(unrolled),
+        (Family.UNROLLED, "ensemble"): (estimators.unrolled_ensemble(),),
+    }
+
+
+def paper_columns(setting: Setting) -> list[Column]:
+    """The paper's columns (Tables 2, 3, 6), and beside them the gradient through the solver for every defense."""
     return [
-        Column(Family.ADJOINT, "final", (estimators.adjoint(),)),
-        Column(Family.ADJOINT, "intermediate", tuple(estimators.adjoint(n) for n in intermediate)),
-        Column(Family.ADJOINT, "ensemble", (Ensemble(estimators.adjoint()),)),
-        Column(Family.UNROLLED, "final", (estimators.final,)),
-        Column(Family.UNROLLED, "intermediate", tuple(unrolled)),
-        Column(
-            Family.UNROLLED,
-            "ensemble",
-            (Ensemble(UnrolledIntermediate(steps=ensemble_steps, damping=ensemble_damping)),),
+        *(
+            Column(
+                family,
+                reads,
+                setting.climb(*gradients),
+                test=Test.READY_MADE if (family, reads) == (Family.UNROLLED, "final") else Test.NONE,
+            )
+            for (family, reads), gradients in estimated_gradients(setting.last, setting.estimators).items()
         ),
-        *(Column(Family.SOLVER, name, (ThroughSolver(defense),)) for name, defense in defenses.items()),
+        *(
+            Column(Family.SOLVER, name, setting.climb(gradient), role=Role.BEYOND, test=Test.SINGLE)
+            for name, gradient in setting.true_gradients.items()
+        ),
     ]
 
 
-Protocol = Callable[[int, dict[str, Defense], Estimators], list[Column]]
+def ready_made_columns(setting: Setting) -> list[Column]:
+    """The ready-made attacks on the final state (Table 1): PGD, PGD-1000 and Square, for both ways of training."""
+    long = replace(setting.attack, steps=1000)
+    square = Square(setting.attack.eps, setting.attack.norm, seed=setting.attack.seed)
+    first = next(iter(setting.true_gradients))
+    columns = []
+    for name, gradient in (("exact", setting.estimators.exact), ("unrolled", setting.estimators.final)):
+        columns += [
+            Column(Family.IMPLICIT, f"{name}, {attack.steps} steps", (Attempt(attack, gradient),))
+            for attack in (setting.attack, long)
+        ]
+    return [*columns, Column(Family.BLACK_BOX, "Square", (Attempt(square, against=first),))]
 
-PROTOCOLS: dict[str, Protocol] = {"paper": paper_columns}
+
+def autoattack_columns(setting: Setting) -> list[Column]:
+    """AutoAttack on the paper's surrogates (Table 3), judged as in the paper, and judged on each defense.
+
+    The intermediate states are those that the paper found to hurt most: the adjoint at the state after the first, and
+    one unrolled step from the first (§6.5, §6.6).
+    """
+    estimators, attack = setting.estimators, setting.attack
+    surrogates = {
+        (Family.ADJOINT, "final"): estimators.adjoint(),
+        (Family.ADJOINT, "intermediate"): estimators.adjoint(min(2, setting.last - 1)),
+        (Family.ADJOINT, "ensemble"): Ensemble(estimators.adjoint()),
+        (Family.UNROLLED, "final"): estimators.final,
+        (Family.UNROLLED, "intermediate"): UnrolledIntermediate(1, steps=1, damping=1.0),
+        (Family.UNROLLED, "ensemble"): estimators.unrolled_ensemble(),
+    }
+    auto = AutoAttack(attack.eps, attack.norm, seed=attack.seed)
+    columns = []
+    for (family, reads), gradient in surrogates.items():
+        own = (Attempt(auto, gradient),)
+        judged = tuple(Attempt(auto, gradient, against=row) for row in setting.true_gradients)
+        columns.append(Column(family, f"{reads}, judged on the surrogate", own))
+        columns.append(Column(family, f"{reads}, judged on the defense", judged, Rule.EVERY, Role.BEYOND))
+    return columns
+
+
+def strict_columns(setting: Setting) -> list[Column]:
+    """The paper's columns, and every stronger attack we know; a sample is robust only if all of them fail.
+
+    The attacks through the solver go against each defense with that defense as the judge; what they find for one is
+    tried on all others. The costly ones attack what is still standing.
+    """
+    strict, attack, estimators = setting.strict, setting.attack, setting.estimators
+    eps, norm, seed, steps = attack.eps, attack.norm, attack.seed, strict.apgd_steps
+    joint = JointAttack(eps=eps, step_size=attack.step_size, norm=norm, seed=seed)
+    restarted = replace(attack, steps=strict.steps, restarts=strict.restarts)
+    implicit = {"exact": estimators.exact, "SHINE": SHINE(), "Jacobian-free": JacobianFree()}
+    others = [
+        *(Column(Family.IMPLICIT, name, setting.climb(gradient)) for name, gradient in implicit.items()),
+        Column(Family.JOINT, "z, u and x", (Attempt(joint, estimators.final),)),
+        *(Column(Family.TRANSFER, name, (Attempt(attack, source=name),)) for name in setting.sources),
+        Column(
+            Family.SOLVER,
+            f"{strict.restarts} × {strict.steps} steps",
+            setting.against_each(restarted),
+            Rule.EVERY,
+            test=Test.RESTARTED,
+        ),
+        *(
+            Column(Family.SOLVER, name, setting.against_each(apgd, survivors=True), Rule.EVERY)
+            for name, apgd in {
+                "APGD": APGD(eps, norm, steps=steps, seed=seed),
+                "targeted APGD": TargetedAPGD(eps, norm, targets=strict.targets, steps=steps, seed=seed),
+            }.items()
+        ),
+        Column(
+            Family.BLACK_BOX,
+            "Square",
+            tuple(
+                Attempt(Square(eps, norm, queries=strict.queries, seed=seed), against=row, survivors=True)
+                for row in setting.true_gradients
+            ),
+            Rule.EVERY,
+            test=Test.QUERIES,
+        ),
+    ]
+    return [*paper_columns(setting), *(replace(column, role=Role.BEYOND) for column in others), *probes(setting)]
+
+
+def probes(setting: Setting) -> list[Column]:
+    """Attacks that test the attacks through the solver (Athalye et al., ICML 2018): one step, and no bound."""
+    attack = setting.attack
+    low, high = attack.bounds
+    one = replace(attack, steps=1, step_size=attack.eps, random_start=False)
+    free = replace(attack, eps=high - low, step_size=(high - low) / 4, norm="Linf")
+    return [
+        Column(Family.SOLVER, name, setting.against_each(probe), role=Role.PROBE, test=test)
+        for name, probe, test in (("one step", one, Test.ONE_STEP), ("unbounded", free, Test.UNBOUNDED))
+    ]
+
+
+def network_columns(attack: PGD, row: str) -> list[Column]:
+    """PGD and the standard AutoAttack, component by component, on an explicit network.
+
+    Args:
+        attack: PGD and its threat model.
+        row: the name of the network's row.
+    """
+    components = AutoAttack(attack.eps, attack.norm, seed=attack.seed).components
+    return [
+        Column(Family.NETWORK, f"PGD, {attack.steps} steps", (Attempt(attack, against=row),)),
+        *(
+            Column(
+                Family.NETWORK,
+                name,
+                (Attempt(component, against=row, survivors=True),),
+                role=Role.BEYOND,
+            )
+            for name, component in components.items()
+        ),
+    ]
+
+
+Protocol = Callable[[Setting], list[Column]]
+
+PROTOCOLS: dict[str, Protocol] = {
+    "paper": paper_columns,
+    "ready-made": ready_made_columns,
+    "autoattack": autoattack_columns,
+    "strict": strict_columns,
+}
 
 
 def protocol_named(name: str) -> Protocol:

@@ -1,0 +1,134 @@
+"""The defense × attack table with the outcome of every sample, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from robustdeq.errors import InputError
+from robustdeq.evaluation.diagnostics import Check
+from robustdeq.evaluation.profile import StateProfile
+from robustdeq.evaluation.statistics import wilson_intervals
+from robustdeq.files import write_text
+
+
+@dataclass(frozen=True)
+class GridResult:
+    """The outcome of every sample under every attack and defense.
+
+    Attributes:
+        defenses: the names of the rows.
+        columns: the names of the attacks.
+        gradients: the gradient behind each column, the strongest candidate where it was searched.
+        beyond_paper: which columns the paper does not have.
+        clean: whether each defense classifies each image correctly, (defenses, samples).
+        per_sample: whether it still does under each attack, (defenses, columns, samples).
+        profiles: accuracy and residual along the trajectory, clean and under the ready-made attack.
+        settings: what produced it.
+        cumulative: which columns attacked only what had withstood all columns before, and so include those.
+        errors: for each defense, on how many images its logits were not finite, clean or under some attack; each of
+            them counts as not standing there.
+        checks: what the attacks say about themselves.
+    """
+
+    defenses: tuple[str, ...]
+    columns: tuple[str, ...]
+    gradients: tuple[str, ...]
+    beyond_paper: tuple[bool, ...]
+    clean: Bool[np.ndarray, "defenses samples"]
+    per_sample: Bool[np.ndarray, "defenses columns samples"]
+    profiles: dict[str, StateProfile] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    cumulative: tuple[bool, ...] = ()
+    errors: tuple[int, ...] = ()
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def accuracy(self) -> Float[np.ndarray, "defenses columns"]:
+        """The share of samples that stand, defense × attack."""
+        return self.per_sample.mean(axis=2)
+
+    @property
+    def robustness(self) -> Float[np.ndarray, "defenses"]:
+        """The minimum over the paper's columns: its measure of a defense."""
+        return self.accuracy[:, ~np.asarray(self.beyond_paper)].min(axis=1)
+
+    @property
+    def standing(self) -> Bool[np.ndarray, "defenses samples"]:
+        """Whether a sample is classified correctly, clean and under every single attack."""
+        return self.clean & self.per_sample.all(axis=1)
+
+    @property
+    def worst_case(self) -> Float[np.ndarray, "defenses"]:
+        """The share of samples on which every attack fails."""
+        return self.standing.mean(axis=1)
+
+    @property
+    def intervals(self) -> Float[np.ndarray, "defenses columns two"]:
+        """The Wilson 95 % interval of every accuracy."""
+        return wilson_intervals(self.per_sample)
+
+    @property
+    def worst_case_intervals(self) -> Float[np.ndarray, "defenses two"]:
+        """The Wilson 95 % interval of every worst case."""
+        return wilson_intervals(self.standing)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per defense: clean, every attack, the paper's minimum, the worst case with its interval; shares."""
+        frame = pd.DataFrame(self.accuracy, index=pd.Index(self.defenses, name="defense"), columns=list(self.columns))
+        frame.insert(0, "clean", self.clean.mean(axis=1))
+        frame["minimum (paper)"] = self.robustness
+        frame["worst case"] = self.worst_case
+        frame["worst case, low"], frame["worst case, high"] = self.worst_case_intervals.T
+        return frame
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as plain lists and numbers; outcomes of samples as strings of 0 and 1."""
+
+        def digits(outcomes: np.ndarray) -> str:
+            return "".join(map(str, outcomes.astype(int)))
+
+        return {
+            "samples": self.clean.shape[1],
+            "defenses": [
+                {
+                    "name": name,
+                    "clean": float(self.clean[i].mean()),
+                    "clean_per_sample": digits(self.clean[i]),
+                    "minimum_paper": float(self.robustness[i]),
+                    "worst_case": float(self.worst_case[i]),
+                    "worst_case_interval": self.worst_case_intervals[i].tolist(),
+                    "errors": self.errors[i] if self.errors else 0,
+                    "attacks": [
+                        {
+                            "name": column,
+                            "gradient": self.gradients[j],
+                            "beyond_paper": self.beyond_paper[j],
+                            "cumulative": bool(self.cumulative and self.cumulative[j]),
+                            "accuracy": float(self.accuracy[i, j]),
+                            "interval": self.intervals[i, j].tolist(),
+                            "per_sample": digits(self.per_sample[i, j]),
+                        }
+                        for j, column in enumerate(self.columns)
+                    ],
+                }
+                for i, name in enumerate(self.defenses)
+            ],
+            "checks": [asdict(check) for check in self.checks],
+            "profiles": {name: asdict(profile) for name, profile in self.profiles.items()},
+            "settings": self.settings,
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the result to `path`, a `.json` file, and the table beside it as CSV, each whole or not at all."""
+        path = Path(path)
+        if path.suffix != ".json":
+            raise InputError(f"the results are written as JSON; give a file that ends in .json instead of {path}.")
+        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+        write_text(path.with_suffix(".csv"), self.to_frame().to_csv())

@@ -1,0 +1,315 @@
+"""The store of an evaluation: every finished (attack, batch) in one SQLite file, committed whole or not at all.
+
+`manifest` holds one JSON text that says what the results belong to; `runs` one row per attempt and batch; `outcomes`
+one per attempt, batch and row of the table, a digit per sample; `profiles` one per state. A run and all that belongs to
+it is one transaction, so a process that is killed loses at most the batch it was working on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from robustdeq.errors import InputError
+from robustdeq.evaluation.attempt import Outcome
+
+_SCHEMA = """
+CREATE TABLE manifest (text TEXT NOT NULL);
+CREATE TABLE runs (
+    attack TEXT NOT NULL, batch INTEGER NOT NULL, seed INTEGER NOT NULL, seconds REAL NOT NULL, moved TEXT NOT NULL,
+    digest TEXT NOT NULL, PRIMARY KEY (attack, batch)
+);
+CREATE TABLE outcomes (
+    attack TEXT NOT NULL, batch INTEGER NOT NULL, row INTEGER NOT NULL, standing TEXT NOT NULL, errors TEXT NOT NULL,
+    PRIMARY KEY (attack, batch, row)
+);
+CREATE TABLE profiles (
+    attack TEXT NOT NULL, batch INTEGER NOT NULL, state INTEGER NOT NULL, accurate TEXT NOT NULL,
+    residuals TEXT NOT NULL,
+    PRIMARY KEY (attack, batch, state)
+);
+"""
+_DIFFERENCES = {
+    "weights": "of another model",
+    "data": "on other images",
+    "code": "with another version of the code",
+    "environment": "with another version of torch or on another kind of device",
+}
+_UNWRITABLE = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_CANTOPEN,
+}
+FILE = "results.sqlite"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Every state of every sample of one batch.
+
+    Attributes:
+        accurate: whether the head classifies it correctly from z_1 … z_{N+1}, (batch, states).
+        residuals: its relative residual there, (batch, states).
+    """
+
+    accurate: Bool[np.ndarray, "batch states"]
+    residuals: Float[np.ndarray, "batch states"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished attempt on one batch.
+
+    Attributes:
+        outcome: what became of every sample.
+        seed: the seed it ran with.
+        seconds: how long it took.
+        profile: the states of every sample, for the runs that are profiled.
+    """
+
+    outcome: Outcome
+    seed: int
+    seconds: float
+    profile: Profile | None = None
+
+
+class Store:
+    """The results of one evaluation, in a file or in memory.
+
+    Use `create` or `read`; close it, or use it as a context manager.
+
+    Args:
+        path: the file; None keeps everything in memory.
+        manifest: what the results belong to.
+    """
+
+    def __init__(self, path: Path | None, manifest: Mapping[str, Any]) -> None:
+        self.path = path
+        self.manifest = dict(manifest)
+        self._known: dict[tuple[str, int], Run] = {}
+        self._database = _connect(path)
+
+    @classmethod
+    def create(cls, path: Path | None, manifest: Mapping[str, Any]) -> Store:
+        """Open the store of an evaluation, or begin it.
+
+        Args:
+            path: the file; None for one in memory.
+            manifest: what its results belong to, as plain JSON values. `"settings"` and each of `"weights"`, `"data"`,
+                `"code"` and `"environment"` must be those of the store that is there already.
+
+        Raises:
+            InputError: the store belongs to something else, is damaged, or cannot be written.
+        """
+        store = cls(path, json.loads(_text(manifest)))
+        with store._guarded():
+            if not store._begun():
+                with store._transaction():
+                    for statement in _SCHEMA.split(";\n"):
+                        store._database.execute(statement)
+                    store._database.execute("INSERT INTO manifest VALUES (?)", (_text(store.manifest),))
+            store._check_manifest()
+            store._load()
+        return store
+
+    @classmethod
+    def read(cls, path: Path) -> Store:
+        """Open a store for its results.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+        if not path.is_file():
+            raise InputError(f"there are no results at {path}; give the folder of an evaluation.")
+        store = cls(path, {})
+        with store._guarded():
+            if not store._begun():
+                raise InputError(f"{path} holds no results yet; run the evaluation first.")
+            store.manifest = json.loads(store._text())
+            store._load()
+        return store
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def get(self, attack: str, batch: int) -> Run | None:
+        """What is known of an attempt on a batch."""
+        return self._known.get((attack, batch))
+
+    def __iter__(self) -> Iterator[tuple[str, int, Run]]:
+        """Yield every (attack, batch, run)."""
+        for (attack, batch), run in self._known.items():
+            yield attack, batch, run
+
+    def commit(self, attack: str, batch: int, run: Run) -> None:
+        """Keep a finished run; when this returns, it is on disk.
+
+        Raises:
+            InputError: it cannot be written; what was there before is intact.
+        """
+        outcome, profile = run.outcome, run.profile
+        rows = [
+            (attack, batch, i, _digits(outcome.standing[i]), _digits(outcome.errors[i]))
+            for i in range(len(outcome.standing))
+        ]
+        states = [] if profile is None else [
+            (attack, batch, n + 1, _digits(profile.accurate[:, n]), json.dumps(profile.residuals[:, n].tolist()))
+            for n in range(profile.accurate.shape[1])
+        ]  # fmt: skip
+        moved = _digits(outcome.moved)
+        digest = _digest(attack, batch, run.seed, moved, rows, states)
+        row = (attack, batch, run.seed, run.seconds, moved, digest)
+        with self._guarded(), self._transaction():
+            if self._database.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?, ?)", row).rowcount:
+                self._database.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)", rows)
+                self._database.executemany("INSERT INTO profiles VALUES (?, ?, ?, ?, ?)", states)
+        self._known[attack, batch] = run
+
+    def absorb(self, runs: Iterable[tuple[str, int, Run]]) -> None:
+        """Take over the runs, of a store with the same manifest, that are not here yet."""
+        for attack, batch, run in runs:
+            if self.get(attack, batch) is None:
+                self.commit(attack, batch, run)
+
+    def know(self, runs: Iterable[tuple[str, int, Run]]) -> None:
+        """Take the runs of a store with the same manifest for done, without keeping them here."""
+        self._known |= {(attack, batch): run for attack, batch, run in runs}
+
+    def _begun(self) -> bool:
+        return bool(self._database.execute("SELECT name FROM sqlite_master WHERE name = 'manifest'").fetchone())
+
+    def _text(self) -> str:
+        rows = self._database.execute("SELECT text FROM manifest").fetchall()
+        if len(rows) != 1:
+            raise sqlite3.DatabaseError("it has no manifest")
+        return rows[0][0]
+
+    def _check_manifest(self) -> None:
+        there, here = json.loads(self._text()), self.manifest
+        for key, difference in _DIFFERENCES.items():
+            if there.get(key) != here.get(key):
+                raise InputError(f"the results in {self._place} were made {difference}; {_WAY_OUT}")
+        settings = {**there.get("settings", {}), **here.get("settings", {})}
+        for name in settings:
+            old, new = there.get("settings", {}).get(name), here.get("settings", {}).get(name)
+            if old != new:
+                raise InputError(
+                    f"the results in {self._place} were made with other settings ({name}: {_short(old)}, now "
+                    f"{_short(new)}); {_WAY_OUT}"
+                )
+
+    @property
+    def _place(self) -> str:
+        return "memory" if self.path is None else str(self.path.parent)
+
+    def _load(self) -> None:
+        """Read every run, and refuse the store where one is not what was committed."""
+        for (verdict,) in self._database.execute("PRAGMA integrity_check").fetchall():
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+        outcomes: dict[tuple[str, int], list[Any]] = {}
+        for row in self._database.execute("SELECT * FROM outcomes ORDER BY attack, batch, row"):
+            outcomes.setdefault(row[:2], []).append(row)
+        profiles: dict[tuple[str, int], list[Any]] = {}
+        for row in self._database.execute("SELECT * FROM profiles ORDER BY attack, batch, state"):
+            profiles.setdefault(row[:2], []).append(row)
+        runs = self._database.execute("SELECT attack, batch, seed, seconds, moved, digest FROM runs ORDER BY rowid")
+        for attack, batch, seed, seconds, moved, digest in runs:
+            rows, states = outcomes.pop((attack, batch), []), profiles.pop((attack, batch), [])
+            if not rows or digest != _digest(attack, batch, seed, moved, rows, states):
+                raise sqlite3.DatabaseError(f"the run of batch {batch} is not what was written")
+            outcome = Outcome(_stack(rows, 3), _stack(rows, 4), _parse(moved))
+            profile = None
+            if states:
+                residuals = np.array([json.loads(state[4]) for state in states]).T
+                profile = Profile(_stack(states, 3).T, residuals)
+            self._known[attack, batch] = Run(outcome, seed, seconds, profile)
+        if outcomes or profiles:
+            raise sqlite3.DatabaseError("it holds outcomes of a run that it does not know")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError:
+            raise
+        except (sqlite3.DatabaseError, ValueError, TypeError, IndexError) as error:
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _UNWRITABLE:
+                raise InputError(
+                    f"the results in {self._place} cannot be written ({error}); what was finished is kept: free some "
+                    "space, then run the same command again."
+                ) from error
+            raise InputError(f"the results in {self._place} are damaged ({error}); {_WAY_OUT}") from error
+
+
+_WAY_OUT = "choose another --output, or pass --overwrite true to begin again."
+
+
+def _connect(path: Path | None) -> sqlite3.Connection:
+    try:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(":memory:" if path is None else path, timeout=60, isolation_level=None)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+    except sqlite3.OperationalError as error:
+        raise InputError(f"{path} cannot be opened ({error}); choose another --output.") from error
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{path} is damaged ({error}); {_WAY_OUT}") from error
+    return database
+
+
+def _text(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, sort_keys=True)
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _digits(values: Bool[np.ndarray, "n"]) -> str:
+    return "".join(map(str, values.astype(int)))
+
+
+def _parse(digits: str) -> Bool[np.ndarray, "n"]:
+    return np.array([digit == "1" for digit in digits], dtype=bool)
+
+
+def _stack(rows: list[Any], column: int) -> Bool[np.ndarray, "rows n"]:
+    return np.stack([_parse(row[column]) for row in rows])
+
+
+def _digest(attack: str, batch: int, seed: int, moved: str, rows: list[Any], states: list[Any]) -> str:
+    content = [attack, batch, seed, moved, [list(row) for row in rows], [list(state) for state in states]]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
