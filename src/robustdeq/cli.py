@@ -34,12 +34,13 @@ from robustdeq.evaluation import (
     assemble,
     deq_evaluation,
     network_evaluation,
+    reduction_evaluation,
 )
 from robustdeq.evaluation.distributed import evaluate as evaluate_together
 from robustdeq.evaluation.distributed import launch
 from robustdeq.evaluation.protocol import protocol_named
 from robustdeq.evaluation.store import FILE as STORE_FILE
-from robustdeq.gradients import Exact, Phantom, StateGradient
+from robustdeq.gradients import EntropyReduction, Exact, Phantom, StateGradient
 from robustdeq.models import MDEQ, PRESETS, Unroll, convert_checkpoint, load, mdeq
 from robustdeq.models.zoo import Model, packaged_names, read_card
 from robustdeq.progress import Report, progress_bar
@@ -169,6 +170,7 @@ def evaluate(
     early: int | None = None,
     estimators: Estimators = Estimators(),  # noqa: B008
     strict: Strict = Strict(),  # noqa: B008
+    reduction: EntropyReduction = EntropyReduction(),  # noqa: B008
     transfer: list[str] | None = None,
     batch_size: int = 64,
     device: str = "auto",
@@ -188,12 +190,14 @@ def evaluate(
         data: where the test images come from; see `robustdeq train --help`.
         n: how many test images, from the first; all by default.
         protocol: which attacks: paper (Tables 2 and 6), strict (per-image worst case over all we know, with checks of
-            the attacks), ready-made (Table 1) or autoattack (Table 3).
+            the attacks), ready-made (Table 1), autoattack (Table 3) or entropy (input entropy reduction, attacked as
+            published and adaptively).
         attack: PGD and its threat model; eps and step_size in units of pixels in [0, 1].
         early: the state of the early-state defense; by default the one chosen in training, else on the development
             split of the data.
         estimators: the settings of the estimated gradients.
         strict: how hard the strict protocol tries.
+        reduction: input entropy reduction, for the protocol entropy.
         transfer: weights of explicit networks whose adversaries the strict protocol tries on the model.
         batch_size: how many images are attacked at once.
         device: cpu, cuda or auto.
@@ -224,6 +228,8 @@ def evaluate(
         x, y = (tensor.to(where) for tensor in images.tensors())
         if not isinstance(model, MDEQ):
             return network_evaluation(model.to(where), x, y, attack, batch_size)
+        if protocol == "entropy":
+            return reduction_evaluation(model.to(where), x, y, reduction, attack, estimators, batch_size)
         networks = {name: source.to(where) for name, source in sources.items()}
         held = None
         if held_out is not None:
@@ -233,7 +239,8 @@ def evaluate(
             model.to(where), x, y, protocol, attack, early, held, estimators, batch_size, report, strict, networks
         )
 
-    protocol_named(protocol)
+    if protocol != "entropy":
+        protocol_named(protocol)
     fabric = launch(devices, nodes, place.type)
     if overwrite and fabric.is_global_zero:
         _discard(folder)

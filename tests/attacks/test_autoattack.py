@@ -196,6 +196,13 @@ def test_vectors_are_attacked_by_all_but_square(norm: str) -> None:
         AutoAttack(norm=norm)(flat, x.flatten(1), y)
 
 
+@pytest.mark.parametrize("attack", [TargetedAPGD(1e-4, targets=9, steps=1), TargetedFAB(1e-4, targets=9, steps=1)])
+def test_no_more_classes_are_tried_than_there_are(attack: TargetedAPGD | TargetedFAB) -> None:
+    model = network()
+    x, y = pixels(model, 2)
+    assert torch.equal(attack(model, x, y), replace(attack, targets=4)(model, x, y))
+
+
 @pytest.mark.parametrize("classes", [2, 3, 4])
 def test_few_classes_leave_out_what_needs_more(classes: int) -> None:
     model = network(classes)

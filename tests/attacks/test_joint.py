@@ -114,7 +114,8 @@ def test_restarts_are_judged_on_the_target() -> None:
     assert 0 < fooled[0].sum() < fooled[1].sum()
 
 
-def test_sample_whose_states_blow_up_stays_and_troubles_nobody() -> None:
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_sample_whose_states_blow_up_stays_and_troubles_nobody(norm: str) -> None:
     class Exploding(nn.Module):
         def forward(self, z: Tensor, u: Tensor) -> Tensor:
             return torch.where(u.abs().amax(dim=1, keepdim=True) > 5, torch.nan, torch.tanh(0.5 * z + u))
@@ -122,7 +123,7 @@ def test_sample_whose_states_blow_up_stays_and_troubles_nobody() -> None:
     deq = make_deq().eval()
     deq.cell = Exploding()
     x, y = pixels(3) * 0.1, torch.tensor([0, 1, 2])
-    attack = JointAttack(0.1, 0.02, steps=6, bounds=(0, 1000))
+    attack = JointAttack(0.1, 0.02, steps=6, norm=norm, bounds=(0, 1000))
     alone = attack(deq, x, y)
     x[1] = 1000
     found = attack(deq, x, y)

@@ -1,6 +1,7 @@
 """Attacks: how a loss is climbed within a threat model."""
 
 from robustdeq.attacks.autoattack import APGD, FAB, AutoAttack, Component, Square, TargetedAPGD, TargetedFAB
+from robustdeq.attacks.continued import ContinuedPGD, Stages
 from robustdeq.attacks.joint import JointAttack
 from robustdeq.attacks.judged import Judged
 from robustdeq.attacks.pgd import FGSM, PGD
@@ -13,10 +14,12 @@ __all__ = [
     "PGD",
     "AutoAttack",
     "Component",
+    "ContinuedPGD",
     "JointAttack",
     "Judged",
     "Norm",
     "Square",
+    "Stages",
     "TargetedAPGD",
     "TargetedFAB",
     "ThreatModel",

@@ -7,6 +7,7 @@ from robustdeq.evaluation.grid import (
     choose_early_state,
     deq_evaluation,
     network_evaluation,
+    reduction_evaluation,
     white_box_grid,
 )
 from robustdeq.evaluation.profile import StateProfile, state_profile
@@ -28,6 +29,7 @@ __all__ = [
     "choose_early_state",
     "deq_evaluation",
     "network_evaluation",
+    "reduction_evaluation",
     "state_profile",
     "white_box_grid",
     "wilson_interval",

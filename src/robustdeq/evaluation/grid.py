@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import robustdeq
-from robustdeq.attacks import PGD
+from robustdeq.attacks import PGD, ContinuedPGD, Stages
 from robustdeq.attacks.pgd import correct
 from robustdeq.defenses import Defense, EarlyState, EnsembleState, FinalState, state_logits
 from robustdeq.errors import InputError
@@ -35,15 +35,17 @@ from robustdeq.evaluation.protocol import (
     Rule,
     Setting,
     Strict,
-    Test,
+    Witness,
     network_columns,
     protocol_named,
+    reduction_columns,
 )
 from robustdeq.evaluation.result import GridResult
 from robustdeq.evaluation.store import FILE, Profile, Run, Store
-from robustdeq.evaluation.subject import DefendedDEQ, Network, Subject
+from robustdeq.evaluation.subject import DefendedDEQ, Network, ReducedDEQ, Subject
 from robustdeq.files import replace_with
-from robustdeq.gradients import Gradient, Surrogate, ThroughSolver
+from robustdeq.gradients import EntropyReduced, EntropyReduction, Gradient, Surrogate, ThroughSolver
+from robustdeq.gradients.entropy import Backward
 from robustdeq.models import DEQ
 from robustdeq.models.deq import evaluating
 from robustdeq.models.zoo import fingerprint
@@ -102,7 +104,7 @@ class Evaluation:
                 {
                     "name": column.name,
                     "rule": column.rule,
-                    "test": column.test,
+                    "witness": column.witness,
                     "role": column.role,
                     "attempts": [attempt.key for attempt in column.attempts],
                     "gradients": [_climbed(attempt) for attempt in column.attempts],
@@ -311,29 +313,30 @@ def _evidence(manifest: dict[str, Any], runs: dict[str, list[Run]], result: Grid
     """What the checks of the attacks rest on, where the protocol made the attacks that they need."""
     found: dict[str, list[str]] = {}
     for column in manifest["columns"]:
-        found.setdefault(column["test"], []).extend(column["attempts"])
-    if set(Test) - set(found):
+        found.setdefault(column["witness"], []).extend(column["attempts"])
+    if set(Witness) - set(found):
         return None
     rows = result.defenses
 
-    def own(test: Test) -> dict[str, Bool[np.ndarray, "n"]]:
+    def own(witness: Witness) -> dict[str, Bool[np.ndarray, "n"]]:
         """What each of several attacks, the i-th against the i-th row, found there."""
         return {
-            rows[i]: np.concatenate([run.outcome.standing[i] for run in runs[key]]) for i, key in enumerate(found[test])
+            rows[i]: np.concatenate([run.outcome.standing[i] for run in runs[key]])
+            for i, key in enumerate(found[witness])
         }
 
-    queries = [column["test"] for column in manifest["columns"]].index(Test.QUERIES)
+    queries = [column["witness"] for column in manifest["columns"]].index(Witness.QUERIES)
     before = result.clean & result.per_sample[:, :queries].all(axis=1)
-    (ready,) = found[Test.READY_MADE]
+    (ready,) = found[Witness.READY_MADE]
     return Evidence(
-        single=own(Test.SINGLE),
-        restarted=own(Test.RESTARTED),
-        one_step=own(Test.ONE_STEP),
+        single=own(Witness.SINGLE),
+        restarted=own(Witness.RESTARTED),
+        one_step=own(Witness.ONE_STEP),
         moved={
             rows[i]: np.concatenate([run.outcome.moved for run in runs[key]])
-            for i, key in enumerate(found[Test.ONE_STEP])
+            for i, key in enumerate(found[Witness.ONE_STEP])
         },
-        unbounded=own(Test.UNBOUNDED),
+        unbounded=own(Witness.UNBOUNDED),
         before_queries=dict(zip(rows, before, strict=True)),
         after_queries=dict(zip(rows, before & result.per_sample[:, queries], strict=True)),
         ready_made=dict(zip(rows, np.concatenate([run.outcome.standing for run in runs[ready]], axis=1), strict=True)),
@@ -452,6 +455,70 @@ def network_evaluation(
         batch_size=batch_size,
         settings={"protocol": "network", "attack": asdict(attack), "batch_size": batch_size},
         titles=("as it is",),
+    )
+
+
+def reduction_evaluation(
+    deq: DEQ,
+    x: Float[Tensor, "samples *image"],
+    y: Int[Tensor, "samples"],
+    reduction: EntropyReduction,
+    attack: PGD | None = None,
+    estimators: Estimators | None = None,
+    batch_size: int = 128,
+) -> Evaluation:
+    """What is to be done to measure input entropy reduction, attacked as published and adaptively.
+
+    The adaptive attacks differentiate the solve and the inner steps; straight over the inner steps; over a single inner
+    step; and that again from where the attacks on the bare model ended.
+
+    Args:
+        deq: the model.
+        x: the images, pixels within the attack's bounds.
+        y: their labels.
+        reduction: the settings of the defense.
+        attack: PGD and the threat model.
+        estimators: the settings of the ready-made attack.
+        batch_size: how many images are attacked at once.
+
+    Raises:
+        InputError: x or y cannot be used.
+    """
+    attack = PGD() if attack is None else attack
+    estimators = Estimators() if estimators is None else estimators
+    _check(attack, x, y, batch_size)
+    subject = ReducedDEQ(deq, reduction)
+    straight = Backward.STRAIGHT_THROUGH
+    shortened = EntropyReduced(deq, replace(reduction, steps=min(reduction.steps, 1)), straight)
+    bare: dict[str, Gradient] = {"ready-made": estimators.final, "through the solver": ThroughSolver(FinalState())}
+    continued = ContinuedPGD(**{setting.name: getattr(attack, setting.name) for setting in fields(attack)})
+    adaptive: dict[str, tuple[PGD, nn.Module]] = {
+        "through the inner steps": (attack, EntropyReduced(deq, reduction)),
+        "straight-through": (attack, EntropyReduced(deq, reduction, straight)),
+        "one inner step": (attack, shortened),
+        "one inner step, from the bare model's adversaries": (
+            continued,
+            Stages([Surrogate(deq, bare["through the solver"]), shortened]),
+        ),
+    }
+    attacks = {name: own for name, (own, _) in adaptive.items()}
+    return Evaluation(
+        subject=subject,
+        columns=tuple(reduction_columns(attack, bare, attacks, subject.rows[1])),
+        x=x,
+        y=y,
+        batch_size=batch_size,
+        settings={
+            "protocol": "entropy",
+            "attack": asdict(attack),
+            "reduction": repr(reduction),
+            "estimators": repr(estimators),
+            "solver": repr(deq.solver),
+            "tail": repr(deq.tail),
+            "batch_size": batch_size,
+        },
+        titles=subject.rows,
+        sources={name: module for name, (_, module) in adaptive.items()},
     )
 
 

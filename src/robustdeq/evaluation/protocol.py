@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -32,6 +32,8 @@ class Family(StrEnum):
     BLACK_BOX = "no gradient"
     TRANSFER = "transferred"
     NETWORK = "network"
+    BARE = "not adaptive"
+    ADAPTIVE = "adaptive"
 
 
 class Rule(StrEnum):
@@ -49,7 +51,7 @@ class Role(StrEnum):
     PROBE = "a check of the attacks themselves; it counts in no number"
 
 
-class Test(StrEnum):
+class Witness(StrEnum):
     """What a column is evidence for, when the attacks themselves are checked (`diagnostics.Evidence`)."""
 
     NONE = ""
@@ -71,7 +73,7 @@ class Column:
         attempts: its attempts, in order.
         rule: how they make one outcome.
         role: what the column is for.
-        test: what it is evidence for.
+        witness: what it is evidence for.
     """
 
     family: Family
@@ -79,7 +81,7 @@ class Column:
     attempts: tuple[Attempt, ...]
     rule: Rule = Rule.STRONGEST
     role: Role = Role.PAPER
-    test: Test = Test.NONE
+    witness: Witness = Witness.NONE
 
     @property
     def name(self) -> str:
@@ -213,12 +215,12 @@ def paper_columns(setting: Setting) -> list[Column]:
                 family,
                 reads,
                 setting.climb(*gradients),
-                test=Test.READY_MADE if (family, reads) == (Family.UNROLLED, "final") else Test.NONE,
+                witness=Witness.READY_MADE if (family, reads) == (Family.UNROLLED, "final") else Witness.NONE,
             )
             for (family, reads), gradients in estimated_gradients(setting.last, setting.estimators).items()
         ),
         *(
-            Column(Family.SOLVER, name, setting.climb(gradient), role=Role.BEYOND, test=Test.SINGLE)
+            Column(Family.SOLVER, name, setting.climb(gradient), role=Role.BEYOND, witness=Witness.SINGLE)
             for name, gradient in setting.true_gradients.items()
         ),
     ]
@@ -283,7 +285,7 @@ def strict_columns(setting: Setting) -> list[Column]:
             f"{strict.restarts} × {strict.steps} steps",
             setting.against_each(restarted),
             Rule.EVERY,
-            test=Test.RESTARTED,
+            witness=Witness.RESTARTED,
         ),
         *(
             Column(Family.SOLVER, name, setting.against_each(apgd, survivors=True), Rule.EVERY)
@@ -300,7 +302,7 @@ def strict_columns(setting: Setting) -> list[Column]:
                 for row in setting.true_gradients
             ),
             Rule.EVERY,
-            test=Test.QUERIES,
+            witness=Witness.QUERIES,
         ),
     ]
     return [*paper_columns(setting), *(replace(column, role=Role.BEYOND) for column in others), *probes(setting)]
@@ -313,8 +315,8 @@ def probes(setting: Setting) -> list[Column]:
     one = replace(attack, steps=1, step_size=attack.eps, random_start=False)
     free = replace(attack, eps=high - low, step_size=(high - low) / 4, norm="Linf")
     return [
-        Column(Family.SOLVER, name, setting.against_each(probe), role=Role.PROBE, test=test)
-        for name, probe, test in (("one step", one, Test.ONE_STEP), ("unbounded", free, Test.UNBOUNDED))
+        Column(Family.SOLVER, name, setting.against_each(probe), role=Role.PROBE, witness=witness)
+        for name, probe, witness in (("one step", one, Witness.ONE_STEP), ("unbounded", free, Witness.UNBOUNDED))
     ]
 
 
@@ -336,6 +338,26 @@ def network_columns(attack: PGD, row: str) -> list[Column]:
                 role=Role.BEYOND,
             )
             for name, component in components.items()
+        ),
+    ]
+
+
+def reduction_columns(
+    attack: PGD, bare: Mapping[str, Gradient], adaptive: Mapping[str, Attack], row: str
+) -> list[Column]:
+    """Input entropy reduction, attacked as published (the bare model's gradients) and adaptively.
+
+    Args:
+        attack: PGD and its threat model.
+        bare: the gradients of the bare model, by name.
+        adaptive: the attack on each module that differentiates the defense, by the name of the module.
+        row: the name of the defended row.
+    """
+    return [
+        *(Column(Family.BARE, name, (Attempt(attack, gradient),)) for name, gradient in bare.items()),
+        *(
+            Column(Family.ADAPTIVE, name, (Attempt(own, against=row, source=name),), role=Role.BEYOND)
+            for name, own in adaptive.items()
         ),
     ]
 

@@ -23,7 +23,7 @@ from robustdeq.errors import InputError
 from robustdeq.evaluation.attempt import Outcome
 
 _SCHEMA = """
-CREATE TABLE manifest (text TEXT NOT NULL);
+CREATE TABLE manifest (text TEXT NOT NULL, digest TEXT NOT NULL);
 CREATE TABLE runs (
     attack TEXT NOT NULL, batch INTEGER NOT NULL, seed INTEGER NOT NULL, seconds REAL NOT NULL, moved TEXT NOT NULL,
     digest TEXT NOT NULL, PRIMARY KEY (attack, batch)
@@ -114,14 +114,17 @@ class Store:
             InputError: the store belongs to something else, is damaged, or cannot be written.
         """
         store = cls(path, json.loads(_text(manifest)))
-        with store._guarded():
-            if not store._begun():
-                with store._transaction():
+        with store._closed_on_failure(), store._guarded():
+            store._database.execute("PRAGMA journal_mode = WAL")
+            store._database.execute("PRAGMA synchronous = FULL")
+            with store._transaction("IMMEDIATE"):
+                if not store._begun():
                     for statement in _SCHEMA.split(";\n"):
                         store._database.execute(statement)
-                    store._database.execute("INSERT INTO manifest VALUES (?)", (_text(store.manifest),))
-            store._check_manifest()
-            store._load()
+                    text = _text(store.manifest)
+                    store._database.execute("INSERT INTO manifest VALUES (?, ?)", (text, _digest(text)))
+                store._check_manifest()
+                store._load()
         return store
 
     @classmethod
@@ -134,7 +137,7 @@ class Store:
         if not path.is_file():
             raise InputError(f"there are no results at {path}; give the folder of an evaluation.")
         store = cls(path, {})
-        with store._guarded():
+        with store._closed_on_failure(), store._guarded(), store._transaction("DEFERRED"):
             if not store._begun():
                 raise InputError(f"{path} holds no results yet; run the evaluation first.")
             store.manifest = json.loads(store._text())
@@ -176,10 +179,10 @@ class Store:
             for n in range(profile.accurate.shape[1])
         ]  # fmt: skip
         moved = _digits(outcome.moved)
-        digest = _digest(attack, batch, run.seed, moved, rows, states)
-        row = (attack, batch, run.seed, run.seconds, moved, digest)
-        with self._guarded(), self._transaction():
-            if self._database.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?, ?)", row).rowcount:
+        row = (attack, batch, run.seed, run.seconds, moved)
+        with self._guarded(), self._transaction("IMMEDIATE"):
+            written = (*row, _digest(row, rows, states))
+            if self._database.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?, ?)", written).rowcount:
                 self._database.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)", rows)
                 self._database.executemany("INSERT INTO profiles VALUES (?, ?, ?, ?, ?)", states)
         self._known[attack, batch] = run
@@ -198,9 +201,9 @@ class Store:
         return bool(self._database.execute("SELECT name FROM sqlite_master WHERE name = 'manifest'").fetchone())
 
     def _text(self) -> str:
-        rows = self._database.execute("SELECT text FROM manifest").fetchall()
-        if len(rows) != 1:
-            raise sqlite3.DatabaseError("it has no manifest")
+        rows = self._database.execute("SELECT text, digest FROM manifest").fetchall()
+        if len(rows) != 1 or rows[0][1] != _digest(rows[0][0]):
+            raise sqlite3.DatabaseError("its manifest is not what was written")
         return rows[0][0]
 
     def _check_manifest(self) -> None:
@@ -233,9 +236,10 @@ class Store:
         for row in self._database.execute("SELECT * FROM profiles ORDER BY attack, batch, state"):
             profiles.setdefault(row[:2], []).append(row)
         runs = self._database.execute("SELECT attack, batch, seed, seconds, moved, digest FROM runs ORDER BY rowid")
-        for attack, batch, seed, seconds, moved, digest in runs:
+        for *row, digest in runs:
+            attack, batch, seed, seconds, moved = row
             rows, states = outcomes.pop((attack, batch), []), profiles.pop((attack, batch), [])
-            if not rows or digest != _digest(attack, batch, seed, moved, rows, states):
+            if not rows or digest != _digest(row, rows, states):
                 raise sqlite3.DatabaseError(f"the run of batch {batch} is not what was written")
             outcome = Outcome(_stack(rows, 3), _stack(rows, 4), _parse(moved))
             profile = None
@@ -247,8 +251,16 @@ class Store:
             raise sqlite3.DatabaseError("it holds outcomes of a run that it does not know")
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
+    def _closed_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def _transaction(self, kind: str) -> Iterator[None]:
+        self._database.execute(f"BEGIN {kind}")
         try:
             yield
             self._database.execute("COMMIT")
@@ -264,12 +276,13 @@ class Store:
         except InputError:
             raise
         except (sqlite3.DatabaseError, ValueError, TypeError, IndexError) as error:
-            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _UNWRITABLE:
+            reason = str(error).partition("\n")[0]
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in _UNWRITABLE:
                 raise InputError(
-                    f"the results in {self._place} cannot be written ({error}); what was finished is kept: free some "
+                    f"the results in {self._place} cannot be written ({reason}); what was finished is kept: free some "
                     "space, then run the same command again."
                 ) from error
-            raise InputError(f"the results in {self._place} are damaged ({error}); {_WAY_OUT}") from error
+            raise InputError(f"the results in {self._place} are damaged ({reason}); {_WAY_OUT}") from error
 
 
 _WAY_OUT = "choose another --output, or pass --overwrite true to begin again."
@@ -279,14 +292,9 @@ def _connect(path: Path | None) -> sqlite3.Connection:
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(":memory:" if path is None else path, timeout=60, isolation_level=None)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
+        return sqlite3.connect(":memory:" if path is None else path, timeout=60, isolation_level=None)
     except sqlite3.OperationalError as error:
         raise InputError(f"{path} cannot be opened ({error}); choose another --output.") from error
-    except sqlite3.DatabaseError as error:
-        raise InputError(f"{path} is damaged ({error}); {_WAY_OUT}") from error
-    return database
 
 
 def _text(manifest: Mapping[str, Any]) -> str:
@@ -310,6 +318,5 @@ def _stack(rows: list[Any], column: int) -> Bool[np.ndarray, "rows n"]:
     return np.stack([_parse(row[column]) for row in rows])
 
 
-def _digest(attack: str, batch: int, seed: int, moved: str, rows: list[Any], states: list[Any]) -> str:
-    content = [attack, batch, seed, moved, [list(row) for row in rows], [list(state) for state in states]]
+def _digest(*content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.defenses import Defense, defended_logits
+from robustdeq.defenses import Defense, FinalState, defended_logits
 from robustdeq.errors import InputError
-from robustdeq.gradients import Defended, Gradient, Surrogate
+from robustdeq.gradients import Defended, EntropyReduced, EntropyReduction, Gradient, Surrogate
 from robustdeq.models import DEQ
 
 
@@ -116,6 +116,57 @@ class DefendedDEQ(Subject):
     @override
     def passes(self) -> int:
         return self.deq.evaluations(None)
+
+
+@dataclass(frozen=True)
+class ReducedDEQ(Subject):
+    """A DEQ as it is, and under input entropy reduction.
+
+    Args:
+        deq: the model.
+        reduction: the settings of the defense.
+    """
+
+    deq: DEQ
+    reduction: EntropyReduction
+
+    @property
+    @override
+    def model(self) -> DEQ:
+        return self.deq
+
+    @property
+    @override
+    def modules(self) -> tuple[nn.Module, ...]:
+        return (self.deq,)
+
+    @property
+    @override
+    def rows(self) -> tuple[str, ...]:
+        return ("undefended", "entropy reduction")
+
+    @cached_property
+    def _readers(self) -> dict[str, nn.Module]:
+        readers = (Defended(self.deq, FinalState()), EntropyReduced(self.deq, self.reduction))
+        return dict(zip(self.rows, readers, strict=True))
+
+    @override
+    def reader(self, row: str) -> nn.Module:
+        return self._readers[row]
+
+    @override
+    @torch.no_grad()
+    def logits(self, x: Float[Tensor, "batch *image"]) -> list[Float[Tensor, "batch classes"]]:
+        return [reader(x) for reader in self._readers.values()]
+
+    @override
+    def surrogate(self, gradient: Gradient) -> nn.Module:
+        return Surrogate(self.deq, gradient)
+
+    @override
+    def passes(self) -> int:
+        moves = len(self.reduction.segments(self.deq.solver.max_steps)) - 1
+        return 2 * self.deq.evaluations(None) + 3 * moves * self.reduction.steps
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,46 @@
+"""Input entropy reduction beside the bare model, attacked as published and adaptively."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+import robustdeq as rd
+from robustdeq.attacks import PGD
+from robustdeq.attacks.pgd import correct
+from robustdeq.defenses import FinalState
+from robustdeq.evaluation import Estimators, Store, assemble, reduction_evaluation
+from robustdeq.gradients import Defended, EntropyReduced, EntropyReduction, Surrogate, ThroughSolver
+from robustdeq.models import MDEQ
+
+ATTACK = PGD(eps=0.1, step_size=0.05, steps=2)
+REDUCTION = EntropyReduction(interval=2, steps=2, step_size=0.05, eps=0.1)
+
+
+def test_every_column_is_its_attack_judged_with_and_without_the_defense(trained: MDEQ) -> None:
+    deq = trained
+    x, y = rd.data.load("digits").require("test").head(12).tensors()
+    evaluation = reduction_evaluation(deq, x, y, REDUCTION, ATTACK, Estimators(), batch_size=12)
+    store = Store.create(None, evaluation.manifest())
+    evaluation.run(store)
+    result = assemble(store)
+    assert result.defenses == ("undefended", "entropy reduction")
+    assert result.beyond_paper == (False, False, True, True, True, True)
+
+    readers = Defended(deq, FinalState()), EntropyReduced(deq, REDUCTION)
+    bare = Surrogate(deq, ThroughSolver(FinalState()))
+    shortened = EntropyReduced(deq, replace(REDUCTION, steps=1), "straight-through")
+    halfway = ATTACK(bare, x, y)
+    expected = [
+        ATTACK(Surrogate(deq, Estimators().final), x, y),
+        halfway,
+        ATTACK(EntropyReduced(deq, REDUCTION), x, y),
+        ATTACK(EntropyReduced(deq, REDUCTION, "straight-through"), x, y),
+        ATTACK(shortened, x, y),
+        ATTACK.run(shortened, x, y, halfway),
+    ]
+    for j, adversaries in enumerate(expected):
+        with torch.no_grad():
+            for i, reader in enumerate(readers):
+                assert np.array_equal(result.per_sample[i, j], correct(reader(adversaries), y).numpy())
+    assert len(np.unique(result.per_sample.reshape(-1, 12), axis=0)) > 2
