@@ -7,6 +7,7 @@ also stand in a YAML file (`--config file.yaml`), and dotted options override it
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -247,17 +248,18 @@ def evaluate(
     _measure(fabric, build, images, attack, folder, save_adversaries)
 
 
-def export(results: Path, to: Path) -> None:
+def export(results: Path, to: Path | None = None) -> None:
     """Write the results of an evaluation in the format of another tool.
 
     Args:
         results: the folder of an evaluation, finished.
-        to: the file; its suffix is the format: .csv (the table), .parquet (every sample), .tex (LaTeX) or
-            .robustbench.json (entries of the leaderboard).
+        to: the file; its suffix is the format: .csv and .md (the table), .parquet (every sample), .tex (LaTeX) or
+            .robustbench.json (entries of the leaderboard). By default results.md in the folder.
     """
     with Store.read(results / STORE_FILE) as store:
         result = assemble(store)
-    for path in export_result(replace(result, settings=result.settings | _provenance_of(results)), to):
+    result = replace(result, settings=result.settings | _provenance_of(results))
+    for path in export_result(result, results / "results.md" if to is None else to):
         _console.print(f"wrote {path}")
 
 
@@ -359,7 +361,14 @@ def _provenance_of(folder: Path) -> dict[str, Any]:
 
 def _discard(folder: Path) -> None:
     """Delete what an evaluation leaves in its folder, and nothing else."""
-    patterns = ("results*.sqlite*", "results.json", "results.csv", "results.png", "adversaries/*.safetensors")
+    patterns = (
+        "results*.sqlite*",
+        "manifest.json",
+        "results.json",
+        "results.csv",
+        "results.png",
+        "adversaries/*.safetensors",
+    )
     for pattern in patterns:
         for path in folder.glob(pattern):
             path.unlink()
@@ -407,6 +416,11 @@ class _Parser(ArgumentParser):
         _fail(" ".join(message.split()))
 
 
+def _long(argument: str) -> str:
+    """An option of one letter may be given with one dash, as `-n 64`."""
+    return f"-{argument}" if re.fullmatch(r"-[a-gi-z](=.*)?", argument) else argument
+
+
 def _fail(sentence: str) -> NoReturn:
     Console(stderr=True).print(f"robustdeq: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(2)
@@ -414,10 +428,10 @@ def _fail(sentence: str) -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; input that cannot be used ends it with one sentence and status 2."""
+    given = sys.argv[1:] if arguments is None else arguments
+    commands = [demo, train, evaluate, export, convert, models]
     try:
-        auto_cli(
-            [demo, train, evaluate, export, convert, models], args=arguments, prog="robustdeq", parser_class=_Parser
-        )
+        auto_cli(commands, args=list(map(_long, given)), prog="robustdeq", parser_class=_Parser)
     except InputError as error:
         _fail(str(error))
     except OSError as error:

@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 
 from robustdeq.errors import InputError
-from robustdeq.evaluation import GridResult, wilson_interval
+from robustdeq.evaluation import Check, GridResult, wilson_interval
 from robustdeq.reporting import export, latex_table, long_frame
 
+MARKUP = r"([\d.]+) {\\footnotesize \[([\d.]+), ([\d.]+)\]}"
 STANDS = np.random.default_rng(0).random((2, 3, 40)) < np.array([0.9, 0.6, 0.3])[:, None]
 RESULT = GridResult(
     defenses=("final", "early (z_2)"),
@@ -49,6 +50,19 @@ def test_every_number_of_the_grid_follows_from_the_long_form() -> None:
     np.testing.assert_allclose(accuracy, RESULT.accuracy)
     stands = (frame["correct"] & frame["correct_clean"]).groupby([frame["defense"], frame["sample"]], observed=True)
     np.testing.assert_allclose(stands.all().groupby("defense", observed=True).mean(), RESULT.worst_case)
+
+
+def test_markdown_shows_every_number_with_its_interval_and_the_checks(tmp_path: Path) -> None:
+    check = Check("zero gradients", False, "Half of them vanish.", {"final": {"share": 0.5}})
+    marked = replace(RESULT, cumulative=(False, False, True), checks=(check,))
+    (path,) = export(marked, tmp_path / "grid.md")
+    lines = path.read_text().splitlines()
+    rows = {name.strip(" *"): cells for name, *cells in (line.strip("|").split("|") for line in lines if "|" in line)}
+    for j, column in enumerate([*RESULT.columns[:2], f"{RESULT.columns[2]} ↓"]):
+        shown = [with_interval(int(n)) for n in STANDS[:, j].sum(axis=1)]
+        assert [f"{cell} " for cell in rows[column]] == [re.sub(MARKUP, r" \1 (\2–\3) ", cell) + " " for cell in shown]
+    assert [cell.strip() for cell in rows["attack"]] == list(RESULT.defenses)
+    assert lines[-1] == "- zero gradients: **failed**. Half of them vanish."
 
 
 def latex_rows(text: str) -> dict[str, list[str]]:
@@ -153,7 +167,7 @@ def test_robustbench_shows_the_radius_as_it_is_written_there(
 
 @pytest.mark.parametrize("name", ["grid.json", "grid", "grid.xlsx", "robustbench.json"])
 def test_unknown_suffix_is_refused_with_the_known_ones(name: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"\.csv, \.parquet, \.tex or \.robustbench\.json\."):
+    with pytest.raises(InputError, match=r"\.csv, \.md, \.parquet, \.tex or \.robustbench\.json\."):
         export(RESULT, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 

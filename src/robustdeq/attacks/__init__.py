@@ -5,7 +5,7 @@ from robustdeq.attacks.continued import ContinuedPGD, Stages
 from robustdeq.attacks.joint import JointAttack
 from robustdeq.attacks.judged import Judged
 from robustdeq.attacks.pgd import FGSM, PGD
-from robustdeq.attacks.threat import Norm, ThreatModel
+from robustdeq.threat import Norm, ThreatModel
 
 __all__ = [
     "APGD",

@@ -23,10 +23,10 @@ from typing_extensions import override
 
 from robustdeq.attacks.judged import Judged
 from robustdeq.attacks.pgd import checked, correct, warn_of_training
-from robustdeq.attacks.threat import Norm, ThreatModel
 from robustdeq.errors import InputError
 from robustdeq.models.deq import frozen
 from robustdeq.progress import Report
+from robustdeq.threat import Norm, ThreatModel
 
 _SILENT = logging.Logger("pyautoattack", level=logging.CRITICAL + 1)
 

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from robustdeq.attacks.threat import ThreatModel
 from robustdeq.errors import InputError
 from robustdeq.gradients.base import Loss, Surrogate, total_loss
+from robustdeq.threat import ThreatModel
 
 LabelledLoss = Callable[[Tensor, Tensor], Tensor]
 

@@ -19,7 +19,7 @@ from lightning.fabric import Fabric
 from robustdeq.errors import InputError
 from robustdeq.evaluation.grid import Evaluation, assemble
 from robustdeq.evaluation.result import GridResult
-from robustdeq.evaluation.store import FILE, Run, Store
+from robustdeq.evaluation.store import FILE, Run, Store, publish_manifest
 from robustdeq.progress import Report
 
 
@@ -72,6 +72,7 @@ def evaluate(
     rank, world = fabric.global_rank, fabric.world_size
     if rank == 0:
         with Store.create(folder / FILE, manifest) as store:
+            publish_manifest(store)
             for part in sorted(folder.glob(_part("*"))):
                 with Store.create(part, manifest) as other:
                     store.absorb(other)

@@ -41,7 +41,7 @@ from robustdeq.evaluation.protocol import (
     reduction_columns,
 )
 from robustdeq.evaluation.result import GridResult
-from robustdeq.evaluation.store import FILE, Profile, Run, Store
+from robustdeq.evaluation.store import FILE, Profile, Run, Store, publish_manifest
 from robustdeq.evaluation.subject import DefendedDEQ, Network, ReducedDEQ, Subject
 from robustdeq.files import replace_with
 from robustdeq.gradients import EntropyReduced, EntropyReduction, Gradient, Surrogate, ThroughSolver
@@ -573,6 +573,7 @@ def white_box_grid(
         deq, x, y, protocol, attack, early, development, estimators, batch_size, report, strict, sources
     )
     with Store.create(None if folder is None else folder / FILE, evaluation.manifest()) as store:
+        publish_manifest(store)
         evaluation.run(store, report=report)
         if report is not None:
             report(1.0, "done")

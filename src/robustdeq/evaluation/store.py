@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float
 
 from robustdeq.errors import InputError
 from robustdeq.evaluation.attempt import Outcome
+from robustdeq.files import write_text
 
 _SCHEMA = """
 CREATE TABLE manifest (text TEXT NOT NULL, digest TEXT NOT NULL);
@@ -53,6 +54,7 @@ _UNWRITABLE = {
     sqlite3.SQLITE_CANTOPEN,
 }
 FILE = "results.sqlite"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class Store:
             for n in range(profile.accurate.shape[1])
         ]  # fmt: skip
         moved = _digits(outcome.moved)
-        row = (attack, batch, run.seed, run.seconds, moved)
+        row = (attack, batch, run.seed, float(run.seconds), moved)
         with self._guarded(), self._transaction("IMMEDIATE"):
             written = (*row, _digest(row, rows, states))
             if self._database.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?, ?)", written).rowcount:
@@ -236,7 +238,7 @@ class Store:
         for row in self._database.execute("SELECT * FROM profiles ORDER BY attack, batch, state"):
             profiles.setdefault(row[:2], []).append(row)
         runs = self._database.execute("SELECT attack, batch, seed, seconds, moved, digest FROM runs ORDER BY rowid")
-        for *row, digest in runs:
+        for *row, digest in runs.fetchall():
             attack, batch, seed, seconds, moved = row
             rows, states = outcomes.pop((attack, batch), []), profiles.pop((attack, batch), [])
             if not rows or digest != _digest(row, rows, states):
@@ -288,12 +290,27 @@ class Store:
 _WAY_OUT = "choose another --output, or pass --overwrite true to begin again."
 
 
+def publish_manifest(store: Store) -> None:
+    """Write what the results belong to beside them, as `manifest.json`, for people to read.
+
+    Raises:
+        InputError: there is one already that says something else.
+    """
+    if store.path is None:
+        return
+    path = store.path.with_name(MANIFEST)
+    text = json.dumps(store.manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != text:
+        raise InputError(f"{path} does not belong to the results beside it; {_WAY_OUT}")
+    write_text(path, text)
+
+
 def _connect(path: Path | None) -> sqlite3.Connection:
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         return sqlite3.connect(":memory:" if path is None else path, timeout=60, isolation_level=None)
-    except sqlite3.OperationalError as error:
+    except (OSError, sqlite3.OperationalError) as error:
         raise InputError(f"{path} cannot be opened ({error}); choose another --output.") from error
 
 

@@ -1,8 +1,8 @@
 """A grid in the formats of other tools; the suffix of the file says which.
 
-`.csv` is the summary table, a row per defense. `.parquet` is the long form, a row per defense × attack × sample. `.tex`
-is a table of LaTeX's booktabs. `.robustbench.json` is an entry of the RobustBench leaderboard (Croce et al., NeurIPS
-Datasets and Benchmarks 2021) for each defense.
+`.csv` is the summary table, a row per defense; `.md` shows it with a row per attack. `.parquet` is the long form, a row
+per defense × attack × sample. `.tex` is a table of LaTeX's booktabs. `.robustbench.json` is an entry of the RobustBench
+leaderboard (Croce et al., NeurIPS Datasets and Benchmarks 2021) for each defense.
 """
 
 from __future__ import annotations
@@ -118,6 +118,33 @@ def latex_table(result: GridResult, label: str) -> str:
 """
 
 
+def markdown_table(result: GridResult) -> str:
+    """The defense × attack table in percent with Wilson 95 % intervals, and the checks below it, in Markdown.
+
+    Args:
+        result: the grid.
+    """
+
+    def cells(shares: np.ndarray, intervals: np.ndarray) -> str:
+        parts = zip(shares, intervals, strict=True)
+        return " | ".join(f"{100 * share:.1f} ({100 * low:.1f}–{100 * high:.1f})" for share, (low, high) in parts)
+
+    lines = ["| attack | " + " | ".join(result.defenses) + " |", "|---|" + "--:|" * len(result.defenses)]
+    lines.append(f"| **clean** | {cells(result.clean.mean(axis=1), wilson_intervals(result.clean))} |")
+    for j, column in enumerate(result.columns):
+        mark = " ↓" * bool(result.cumulative and result.cumulative[j])
+        lines.append(f"| {column}{mark} | {cells(result.accuracy[:, j], result.intervals[:, j])} |")
+    if not all(result.beyond_paper):
+        minimum = " | ".join(f"{100 * share:.1f}" for share in result.robustness)
+        lines.append(f"| **minimum of the paper's columns** | {minimum} |")
+    worst = cells(result.worst_case, result.worst_case_intervals)
+    lines.append(f"| **worst case per image, all columns** | {worst} |")
+    checks = [
+        f"- {check.name}: **{'passed' if check.passed else 'failed'}**. {check.sentence}" for check in result.checks
+    ]
+    return "\n".join(lines + [""] * bool(checks) + checks) + "\n"
+
+
 def robustbench_entries(result: GridResult) -> dict[str, dict[str, Any]]:
     """An entry of the RobustBench leaderboard for each defense, accuracies in percent as strings.
 
@@ -164,8 +191,8 @@ def export(result: GridResult, path: str | Path) -> list[Path]:
 
     Args:
         result: the grid.
-        path: the file; its suffix, `.csv`, `.parquet`, `.tex` or `.robustbench.json`, says the format. RobustBench's
-            files hold one model each, so there `name.robustbench.json` becomes `name-<defense>.robustbench.json`.
+        path: the file; its suffix, `.csv`, `.md`, `.parquet`, `.tex` or `.robustbench.json`, says the format. The files
+            of RobustBench hold one model each: `name.robustbench.json` becomes `name-<defense>.robustbench.json`.
 
     Returns:
         The files that were written.
@@ -183,6 +210,11 @@ def export(result: GridResult, path: str | Path) -> list[Path]:
 
 def _write_csv(result: GridResult, path: Path) -> list[Path]:
     write_text(path, result.to_frame().to_csv())
+    return [path]
+
+
+def _write_markdown(result: GridResult, path: Path) -> list[Path]:
+    write_text(path, markdown_table(result))
     return [path]
 
 
@@ -209,6 +241,7 @@ def _write_robustbench(result: GridResult, path: Path) -> list[Path]:
 _ROBUSTBENCH = ".robustbench.json"
 FORMATS: dict[str, Callable[[GridResult, Path], list[Path]]] = {
     ".csv": _write_csv,
+    ".md": _write_markdown,
     ".parquet": _write_parquet,
     ".tex": _write_latex,
     _ROBUSTBENCH: _write_robustbench,
