@@ -1,18 +1,18 @@
 """What a model is worth: the defense × attack grid, its statistics, and what can be trusted of it."""
 
+from robustdeq.evaluation.assemble import assemble
 from robustdeq.evaluation.diagnostics import Check
-from robustdeq.evaluation.grid import (
-    Evaluation,
-    assemble,
+from robustdeq.evaluation.grid import white_box_grid
+from robustdeq.evaluation.plan import (
     choose_early_state,
     deq_evaluation,
     network_evaluation,
     reduction_evaluation,
-    white_box_grid,
 )
 from robustdeq.evaluation.profile import StateProfile, state_profile
 from robustdeq.evaluation.protocol import Column, Estimators, Strict
 from robustdeq.evaluation.result import GridResult
+from robustdeq.evaluation.run import Evaluation
 from robustdeq.evaluation.statistics import wilson_interval
 from robustdeq.evaluation.store import Store
 

@@ -17,8 +17,9 @@ import torch.distributed
 from lightning.fabric import Fabric
 
 from robustdeq.errors import InputError
-from robustdeq.evaluation.grid import Evaluation, assemble
+from robustdeq.evaluation.assemble import assemble
 from robustdeq.evaluation.result import GridResult
+from robustdeq.evaluation.run import Evaluation
 from robustdeq.evaluation.store import FILE, Run, Store, publish_manifest
 from robustdeq.progress import Report
 
