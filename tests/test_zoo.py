@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import robustdeq as rd
 from cells import make_deq
+from robustdeq import files
 from robustdeq.errors import InputError
 from robustdeq.models import (
     MDEQ,
@@ -114,7 +115,7 @@ def test_interrupted_save_leaves_the_old_file(path: Path, monkeypatch: pytest.Mo
         file.write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(zoo, "save_file", fail)
+    monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(OSError, match="no space left"):
         rd.save(model(), path, early=2)
     assert path.read_bytes() == before

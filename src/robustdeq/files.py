@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that an interruption leaves either the old file or the new one."""
     replace_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors as safetensors, whole or not at all.
+
+    Args:
+        path: the file.
+        tensors: by name; they may lie on any device.
+        metadata: what is said of them.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(contents, temporary, metadata=dict(metadata))
+        except SafetensorError as error:
+            raise OSError(errno.EIO, str(error), str(path)) from error
+
+    replace_with(path, write)
 
 
 def replace_with(path: Path, write: Callable[[Path], object]) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from robustdeq.attacks.pgd import correct
@@ -26,7 +25,7 @@ from robustdeq.evaluation.protocol import (
 )
 from robustdeq.evaluation.store import Profile, Run, Store
 from robustdeq.evaluation.subject import DefendedDEQ, Subject
-from robustdeq.files import replace_with
+from robustdeq.files import write_tensors
 from robustdeq.models.deq import evaluating
 from robustdeq.models.zoo import fingerprint
 from robustdeq.progress import Report
@@ -165,9 +164,8 @@ class _Batch:
             outcome = attempt.outcome(subject, self.x, adversaries, self.y, self.standing)
             profile = self._profile(adversaries) if attempt.key == self.evaluation.ready_made else None
             if file is not None:
-                tensors = {"adversaries": adversaries.cpu().contiguous(), "labels": self.y.cpu()}
-                names = {"attack": attempt.key, "batch": str(self.number)}
-                replace_with(file, lambda temporary: save_file(tensors, temporary, metadata=names))
+                tensors = {"adversaries": adversaries, "labels": self.y}
+                write_tensors(file, tensors, {"attack": attempt.key, "batch": str(self.number)})
             if run is None:
                 seed = attempt.seeded(self.number).seed
                 run = Run(outcome, seed, time.perf_counter() - begun, profile)

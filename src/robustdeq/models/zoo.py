@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from robustdeq import solvers
 from robustdeq.errors import InputError
-from robustdeq.files import replace_with
+from robustdeq.files import write_tensors
 from robustdeq.models.deq import DEQ, Unroll
 from robustdeq.models.mdeq import MDEQ, MDEQConfig
 from robustdeq.models.resnet import ResNet, ResNetConfig, WideResNet, WideResNetConfig
@@ -126,14 +126,14 @@ def save(
 
     Raises:
         InputError: the model is of another kind.
+        OSError: the file cannot be written.
     """
     if not isinstance(model, Model):
         raise InputError(
             f"a {type(model).__name__} cannot be rebuilt from a file; save its state_dict with safetensors instead."
         )
     metadata = {_METADATA_KEY: json.dumps(asdict(card_of(model, early, provenance)))}
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    replace_with(Path(path), lambda temporary: save_file(weights, temporary, metadata=metadata))
+    write_tensors(Path(path), model.state_dict(), metadata)
 
 
 def read_card(name_or_path: str | Path) -> Card:
