@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tests.cells import images, make_deq
 
+from cells import images, make_deq
 from robustdeq.attacks import PGD, ContinuedPGD, Stages
 from robustdeq.defenses import FinalState
 from robustdeq.errors import InputError
