@@ -172,7 +172,7 @@ def evaluate(
     estimators: Estimators = Estimators(),  # noqa: B008
     strict: Strict = Strict(),  # noqa: B008
     reduction: EntropyReduction = EntropyReduction(),  # noqa: B008
-    transfer: list[str] | None = None,
+    transfer: str | list[str] | None = None,
     batch_size: int = 64,
     device: str = "auto",
     devices: int = 1,
@@ -199,7 +199,8 @@ def evaluate(
         estimators: the settings of the estimated gradients.
         strict: how hard the strict protocol tries.
         reduction: input entropy reduction, for the protocol entropy.
-        transfer: weights of explicit networks whose adversaries the strict protocol tries on the model.
+        transfer: weights of an explicit network, or of several as [A, B], whose adversaries the strict protocol tries
+            on the model.
         batch_size: how many images are attacked at once.
         device: cpu, cuda or auto.
         devices: how many processes on each machine share the work.
@@ -216,7 +217,7 @@ def evaluate(
     model = load(weights)
     _check_fit(model, images)
     place = _device(device)
-    sources = {_short(name): load(name) for name in transfer or ()}
+    sources = {_short(name): load(name) for name in ([transfer] if isinstance(transfer, str) else transfer or ())}
     for source in sources.values():
         _check_fit(source, images)
     held_out = None
