@@ -7,6 +7,7 @@ end, or when the evaluation goes on after an interruption, these are merged into
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -40,6 +41,7 @@ def launch(devices: int, nodes: int, device: str) -> Fabric:
             raise InputError(f"{name} is {count}; give 1 or more.")
     if device == "cuda" and devices > torch.cuda.device_count():
         raise InputError(f"devices is {devices}, and this machine has {torch.cuda.device_count()}; ask for fewer.")
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     strategy = "ddp" if devices * nodes > 1 else "auto"
     fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy=strategy)
     fabric.launch()
