@@ -1,12 +1,17 @@
 """The columns of the paper's tables, and the candidates of each."""
 
+from dataclasses import replace
+
 import pytest
 
-from robustdeq.attacks import PGD
+from cells import make_deq
+from robustdeq.attacks import PGD, AutoAttack, Square
 from robustdeq.defenses import EarlyState, EnsembleState, FinalState
 from robustdeq.errors import InputError
 from robustdeq.evaluation import Estimators
-from robustdeq.evaluation.protocol import Family, Setting, protocol_named
+from robustdeq.evaluation.attempt import Attempt
+from robustdeq.evaluation.protocol import Family, Role, Rule, Setting, protocol_named
+from robustdeq.evaluation.subject import DefendedDEQ
 from robustdeq.gradients import Ensemble, Gradient, Phantom, SimultaneousAdjoint, ThroughSolver, UnrolledIntermediate
 
 LAST = 5
@@ -59,3 +64,50 @@ def test_protocol_that_is_not_there_is_refused(name: str) -> None:
 def test_search_over_nothing_is_refused(settings: dict[str, tuple[float, ...]]) -> None:
     with pytest.raises(InputError):
         Estimators(**settings)
+
+
+def test_ready_made_is_table_1() -> None:
+    columns = protocol_named("ready-made")(setting())
+    assert [(column.reads, [attempt.attack for attempt in column.attempts]) for column in columns] == [
+        ("exact, 2 steps", [ATTACK]),
+        ("exact, 1000 steps", [replace(ATTACK, steps=1000)]),
+        ("unrolled, 2 steps", [ATTACK]),
+        ("unrolled, 1000 steps", [replace(ATTACK, steps=1000)]),
+        ("Square", [Square(ATTACK.eps)]),
+    ]
+    assert [column.attempts[0].gradient for column in columns] == [
+        *[Estimators().exact] * 2,
+        *[Estimators().final] * 2,
+        None,
+    ]
+    assert columns[-1].attempts[0].against == "final"
+
+
+def test_autoattack_is_judged_on_the_surrogate_and_on_every_defense() -> None:
+    columns = protocol_named("autoattack")(setting())
+    assert len({column.name for column in columns}) == len(columns) == 12
+    assert {attempt.attack for column in columns for attempt in column.attempts} == {AutoAttack(ATTACK.eps)}
+    for own, judged in zip(columns[::2], columns[1::2], strict=True):
+        assert [attempt.against for attempt in own.attempts] == [None]
+        assert [attempt.against for attempt in judged.attempts] == list(DEFENSES)
+        assert {attempt.gradient for attempt in (*own.attempts, *judged.attempts)} == {own.attempts[0].gradient}
+        assert (own.role, judged.role, judged.rule) == (Role.PAPER, Role.BEYOND, Rule.EVERY)
+    assert columns[2].attempts[0].gradient == SimultaneousAdjoint(2)
+    assert columns[8].attempts[0].gradient == UnrolledIntermediate(1, steps=1, damping=1.0)
+
+
+def test_keys_tell_all_attempts_apart() -> None:
+    for name in ("paper", "strict", "ready-made", "autoattack"):
+        attempts = [
+            attempt for column in protocol_named(name)(setting(sources=("a", "b"))) for attempt in column.attempts
+        ]
+        assert len({attempt.key for attempt in attempts}) == len(attempts)
+
+
+def test_cost_counts_gradients_and_queries() -> None:
+    deq = make_deq().eval()
+    subject = DefendedDEQ(deq, DEFENSES)
+    through = ThroughSolver(FinalState())
+    passes = deq.evaluations(None)
+    assert Attempt(ATTACK, through).evaluations(subject) == 2 * through.evaluations(deq) + passes
+    assert Attempt(Square(queries=7), against="final").evaluations(subject) == (7 + 1) * passes
