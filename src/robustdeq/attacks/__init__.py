@@ -1,6 +1,7 @@
 """Attacks: how a loss is climbed within a threat model."""
 
-from robustdeq.attacks.autoattack import APGD, FAB, AutoAttack, Component, Square, TargetedAPGD, TargetedFAB
+from robustdeq.attacks.autoattack import AutoAttack
+from robustdeq.attacks.components import APGD, FAB, Component, Square, TargetedAPGD, TargetedFAB
 from robustdeq.attacks.continued import ContinuedPGD, Stages
 from robustdeq.attacks.joint import JointAttack
 from robustdeq.attacks.judged import Judged
