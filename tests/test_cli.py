@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -13,12 +14,18 @@ from typing import NoReturn
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 import robustdeq as rd
 from robustdeq import cli
+from robustdeq.attacks import PGD
+from robustdeq.evaluation import Store
+from robustdeq.evaluation.store import FILE
+from robustdeq.models.resnet import ResNet, ResNetConfig
 from robustdeq.models.zoo import read_card
 
+LEFT = ["manifest.json", "results.csv", "results.json", "results.png", "results.sqlite"]
 QUICK = ["--attack.steps", "1", "--estimators.steps", "[1]", "--estimators.dampings", "[1.0]"]
 TRAIN = ["train", "--model", "nano", "--data", "digits", "--schedule.max_steps", "3", "--schedule.batch_size", "16"]
 TRAIN += ["--schedule.validation_images", "16", "--attack.steps", "1"]
@@ -29,10 +36,23 @@ def small(in_channels: int = 1) -> rd.models.MDEQ:
     return rd.models.mdeq(config, in_channels=in_channels)
 
 
+def explicit(in_channels: int = 1) -> ResNet:
+    return ResNet(ResNetConfig((1, 1), width=2), 10, in_channels)
+
+
+class Running:
+    """What opens a file for writing when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, ("it-ran", "w")
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models, an unreadable parquet file and data that does not fit."""
+    """Models, checkpoints, results, and files that are damaged or do not fit."""
     path = tmp_path_factory.mktemp("template")
+    write_checkpoints(path)
+    write_evaluations(path)
     rd.save(small(), path / "model.safetensors", early=2)
     rd.save(small(3), path / "colour.safetensors", early=2)
     rd.save(small(), path / "undecided.safetensors")
@@ -42,7 +62,45 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "results.json").write_text("{}")
     write_images(path / "eleven" / "test.parquet", 8, 11)
     write_images(path / "large" / "test.parquet", 16, 10)
+    write_images(path / "alone" / "test.parquet", 8, 10)
     return path
+
+
+def write_checkpoints(path: Path) -> None:
+    weights = explicit().state_dict()
+    checkpoints = {
+        "resnet": weights,
+        "missing": {name: tensor for name, tensor in weights.items() if name != "bn1.weight"},
+        "unknown": weights | {"bn9.weight": torch.ones(2)},
+        "misshapen": weights | {"bn1.weight": torch.ones(3)},
+        "infinite": weights | {"bn1.weight": torch.full((2,), torch.inf)},
+        "empty": {},
+    }
+    for name, content in checkpoints.items():
+        torch.save(content, path / f"{name}.pth.tar")
+    torch.save({"state_dict": Running()}, path / "running.pth.tar")
+    (path / "plain.pth.tar").write_bytes(pickle.dumps(Running(), protocol=2))
+    (path / "garbage.pth.tar").write_bytes(b"no checkpoint at all")
+    rd.save(explicit(), path / "explicit.safetensors")
+    rd.save(explicit(3), path / "explicit-colour.safetensors")
+
+
+def write_evaluations(path: Path) -> None:
+    deq = small().eval()
+    rd.save(deq, path / "measured.safetensors", early=2)
+    images = rd.data.load("digits").require("test").head(3).tensors()
+    attack, estimators = PGD(steps=1), rd.evaluation.Estimators(steps=(1,), dampings=(1.0,))
+    evaluation = rd.evaluation.deq_evaluation(deq, *images, "paper", attack, 2, None, estimators, 64)
+    with Store.create(path / "begun" / FILE, evaluation.manifest()) as store:
+        evaluation.run(store, batches=())
+    shutil.copytree(path / "begun", path / "finished")
+    with Store.create(path / "finished" / FILE, evaluation.manifest()) as store:
+        evaluation.run(store)
+    shutil.copytree(path / "finished", path / "damaged")
+    content = (path / "damaged" / FILE).read_bytes()
+    (path / "damaged" / FILE).write_bytes(content[: len(content) // 2])
+    (path / "empty").mkdir()
+    (path / "empty" / FILE).write_bytes(b"")
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +128,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def evaluate(*options: str, weights: str = "model.safetensors", data: str = "digits", n: str = "3") -> list[str]:
-    return ["evaluate", weights, "--data", data, "--n", n, "--output", "out/r.json", *QUICK, *options]
+    return ["evaluate", weights, "--data", data, "--n", n, "--output", "out", *QUICK, *options]
+
+
+def again(*options: str) -> list[str]:
+    return evaluate("--output", "finished", *options, weights="measured.safetensors")
 
 
 def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,12 +173,12 @@ def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str])
         (evaluate(data="eleven/test.parquet", n="11"), "eleven/test.parquet"),
         (evaluate(data="large/test.parquet"), "large/test.parquet"),
         (evaluate(weights="colour.safetensors"), "digits"),
-        (evaluate(weights="undecided.safetensors", data="eleven/test.parquet"), "--early"),
+        (evaluate(weights="undecided.safetensors", data="alone/test.parquet"), "--early"),
         (evaluate("--early", "0"), "state 0"),
         (evaluate("--early", "5"), "state 5"),
         (evaluate("--protocol", "strictest"), "'strictest'"),
         (evaluate("--output", "results.json"), "results.json"),
-        (evaluate("--output", "occupied/r.json"), "occupied"),
+        (evaluate("--output", "occupied/out"), "occupied"),
         (evaluate("--batch_size", "0"), "batch_size"),
         (evaluate("--device", "abacus"), "abacus"),
         (evaluate("--estimators.steps", "[0]"), "steps is 0"),
@@ -125,6 +187,42 @@ def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str])
         (evaluate("--attack.eps", "wide"), "wide"),
         (evaluate("--bogus", "1"), "--bogus"),
         (evaluate(n="0"), "0 images"),
+        (evaluate("--devices", "0"), "devices is 0"),
+        (evaluate("--nodes", "0"), "nodes is 0"),
+        (evaluate("--device", "cuda", "--devices", "99"), "device"),
+        (evaluate("--strict.queries", "0"), "queries is 0"),
+        (evaluate("--protocol", "strict", "--transfer", "missing.safetensors"), "missing.safetensors"),
+        (evaluate("--protocol", "strict", "--transfer", "explicit-colour.safetensors"), "(3, 8, 8)"),
+        (evaluate(weights="explicit-colour.safetensors"), "(3, 8, 8)"),
+        (again("--attack.steps", "2"), "other settings (attack: "),
+        (again("--early", "3"), "other settings (early: 2, now 3)"),
+        (again("--estimators.steps", "[2]"), "other settings (estimators: "),
+        (again("--batch_size", "2"), "other settings (batch_size: 64, now 2)"),
+        (again("--n", "4"), "on other images"),
+        (evaluate("--output", "finished"), "of another model"),
+        (evaluate("--output", "damaged", weights="measured.safetensors"), "are damaged"),
+        (again("--overwrite", "true", "--batch_size", "0"), "batch_size is 0"),
+        (again("--overwrite", "true", "--early", "9"), "state 9"),
+        (["export", "nothing", "--to", "table.csv"], "no results at nothing"),
+        (["export", "begun", "--to", "table.csv"], "not finished"),
+        (["export", "empty", "--to", "table.csv"], "holds no results yet"),
+        (["export", "damaged", "--to", "table.csv"], "are damaged"),
+        (["export", "finished", "--to", "table.xlsx"], "table.xlsx"),
+        (["export", "finished", "--to", "occupied/table.csv"], "occupied"),
+        (["convert", "nothing.pth.tar"], "nothing.pth.tar"),
+        (["convert", "garbage.pth.tar"], "garbage.pth.tar"),
+        (["convert", "running.pth.tar"], "could run code"),
+        (["convert", "plain.pth.tar"], "plain.pth.tar"),
+        (["convert", "missing.pth.tar"], "missing: bn1.weight"),
+        (["convert", "unknown.pth.tar"], "unknown: bn9.weight"),
+        (["convert", "misshapen.pth.tar"], "bn1.weight (3,) instead of (2,)"),
+        (["convert", "infinite.pth.tar"], "not finite, in bn1.weight"),
+        (["convert", "empty.pth.tar"], "no state dict"),
+        (["convert", "finished/results.sqlite", "--output", "new.safetensors"], "results.sqlite"),
+        (["convert", "resnet.pth.tar", "--output", "model.safetensors"], "model.safetensors exists already"),
+        (["convert", "resnet.pth.tar", "--output", "occupied/new.safetensors"], "occupied"),
+        (["convert", "resnet.pth.tar", "--max_steps", "4"], "does not hold an MDEQ"),
+        (["convert", "explicit.safetensors"], "choose another --output"),
         (evaluate("--config", "missing.yaml"), "missing.yaml"),
         (["demo", "--n", "0"], "0 images"),
     ],
@@ -148,7 +246,7 @@ def test_interruption_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, caps
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "white_box_grid", interrupt)
+    monkeypatch.setattr(cli, "evaluate_together", interrupt)
     with pytest.raises(SystemExit) as end:
         cli.main(evaluate())
     assert end.value.code == 130
@@ -173,11 +271,11 @@ def test_trained_weights_can_be_evaluated(
     assert len(pd.read_csv("run/metrics.csv")["loss"].dropna()) == 3
     card = read_card("run/model.safetensors")
     assert card.early in range(1, 9)
-    cli.main(["evaluate", "run/model.safetensors", "--data", "digits", "--n", "4", "--output", "table/r.json", *QUICK])
+    cli.main(["evaluate", "run/model.safetensors", "--data", "digits", "--n", "4", "--output", "table", *QUICK])
     shown = capsys.readouterr().out
     assert "worst case" in shown
-    assert sorted(path.name for path in (folder / "table").iterdir()) == ["r.csv", "r.json", "r.png"]
-    saved = json.loads(Path("table/r.json").read_text())
+    assert sorted(path.name for path in (folder / "table").iterdir()) == LEFT
+    saved = json.loads(Path("table/results.json").read_text())
     assert saved["samples"] == 4
     assert saved["settings"]["early"] == card.early
     assert saved["settings"]["data"].startswith("digits")
@@ -188,32 +286,71 @@ def test_outputs_have_default_places() -> None:
     cli.main(TRAIN)
     assert Path("runs/nano-digits/model.safetensors").is_file()
     cli.main(["evaluate", "runs/nano-digits/model.safetensors", "--data", "digits", "--n", "4", *QUICK])
-    assert Path("runs/evaluate/nano-digits-digits.json").is_file()
+    assert Path("runs/evaluate/nano-digits-digits-paper/results.json").is_file()
 
 
-def test_earlier_results_are_replaced_only_when_asked_to(capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(evaluate("--output", "results.json", "--overwrite", "true"))
-    assert json.loads(Path("results.json").read_text())["samples"] == 3
-    with pytest.raises(SystemExit):
-        cli.main(evaluate("--output", "results.json"))
-    assert "results.json exists already" in capsys.readouterr().err
+def test_same_command_shows_the_same_table_again_from_what_it_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(evaluate())
+    shown, left = capsys.readouterr().out, contents(Path("out"))
+    Path("out/results.csv").unlink()
+    monkeypatch.setattr(PGD, "run", None)
+    cli.main(evaluate())
+    assert capsys.readouterr().out == shown
+    assert {name: content for name, content in contents(Path("out")).items() if name != "out/results.png"} == {
+        name: content for name, content in left.items() if name != "out/results.png"
+    }
+
+
+def test_overwriting_deletes_what_an_evaluation_leaves_and_nothing_else() -> None:
+    cli.main(again("--save_adversaries", "true"))
+    mine = ["notes.txt", "results.txt", "results-of-mine.sqlite", "adversaries/notes.txt"]
+    for name in mine:
+        Path("finished", name).write_text("mine")
+    Path("finished/results-1.sqlite").write_bytes(b"left behind")
+    cli.main(again("--overwrite", "true", "--attack.eps", "0.5", "--n", "4"))
+    saved = json.loads(Path("finished/results.json").read_text())
+    assert (saved["samples"], saved["settings"]["attack"]["eps"]) == (4, 0.5)
+    files = sorted(str(path.relative_to("finished")) for path in Path("finished").rglob("*") if path.is_file())
+    assert files == sorted([*LEFT, *mine])
+    assert {Path("finished", name).read_text() for name in mine} == {"mine"}
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.md", "table.parquet", "table.tex", "table.robustbench.json"])
+def test_results_are_exported_by_suffix(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["export", "finished", "--to", f"new/{name}"])
+    written = capsys.readouterr().out.split("wrote ")[1:]
+    assert len(written) == (3 if name.endswith(".json") else 1)
+    assert all(Path("".join(path.split("\n"))).stat().st_size > 100 for path in written)
+
+
+def test_converted_checkpoint_can_be_evaluated_and_transferred_from(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["convert", "resnet.pth.tar"])
+    assert "resnet.safetensors holds a ResNet with" in " ".join(capsys.readouterr().out.split())
+    converted, weights = rd.load("resnet.safetensors").state_dict(), torch.load("resnet.pth.tar", weights_only=True)
+    assert converted.keys() == weights.keys()
+    assert all(torch.equal(converted[name], weights[name]) for name in weights)
+    tiny = [f"--strict.{name}=1" for name in ("steps", "restarts", "apgd_steps", "targets", "queries", "probe_images")]
+    cli.main(evaluate("--protocol", "strict", "--transfer", "resnet.safetensors", *tiny, n="2"))
+    assert "transferred, resnet" in capsys.readouterr().out
 
 
 def test_early_state_is_chosen_on_development_when_the_weights_do_not_say() -> None:
     cli.main(evaluate("--early", "3"))
-    assert json.loads(Path("out/r.json").read_text())["settings"]["early"] == 3
+    assert json.loads(Path("out/results.json").read_text())["settings"]["early"] == 3
     cli.main(evaluate("--overwrite", "true", weights="undecided.safetensors"))
-    assert json.loads(Path("out/r.json").read_text())["settings"]["early"] in (1, 2, 3)
+    assert json.loads(Path("out/results.json").read_text())["settings"]["early"] in (1, 2, 3)
 
 
 @pytest.mark.parametrize("place", [lambda config: ["--config", config], lambda config: [f"--config={config}"]])
 def test_options_may_stand_in_a_file_and_dotted_ones_override_it(place: Callable[[str], list[str]]) -> None:
     Path("options.yaml").write_text(
         "data: digits\nn: 5\nearly: 1\nattack:\n  eps: 0.2\n  steps: 1\n  step_size: 0.1\n"
-        "estimators:\n  steps: [1]\n  dampings: [1.0]\noutput: out/r.json\n"
+        "estimators:\n  steps: [1]\n  dampings: [1.0]\noutput: out\n"
     )
     cli.main(["evaluate", *place("options.yaml"), "--attack.eps", "0.125", "model.safetensors"])
-    saved = json.loads(Path("out/r.json").read_text())
+    saved = json.loads(Path("out/results.json").read_text())
     assert saved["samples"] == 5
     assert saved["settings"]["early"] == 1
     assert (saved["settings"]["attack"]["eps"], saved["settings"]["attack"]["step_size"]) == (0.125, 0.1)
@@ -228,7 +365,7 @@ def test_command_is_installed(folder: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "models"])
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "export", "convert", "models"])
 def test_help_explains_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([command, "--help"])

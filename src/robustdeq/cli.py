@@ -95,8 +95,7 @@ def demo(output: Path = Path("runs/demo"), n: int = 200) -> None:
         x, y = (tensor.to(where) for tensor in images.tensors())
         return deq_evaluation(deq.to(where), x, y, "paper", attack, early, None, _DEMO_ESTIMATORS, 256, report)
 
-    _discard(output)
-    _measure(launch(1, 1, _device("auto").type), build, images, attack, output)
+    _measure(launch(1, 1, _device("auto").type), build, images, attack, output, overwrite=True)
 
 
 def train(
@@ -244,9 +243,7 @@ def evaluate(
     if protocol != "entropy":
         protocol_named(protocol)
     fabric = launch(devices, nodes, place.type)
-    if overwrite and fabric.is_global_zero:
-        _discard(folder)
-    _measure(fabric, build, images, attack, folder, save_adversaries)
+    _measure(fabric, build, images, attack, folder, save_adversaries, overwrite)
 
 
 def export(results: Path, to: Path | None = None) -> None:
@@ -326,14 +323,22 @@ def _measure(
     attack: PGD,
     folder: Path,
     save_adversaries: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Do an evaluation with all processes; the first one shows and writes the results."""
     adversaries = folder / "adversaries" if save_adversaries else None
     if not fabric.is_global_zero:
         evaluate_together(fabric, lambda where: build(where, None), folder, None, adversaries)
         return
+
+    def begin(where: torch.device) -> Evaluation:
+        evaluation = build(where, report)
+        if overwrite:
+            _discard(folder)
+        return evaluation
+
     with progress_bar(f"attacking {len(images)} images") as report:
-        result = evaluate_together(fabric, lambda where: build(where, report), folder, report, adversaries)
+        result = evaluate_together(fabric, begin, folder, report, adversaries)
         report(1.0, "done")
     assert result is not None
     provenance = {
@@ -363,7 +368,8 @@ def _provenance_of(folder: Path) -> dict[str, Any]:
 def _discard(folder: Path) -> None:
     """Delete what an evaluation leaves in its folder, and nothing else."""
     patterns = (
-        "results*.sqlite*",
+        f"{STORE_FILE}*",
+        "results-[0-9]*.sqlite*",
         "manifest.json",
         "results.json",
         "results.csv",

@@ -1,7 +1,9 @@
 """A model that attacks break on some images and not on others."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
+import jaxtyping
 import pytest
 import torch
 
@@ -28,3 +30,11 @@ def trained() -> rd.models.MDEQ:
     with torch.no_grad():
         deq(x)
     return deq.eval()
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """No run-time checks of shapes and types, as users have it: more than twice as fast."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,6 +1,7 @@
 """The table and the figure show the numbers of the result."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.figure
@@ -9,8 +10,8 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from robustdeq.evaluation import GridResult, StateProfile
-from robustdeq.reporting import grid_table, save_profile_figure
+from robustdeq.evaluation import Check, GridResult, StateProfile
+from robustdeq.reporting import checks_table, grid_table, save_profile_figure
 
 PROFILES = {
     "clean": StateProfile([0.2, 0.5, 0.9], [1.0, 0.1, 0.01]),
@@ -38,34 +39,66 @@ def rows(table: Table) -> list[list[str]]:
     return [[str(cell) for cell in row] for row in zip(*(column.cells for column in table.columns), strict=True)]
 
 
-def test_table_shows_every_number_in_percent() -> None:
-    shown = rows(grid_table(RESULT, "title"))
-    assert shown[:-2] == [
-        ["clean", "100.0", "100.0"],
-        ["one", "75.0", "50.0"],
-        ["two", "50.0", "100.0"],
-        ["solver", "25.0", "25.0"],
+def test_table_shows_every_number_in_percent_with_its_wilson_interval() -> None:
+    none, one, two, three, all_four = (
+        "0.0 0.0–49.0",
+        "25.0 4.6–69.9",
+        "50.0 15.0–85.0",
+        "75.0 30.1–95.4",
+        "100.0 51.0–100.0",
+    )
+    assert rows(grid_table(RESULT, "title")) == [
+        ["clean", all_four, all_four],
+        ["one", three, two],
+        ["two", two, all_four],
+        ["solver", one, one],
         ["minimum of the paper's columns", "50.0", "50.0"],
+        ["worst case per image, all columns", none, one],
     ]
 
 
-def test_worst_case_is_shown_with_its_interval() -> None:
-    *_, worst, interval = rows(grid_table(RESULT, "title"))
-    assert worst[1:] == [f"{100 * share:.1f}" for share in RESULT.worst_case]
-    assert interval[1:] == [f"{100 * low:.1f}–{100 * high:.1f}" for low, high in RESULT.worst_case_intervals]
+def test_attack_on_what_is_left_and_logits_that_are_not_finite_are_marked() -> None:
+    result = replace(RESULT, cumulative=(False, False, True), errors=(0, 3))
+    table = grid_table(result, "title")
+    names = [name for name, *_ in rows(table)]
+    assert names[1:4] == ["one", "two", "solver ↓"]
+    assert rows(table)[-1] == ["images with logits that are not finite", "0", "3"]
+    assert "↓ made on what withstood all attacks above" in str(table.caption)
+
+
+def test_table_without_columns_of_the_paper_has_no_minimum_of_them() -> None:
+    names = [name for name, *_ in rows(grid_table(replace(RESULT, beyond_paper=(True,) * 3), "title"))]
+    assert names == ["clean", "one", "two", "solver", "worst case per image, all columns"]
 
 
 def test_caption_says_on_how_many_images() -> None:
-    assert grid_table(RESULT, "title").caption == "accuracy in % on 4 images"
+    assert grid_table(RESULT, "title").caption == "accuracy in % on 4 images, with Wilson 95 % intervals"
 
 
 def test_weakest_attack_of_the_paper_is_underlined() -> None:
     columns = list(grid_table(RESULT, "title").columns)[1:]
     underlined = [
-        [i for i, cell in enumerate(column.cells) if isinstance(cell, Text) and cell.style == "underline"]
+        [
+            (i, cell.plain[span.start : span.end])
+            for i, cell in enumerate(column.cells)
+            if isinstance(cell, Text)
+            for span in cell.spans
+            if span.style == "underline"
+        ]
         for column in columns
     ]
-    assert underlined == [[2], [1]]
+    assert underlined == [[(2, "50.0")], [(1, "50.0")]]
+
+
+def test_table_of_checks_shows_verdicts_and_the_numbers_behind_them() -> None:
+    found = (
+        Check("comparison", True, "All is well.", {"final": {"one": 0.5, "p": 0.01234}, "ensemble": {"p": 1.0}}),
+        Check("count", False, "Some are not.", {"final": {"images": 3.0}}),
+    )
+    assert rows(checks_table(replace(RESULT, checks=found))) == [
+        ["comparison", "passed", "All is well.\nfinal: one 50.0 %, p 0.012; ensemble: p 1"],
+        ["count", "failed", "Some are not.\nfinal: images 3"],
+    ]
 
 
 @pytest.fixture

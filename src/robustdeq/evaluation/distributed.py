@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 
 import torch
 import torch.distributed
 from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
 
 from robustdeq.errors import InputError
 from robustdeq.evaluation.assemble import assemble
@@ -23,6 +25,8 @@ from robustdeq.evaluation.result import GridResult
 from robustdeq.evaluation.run import Evaluation
 from robustdeq.evaluation.store import FILE, Run, Store, publish_manifest
 from robustdeq.progress import Report
+
+_PATIENCE = timedelta(days=7)  # how long a process that is done waits for the slowest one
 
 
 def launch(devices: int, nodes: int, device: str) -> Fabric:
@@ -42,7 +46,7 @@ def launch(devices: int, nodes: int, device: str) -> Fabric:
     if device == "cuda" and devices > torch.cuda.device_count():
         raise InputError(f"devices is {devices}, and this machine has {torch.cuda.device_count()}; ask for fewer.")
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    strategy = "ddp" if devices * nodes > 1 else "auto"
+    strategy = DDPStrategy(process_group_backend="gloo", timeout=_PATIENCE) if devices * nodes > 1 else "auto"
     fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy=strategy)
     fabric.launch()
     return fabric
@@ -76,7 +80,7 @@ def evaluate(
     if rank == 0:
         with Store.create(folder / FILE, manifest) as store:
             publish_manifest(store)
-            for part in sorted(folder.glob(_part("*"))):
+            for part in sorted(folder.glob(_part("[0-9]*"))):
                 with Store.create(part, manifest) as other:
                     store.absorb(other)
                 part.unlink()

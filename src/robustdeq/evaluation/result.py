@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,10 @@ class GridResult:
                 for i, name in enumerate(self.defenses)
             ],
             "checks": [asdict(check) for check in self.checks],
-            "profiles": {name: asdict(profile) for name, profile in self.profiles.items()},
+            "profiles": {
+                name: {key: [_finite(value) for value in values] for key, values in asdict(profile).items()}
+                for name, profile in self.profiles.items()
+            },
             "settings": self.settings,
         }
 
@@ -132,3 +136,8 @@ class GridResult:
             raise InputError(f"the results are written as JSON; give a file that ends in .json instead of {path}.")
         write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
         write_text(path.with_suffix(".csv"), self.to_frame().to_csv())
+
+
+def _finite(value: float) -> float | None:
+    """The number, or None where JSON has none."""
+    return value if math.isfinite(value) else None

@@ -13,6 +13,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -217,9 +218,10 @@ class Store:
         for name in settings:
             old, new = there.get("settings", {}).get(name), here.get("settings", {}).get(name)
             if old != new:
+                was, is_now = _where_they_part(json.dumps(old), json.dumps(new))
                 raise InputError(
-                    f"the results in {self._place} were made with other settings ({name}: {_short(old)}, now "
-                    f"{_short(new)}); {_WAY_OUT}"
+                    f"the results in {self._place} were made with other settings ({name}: {was}, now {is_now}); "
+                    f"{_WAY_OUT}"
                 )
 
     @property
@@ -318,9 +320,10 @@ def _text(manifest: Mapping[str, Any]) -> str:
     return json.dumps(manifest, sort_keys=True)
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+def _where_they_part(*texts: str) -> list[str]:
+    """Texts that differ, cut to a little before and after the first place where they do."""
+    start = max(next(i for i, letters in enumerate(zip_longest(*texts)) if len(set(letters)) > 1) - 40, 0)
+    return [f"{'…' if start else ''}{text[start : start + 80]}{'…' if text[start + 80 :] else ''}" for text in texts]
 
 
 def _digits(values: Bool[np.ndarray, "n"]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Mapping
 from itertools import count, takewhile
 from pathlib import Path
@@ -108,8 +109,12 @@ def convert_checkpoint(
 def _read(path: Path) -> dict[str, Tensor]:
     """The state dict in a file, without the prefix that data parallelism puts before its names."""
     try:
-        safetensors = path.suffix == ".safetensors"
-        content: Any = load_file(path) if safetensors else torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            content: Any = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} is not a checkpoint of tensors alone, and anything else could run code when it is read; "
