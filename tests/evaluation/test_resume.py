@@ -174,7 +174,7 @@ def test_adversaries_are_kept_in_the_ball_and_give_the_outcomes_of_the_store(tra
 
 
 COMMAND = ["evaluate", "model.safetensors", "--data", "digits", "--n", "12", "--batch_size", "2", "--output", "out"]
-COMMAND += ["--device", "cpu", "--attack.steps", "1", "--estimators.steps", "[1]", "--estimators.dampings", "[1.0]"]
+COMMAND += ["--device", "cpu", "--attack.steps", "3", "--estimators.steps", "[1]", "--estimators.dampings", "[1.0]"]
 
 
 def started(folder: Path) -> subprocess.Popen[str]:
@@ -223,10 +223,10 @@ def test_command_that_was_killed_and_interrupted_goes_on_to_the_same_results(
     shown = capsys.readouterr().out
     assert "worst case" in shown
 
-    assert stopped_after(10, signal.SIGKILL, resumed)[0] == -signal.SIGKILL
+    assert stopped_after(5, signal.SIGKILL, resumed)[0] == -signal.SIGKILL
     assert {"results.json", "results.csv"}.isdisjoint(file.name for file in (resumed / "out").iterdir())
     kept = rows(resumed / "out" / FILE)
-    status, output, errors = stopped_after(kept + 10, signal.SIGINT, resumed)
+    status, output, errors = stopped_after(kept + 3, signal.SIGINT, resumed)
     assert (status, output) == (130, "")
     assert errors.endswith("robustdeq: interrupted.\n")
     assert "Traceback" not in errors
@@ -234,7 +234,7 @@ def test_command_that_was_killed_and_interrupted_goes_on_to_the_same_results(
 
     with Store.read(resumed / "out" / FILE) as store:
         before = held(store)
-    assert len(before) >= 20
+    assert len(before) >= kept + 3
     last = started(resumed)
     assert last.communicate(timeout=240)[0] == shown
     assert last.returncode == 0
