@@ -177,10 +177,17 @@ COMMAND = ["evaluate", "model.safetensors", "--data", "digits", "--n", "12", "--
 COMMAND += ["--device", "cpu", "--attack.steps", "3", "--estimators.steps", "[1]", "--estimators.dampings", "[1.0]"]
 
 
+def heed_interruptions() -> None:
+    """Undo what a shell does to a command in the background: it makes it deaf to SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(folder: Path) -> subprocess.Popen[str]:
     script = Path(sys.executable).parent / "robustdeq"
     pipe = subprocess.PIPE
-    return subprocess.Popen([script, *COMMAND], cwd=folder, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        [script, *COMMAND], cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed_interruptions
+    )
 
 
 def rows(file: Path) -> int:
