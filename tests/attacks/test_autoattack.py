@@ -428,8 +428,6 @@ def test_configurations_are_frozen_and_can_be_seeded() -> None:
 def resnet() -> nn.Module:
     """The CIFAR-10 ResNet-18 that comes with the authors' code."""
     weights = EXAMPLES / "model_test.pt"
-    if not weights.is_file():
-        pytest.skip("this release of pyautoattack comes without its example weights")
     spec = spec_from_file_location("resnet", EXAMPLES / "resnet.py")
     assert spec is not None
     assert spec.loader is not None

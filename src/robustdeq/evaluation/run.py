@@ -113,7 +113,7 @@ class Evaluation:
         work = [_Batch(self, store, batch) for batch in (self.batches if batches is None else batches)]
         progress = _Progress(self, work, report or (lambda share, what: None))
         with ExitStack() as stack:
-            for module in (*self.subject.modules, *self.sources.values()):
+            for module in (self.subject.model, *self.sources.values()):
                 stack.enter_context(evaluating(module))
             for batch in work:
                 progress.tell("clean images", batch)

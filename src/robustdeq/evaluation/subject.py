@@ -32,11 +32,6 @@ class Subject(ABC):
         """The names of its readings, one per row of the table."""
 
     @property
-    @abstractmethod
-    def modules(self) -> tuple[nn.Module, ...]:
-        """Every module whose weights take part."""
-
-    @property
     def searched(self) -> str:
         """The row that decides which of several candidates is the strongest."""
         return self.rows[0]
@@ -49,9 +44,11 @@ class Subject(ABC):
     def logits(self, x: Float[Tensor, "batch *image"]) -> list[Float[Tensor, "batch classes"]]:
         """The logits of every row."""
 
-    @abstractmethod
-    def surrogate(self, gradient: Gradient) -> nn.Module:
-        """The model with that gradient as its backward pass."""
+    def surrogate(self, gradient: Gradient) -> Surrogate:
+        """The model with that gradient as its backward pass; raises `InputError` where it is no DEQ."""
+        if not isinstance(self.model, DEQ):
+            raise InputError("an explicit network has one gradient, its own; attack it with gradient=None.")
+        return Surrogate(self.model, gradient)
 
     @abstractmethod
     def passes(self) -> int:
@@ -84,11 +81,6 @@ class DefendedDEQ(Subject):
 
     @property
     @override
-    def modules(self) -> tuple[nn.Module, ...]:
-        return (self.deq,)
-
-    @property
-    @override
     def rows(self) -> tuple[str, ...]:
         return tuple(self.defenses)
 
@@ -108,10 +100,6 @@ class DefendedDEQ(Subject):
     @override
     def logits(self, x: Float[Tensor, "batch *image"]) -> list[Float[Tensor, "batch classes"]]:
         return defended_logits(self.deq, x, list(self.defenses.values()))
-
-    @override
-    def surrogate(self, gradient: Gradient) -> nn.Module:
-        return Surrogate(self.deq, gradient)
 
     @override
     def passes(self) -> int:
@@ -137,11 +125,6 @@ class ReducedDEQ(Subject):
 
     @property
     @override
-    def modules(self) -> tuple[nn.Module, ...]:
-        return (self.deq,)
-
-    @property
-    @override
     def rows(self) -> tuple[str, ...]:
         return ("undefended", "entropy reduction")
 
@@ -158,10 +141,6 @@ class ReducedDEQ(Subject):
     @torch.no_grad()
     def logits(self, x: Float[Tensor, "batch *image"]) -> list[Float[Tensor, "batch classes"]]:
         return [reader(x) for reader in self._readers.values()]
-
-    @override
-    def surrogate(self, gradient: Gradient) -> nn.Module:
-        return Surrogate(self.deq, gradient)
 
     @override
     def passes(self) -> int:
@@ -188,11 +167,6 @@ class Network(Subject):
 
     @property
     @override
-    def modules(self) -> tuple[nn.Module, ...]:
-        return (self.network,)
-
-    @property
-    @override
     def rows(self) -> tuple[str, ...]:
         return (self.row,)
 
@@ -204,10 +178,6 @@ class Network(Subject):
     @torch.no_grad()
     def logits(self, x: Float[Tensor, "batch *image"]) -> list[Float[Tensor, "batch classes"]]:
         return [self.network(x)]
-
-    @override
-    def surrogate(self, gradient: Gradient) -> nn.Module:
-        raise InputError("an explicit network has one gradient, its own; attack it with gradient=None.")
 
     @override
     def passes(self) -> int:
