@@ -4,6 +4,7 @@ import errno
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,15 +16,17 @@ from robustdeq.files import replace_with, write_tensors, write_text
 TENSORS = {"a": torch.arange(3), "b": torch.randn(2000)}
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """No file may grow beyond four kilobytes."""
+    """No file may grow beyond four kilobytes, not even the log these tests print to: keep what is inside silent."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_tensors_come_back_with_what_is_said_of_them(tmp_path: Path) -> None:
@@ -33,13 +36,12 @@ def test_tensors_come_back_with_what_is_said_of_them(tmp_path: Path) -> None:
     assert torch.equal(found["b"], TENSORS["b"][::2])
 
 
-@pytest.mark.usefixtures("small_disk")
 def test_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("old")
-    with pytest.raises(OSError, match="File too large") as error:
+    with small_disk(), pytest.raises(OSError, match="File too large") as error:
         write_text(tmp_path / "text", "x" * 10_000)
     assert error.value.errno == errno.EFBIG
-    with pytest.raises(OSError, match="text"):
+    with small_disk(), pytest.raises(OSError, match="text"):
         write_tensors(tmp_path / "text", TENSORS, {})
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"text": "old"}
 
