@@ -1,5 +1,7 @@
 """An attack that goes on from where another ended."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -29,7 +31,7 @@ def test_second_stage_starts_where_the_first_ended() -> None:
     x = images()
     attack = PGD(**SETTINGS)
     halfway = attack(first, x, Y)
-    expected = attack.run(second, x, Y, halfway)
+    expected = attack.run(second, x, halfway, partial(attack.loss, y=Y))
     found = ContinuedPGD(**SETTINGS)(Stages([first, second]).eval(), x, Y)
     assert torch.equal(found, expected)
     assert not torch.equal(found, halfway)

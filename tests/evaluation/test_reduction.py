@@ -1,6 +1,7 @@
 """Input entropy reduction beside the bare model, attacked as published and adaptively."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ def test_every_column_is_its_attack_judged_with_and_without_the_defense(trained:
         ATTACK(EntropyReduced(deq, REDUCTION), x, y),
         ATTACK(EntropyReduced(deq, REDUCTION, "straight-through"), x, y),
         ATTACK(shortened, x, y),
-        ATTACK.run(shortened, x, y, halfway),
+        ATTACK.run(shortened, x, halfway, partial(ATTACK.loss, y=y)),
     ]
     for j, adversaries in enumerate(expected):
         with torch.no_grad():

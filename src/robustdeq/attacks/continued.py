@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.attacks.pgd import PGD
 from robustdeq.errors import InputError
+from robustdeq.gradients.base import Loss
 
 
 class Stages(nn.Module):
@@ -48,12 +49,12 @@ class ContinuedPGD(PGD):
         self,
         surrogate: nn.Module,
         x: Float[Tensor, "batch *image"],
-        y: Integer[Tensor, "batch"],
         start: Float[Tensor, "batch *image"],
+        loss: Loss,
     ) -> Float[Tensor, "batch *image"]:
         """Climb every model from where the one before ended, and return the last iterate."""
         if not isinstance(surrogate, Stages):
             raise InputError(f"the surrogate is a {type(surrogate).__name__}; give the models to climb as Stages.")
         for model in surrogate.models:
-            start = super().run(model, x, y, start)
+            start = super().run(model, x, start, loss)
         return start

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.attacks.pgd import PGD, checked, finite_or_zero
+from robustdeq.attacks.pgd import PGD, finite_or_zero
 from robustdeq.errors import InputError
 from robustdeq.gradients.base import Loss, total_loss
 from robustdeq.models.deq import DEQ, Linearization, bind, frozen, initial_state
@@ -71,8 +71,8 @@ class JointAttack(PGD):
         self,
         surrogate: nn.Module,
         x: Float[Tensor, "batch *image"],
-        y: Integer[Tensor, "batch"],
         start: Float[Tensor, "batch *image"],
+        loss: Loss,
     ) -> Float[Tensor, "batch *image"]:
         """Iterate from `start` and return the last input; one whose states are not finite stays where it is."""
         model = getattr(surrogate, "deq", surrogate)
@@ -82,7 +82,7 @@ class JointAttack(PGD):
                 "a Surrogate of one."
             )
         iterate = None
-        for iterate in self.iterates(model, x, checked(self.loss, y), start):  # noqa: B007
+        for iterate in self.iterates(model, x, loss, start):  # noqa: B007
             pass
         assert iterate is not None
         return iterate.x

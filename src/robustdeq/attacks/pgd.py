@@ -148,7 +148,7 @@ class PGD:
         standing = torch.arange(len(x), device=x.device)
         for restart in range(self.restarts):
             start = self.start(x, generator)[standing]
-            adversaries[standing] = self.run(surrogate, x[standing], y[standing], start)
+            adversaries[standing] = self.run(surrogate, x[standing], start, checked(self.loss, y[standing]))
             if restart + 1 < self.restarts:
                 standing = standing[~self.fooled(judge, adversaries[standing], y[standing])]
                 if len(standing) == 0:
@@ -167,12 +167,11 @@ class PGD:
         self,
         surrogate: nn.Module,
         x: Float[Tensor, "batch *image"],
-        y: Integer[Tensor, "batch"],
         start: Float[Tensor, "batch *image"],
+        loss: Loss,
     ) -> Float[Tensor, "batch *image"]:
-        """Climb from `start` and return the last iterate."""
+        """Climb a per-sample loss of the logits from `start`, never waiting for the device; return the last iterate."""
         ascent = -self.step_size if self.targeted else self.step_size
-        loss = checked(self.loss, y)
         adversaries = start
         for _ in range(self.steps):
             gradient = input_gradient(surrogate, adversaries, loss)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch._functorch.config
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -38,6 +40,54 @@ class BoundCell:
         return self.function(z)
 
 
+class Precision(StrEnum):
+    """What a cell's convolutions and products are computed in: the precision of its weights, or bfloat16."""
+
+    FULL = "full"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How f is evaluated. States and residuals stay in the precision of the weights, and so does a solver's algebra.
+
+    Args:
+        precision: `"full"`, or `"bfloat16"` for autocast within f; for training, and for making adversaries in it.
+        compiled: compile f with `torch.compile`, which takes a minute or so at first.
+
+    Raises:
+        InputError: there is no such precision.
+    """
+
+    precision: str = "full"
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in list(Precision):
+            known = " or ".join(repr(str(precision)) for precision in Precision)
+            raise InputError(f"precision is {self.precision!r}; choose {known}.")
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context in which f is evaluated."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == Precision.BFLOAT16)
+
+    def of(self, cell: BoundCell) -> BoundCell:
+        """The same f, evaluated this way."""
+        if self == Execution():
+            return cell
+        function = cell.function
+        if self.compiled:
+            # An implicit gradient pulls back through one evaluation of f many times.
+            torch._functorch.config.donated_buffer = False
+            function = torch.compile(function)
+
+        def executed(z: Tensor) -> Tensor:
+            with self.autocast(z.device):
+                return function(z).to(z.dtype)
+
+        return replace(cell, function=executed)
+
+
 @runtime_checkable
 class _BindingCell(Protocol):
     def bind(self, u: Tensor) -> BoundCell: ...
@@ -59,6 +109,17 @@ def frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def solving(deq: DEQ, **settings: Any) -> Iterator[None]:
+    """Within it the solver of a model has other settings, such as `max_steps`."""
+    solver = deq.solver
+    deq.solver = replace(solver, **settings)
+    try:
+        yield
+    finally:
+        deq.solver = solver
 
 
 @contextmanager
@@ -251,6 +312,9 @@ class DEQ(nn.Module):
         gradient: how the solve is differentiated in `forward`, which is what training uses: any gradient that reads one
             state (`Exact`, `Phantom`, `Neumann`, `SHINE`, `JacobianFree`, `ThroughSolver`). None differentiates the
             tail alone, which is the phantom gradient (Eq. 4) with the tail's own steps.
+
+    Attributes:
+        execution: how the cell is evaluated; in full precision until it is set otherwise.
     """
 
     def __init__(
@@ -269,6 +333,7 @@ class DEQ(nn.Module):
         self.solver = Broyden(max_steps=8, tol=1e-3, stop="rel") if solver is None else solver
         self.tail = Unroll() if tail is None else tail
         self.gradient = gradient
+        self.execution = Execution()
 
     @property
     def last_state(self) -> int:
@@ -303,7 +368,7 @@ class DEQ(nn.Module):
     def _inject(self, x: Tensor) -> tuple[Tensor, BoundCell, Tensor]:
         self.check_input(x)
         u = self.injection(x)
-        return u, bind(self.cell, u), initial_state(self.cell, u)
+        return u, self.execution.of(bind(self.cell, u)), initial_state(self.cell, u)
 
     def solution(
         self,

@@ -63,7 +63,7 @@ class _Increments(Memory):
             self._searched.append(step_sizes)
 
     def increments(self, max_steps: int) -> Tensor:
-        self._window.buffer[self._window.stop :] = 0
+        self._window.buffer[self._window.stop :].zero_()
         return self._window.buffer[:max_steps]
 
     def step_sizes(self) -> Tensor | None:
