@@ -64,6 +64,15 @@ def test_same_seed_same_batch():
     assert not torch.equal(augment(x, seeded(1)), augment(x, seeded(2)))
 
 
+def test_drawn_first_and_cropped_later_is_the_same():
+    x = torch.rand(16, 3, 8, 8, generator=seeded())
+    augment = RandomCropFlip(padding=2)
+    draws = augment.draw(16, torch.device("cpu"), seeded(1))
+    assert torch.equal(crop(x, 2, *draws), augment(x, seeded(1)))
+    part = crop(x[1::3], 2, *(draw[1::3] for draw in draws))
+    assert torch.equal(part, augment(x, seeded(1))[1::3])
+
+
 def test_without_generator_it_follows_the_global_seed():
     x = torch.rand(16, 3, 8, 8, generator=seeded())
     with torch.random.fork_rng():

@@ -42,9 +42,25 @@ class RandomCropFlip:
             Same shape, dtype and device as `x`.
         """
         device = x.device if generator is None else generator.device
-        top, left = torch.randint(2 * self.padding + 1, (2, len(x)), generator=generator, device=device)
-        mirrored = (torch.rand(len(x), generator=generator, device=device) < 0.5) & self.flip
-        return crop(x, self.padding, top.to(x.device), left.to(x.device), mirrored.to(x.device))
+        top, left, mirrored = (draw.to(x.device) for draw in self.draw(len(x), device, generator))
+        return crop(x, self.padding, top, left, mirrored)
+
+    def draw(
+        self, n: int, device: torch.device, generator: Generator | None = None
+    ) -> tuple[Int64[Tensor, "n"], Int64[Tensor, "n"], Bool[Tensor, "n"]]:
+        """Where the windows of `n` images lie, as `crop` takes it; the host never waits for the device.
+
+        Args:
+            n: number of images.
+            device: where the draws are made and returned.
+            generator: source of the draws, on `device`; None for torch's own.
+
+        Returns:
+            First row of each window, its first column, and whether it is mirrored.
+        """
+        top, left = torch.randint(2 * self.padding + 1, (2, n), generator=generator, device=device)
+        mirrored = (torch.rand(n, generator=generator, device=device) < 0.5) & self.flip
+        return top, left, mirrored
 
 
 def crop(
