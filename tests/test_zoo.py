@@ -1,13 +1,18 @@
-"""A weights file holds a model, and what rebuilds it; whole or not at all."""
+"""A weights file holds a model, and what rebuilds it; whole or not at all, in one file or in shards."""
 
+import hashlib
 import json
+import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -101,25 +106,119 @@ def test_card_says_what_the_model_is(path: Path) -> None:
     assert card_of(deq).early is None
 
 
-def test_nothing_but_the_file_is_left(path: Path) -> None:
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def described(folder: Path, name: str) -> bool:
+    """Whether the card of that name is of the weights that lie there."""
+    text = (folder / f"{name}.md").read_text(encoding="utf-8")
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in locate(folder / name)]
+    return all(digest in text for digest in (*digests, fingerprint(rd.load(folder / name))))
+
+
+def test_nothing_but_the_weights_and_their_card_is_left(path: Path) -> None:
     for _ in range(2):
         rd.save(model(), path)
-    assert list(path.parent.iterdir()) == [path]
+        assert names(path.parent) == ["model.md", "model.safetensors"]
+        assert described(path.parent, "model")
 
 
-def test_interrupted_save_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["big", "big-1.5", "big.safetensors"])
+@pytest.mark.parametrize("limit", [None, 60_000], ids=["whole", "shards"])
+def test_suffix_may_be_left_out(name: str, limit: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deq = model()
+    monkeypatch.chdir(tmp_path)
+    rd.save(deq, name, shard_bytes=limit)
+    stem = name.removesuffix(".safetensors")
+    assert Path(f"{stem}.md").is_file()
+    for given_name in (name, stem, f"{stem}.safetensors", tmp_path / stem, Path("..") / tmp_path.name / name):
+        assert fingerprint(rd.load(given_name)) == fingerprint(deq)
+
+
+@pytest.mark.parametrize(("module", "function"), [(files, "save_file"), (zoo, "write_text")], ids=["weights", "card"])
+def test_interrupted_save_leaves_the_old_pair(
+    module: object, function: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rd.save(model(), path, early=1)
-    before = path.read_bytes()
+    before = contents(path.parent)
 
-    def fail(weights: object, file: Path, **_: object) -> None:
-        file.write_bytes(b"half")
+    def fail(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(files, "save_file", fail)
-    with pytest.raises(OSError, match="no space left"):
-        rd.save(model(), path, early=2)
-    assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]
+    monkeypatch.setattr(module, function, fail)
+    for limit in (None, 60_000):
+        with pytest.raises(OSError, match="no space left"):
+            rd.save(model(), path, early=2, shard_bytes=limit)
+        assert contents(path.parent) == before
+
+
+def test_save_draws_no_random_numbers(path: Path) -> None:
+    for network in (model(), ResNet(ResNetConfig((1, 1), width=4), 3, 1), WideResNet(WideResNetConfig(10, 1), 3, 1)):
+        before = torch.random.get_rng_state()
+        rd.save(network, path)
+        assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_other_text_is_not_replaced_by_a_card(path: Path) -> None:
+    path.parent.mkdir()
+    path.with_suffix(".md").write_text("my notes")
+    with pytest.raises(InputError, match=r"model\.md is no model card"):
+        rd.save(model(), path)
+    assert contents(path.parent) == {"model.md": b"my notes"}
+
+
+@dataclass(frozen=True)
+class Cautious(Picard):
+    """A solver that `load` does not know."""
+
+
+def test_what_could_not_be_loaded_is_not_saved(path: Path) -> None:
+    deq, extended = model(), model()
+    deq.solver = Cautious()
+    extended.head.another = extended.head.classifier
+    for network, message in ((deq, "Cautious"), (extended, "head.another")):
+        with pytest.raises(InputError, match=f"this MDEQ could not be rebuilt from a file .*(?s:.*){message}"):
+            rd.save(network, path)
+    with pytest.raises(InputError, match="state 8 does not exist"):
+        rd.save(model(), path, early=8)
+    with pytest.raises(InputError, match="a ResNet has no state 1; leave early out"):
+        rd.save(ResNet(ResNetConfig((1,), width=2), 3, 1), path, early=1)
+    with pytest.raises(InputError, match=r"is the name of a shard; save to .*x\.safetensors"):
+        rd.save(model(), path.with_name("x-00001-of-00002.safetensors"))
+    assert not path.parent.exists()
+
+
+class TestStoredType:
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_it_is_loaded_as_float32(self, dtype: torch.dtype, path: Path) -> None:
+        deq = model()
+        rd.save(deq, path, dtype=dtype)
+        expected = {name: t.to(dtype).float() if t.is_floating_point() else t for name, t in deq.state_dict().items()}
+        loaded = rd.load(path).state_dict()
+        assert {name: t.dtype for name, t in loaded.items()} == {name: t.dtype for name, t in expected.items()}
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.items())
+        assert {t.dtype for t in load_file(path).values() if t.is_floating_point()} == {dtype}
+        assert described(path.parent, "model")
+        assert (
+            f"stored as {str(dtype).removeprefix('torch.')}, loaded as float32" in path.with_suffix(".md").read_text()
+        )
+
+    def test_values_beyond_its_range_are_refused(self, path: Path) -> None:
+        deq = model()
+        deq.head.classifier.bias.data[0] = 1e5
+        with pytest.raises(InputError, match=r"head\.classifier\.bias has values beyond the range of torch\.float16"):
+            rd.save(deq, path, dtype=torch.float16)
+        rd.save(deq, path, dtype=torch.bfloat16)
+
+    @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e5m2, torch.complex64])
+    def test_other_types_are_refused(self, dtype: torch.dtype, path: Path) -> None:
+        with pytest.raises(InputError, match=r"choose one of torch\.float16, torch\.bfloat16"):
+            rd.save(model(), path, dtype=dtype)
 
 
 def test_model_of_another_kind_is_not_saved(path: Path) -> None:
@@ -249,6 +348,88 @@ def test_truncated_shard_is_refused(broken: int, folder: Path) -> None:
     shards[broken].write_bytes(shards[broken].read_bytes()[:-1])
     with pytest.raises(InputError, match=rf"big-0000{broken + 1}-of-00003\.safetensors is not a readable safetensors"):
         rd.load("big")
+
+
+SMALL = ResNet(ResNetConfig((1,), width=4), 3, 1).eval()
+THREE_SHARDS, TWO_SHARDS = 2_000, 2_600
+
+
+class TestShards:
+    @settings(deadline=None, max_examples=15)
+    @given(limit=st.integers(1, 5_000), dtype=st.sampled_from([None, torch.float16]), note=st.text(max_size=99))
+    def test_each_is_within_the_limit_and_all_give_the_model(
+        self, limit: int, dtype: torch.dtype | None, note: str, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        folder = tmp_path_factory.mktemp("shards")
+        try:
+            rd.save(SMALL, folder / "net", provenance={"note": note}, dtype=dtype, shard_bytes=limit)
+        except InputError as error:
+            assert names(folder) == []
+            least = re.search(r"shard_bytes is \d+ and \S+ needs (\d+) in a file", str(error))
+            assert least
+            rd.save(SMALL, folder / "net", provenance={"note": note}, dtype=dtype, shard_bytes=int(least[1]))
+            assert int(least[1]) > limit
+            limit = int(least[1])
+        shards = locate(folder / "net")
+        assert all(shard.stat().st_size <= limit for shard in shards)
+        numbered = [f"net-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+        assert names(folder) == sorted(["net.md", *(numbered if len(shards) > 1 else ["net.safetensors"])])
+        assert described(folder, "net")
+        assert all(read_card(shard).provenance == {"note": note} for shard in shards)
+        assert dtype is not None or fingerprint(rd.load(shards[-1])) == fingerprint(SMALL)
+
+    def test_model_that_fits_is_one_file(self, path: Path) -> None:
+        rd.save(SMALL, path, shard_bytes=100_000)
+        assert locate(path) == [path]
+
+    def test_what_had_the_name_before_is_gone_and_what_has_another_stays(self, tmp_path: Path) -> None:
+        rd.save(SMALL, tmp_path / "net-more", shard_bytes=TWO_SHARDS)
+        others = contents(tmp_path)
+        for limit in (None, TWO_SHARDS, THREE_SHARDS, TWO_SHARDS, None, None):
+            deq = SMALL if limit else model()
+            rd.save(deq, tmp_path / "net", shard_bytes=limit)
+            found = contents(tmp_path)
+            assert {name: found.pop(name) for name in others} == others
+            assert sorted(found) == sorted(["net.md", *(file.name for file in locate(tmp_path / "net"))])
+            assert fingerprint(rd.load(tmp_path / "net")) == fingerprint(deq)
+
+    @pytest.mark.parametrize("before", [None, TWO_SHARDS, THREE_SHARDS])
+    @pytest.mark.parametrize("after", [None, THREE_SHARDS])
+    def test_save_killed_at_any_moment_leaves_no_mixture(
+        self, before: int | None, after: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        torch.manual_seed(1)
+        new = ResNet(ResNetConfig((1,), width=4), 3, 1)
+        known = {fingerprint(SMALL), fingerprint(new)}
+        rename, moves = Path.replace, 0
+
+        def stop(file: Path, target: Path) -> Path:
+            nonlocal moves
+            if target.parent.name == "folder":
+                moves -= 1
+                if moves < 0:
+                    raise KeyboardInterrupt
+            return rename(file, target)
+
+        monkeypatch.setattr(Path, "replace", stop)
+        for allowed in count():
+            folder = tmp_path / str(allowed) / "folder"
+            moves = 99
+            rd.save(SMALL, folder / "net", shard_bytes=before)
+            moves = allowed
+            try:
+                rd.save(new, folder / "net", shard_bytes=after)
+            except KeyboardInterrupt:
+                assert not (folder / "net.md").exists()
+                try:
+                    assert fingerprint(rd.load(folder / "net")) in known
+                except InputError as error:
+                    assert before and after, "a whole file and a row of shards never stand in each other's way"
+                    assert "download it again" in str(error) or "there are no weights" in str(error)
+            else:
+                assert described(folder, "net")
+                break
+        assert allowed == {None: 1, THREE_SHARDS: 3}[after] + 1
 
 
 class TestFingerprint:

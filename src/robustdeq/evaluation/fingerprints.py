@@ -7,16 +7,20 @@ from pathlib import Path
 
 from torch import Tensor
 
-_UNRELATED = ("cli.py", "progress.py", "reporting", "training")
+DISPLAY = ("cli.py", "progress.py", "reporting")
 
 
-def code_fingerprint() -> str:
-    """SHA-256 of the sources that decide the outcome of an evaluation."""
+def code_fingerprint(unrelated: tuple[str, ...] = (*DISPLAY, "training")) -> str:
+    """SHA-256 of the sources that decide the outcome of an evaluation.
+
+    Args:
+        unrelated: modules and packages that decide nothing of it.
+    """
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
         name = file.relative_to(package)
-        if name.parts[0] not in _UNRELATED:
+        if name.parts[0] not in unrelated:
             digest.update(f"{name.as_posix()} ".encode() + file.read_bytes())
     return digest.hexdigest()
 

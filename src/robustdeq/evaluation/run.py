@@ -26,8 +26,8 @@ from robustdeq.evaluation.protocol import (
 from robustdeq.evaluation.store import Profile, Run, Store
 from robustdeq.evaluation.subject import DefendedDEQ, Subject
 from robustdeq.files import write_tensors
+from robustdeq.models.card import fingerprint
 from robustdeq.models.deq import evaluating
-from robustdeq.models.zoo import fingerprint
 from robustdeq.progress import Report
 
 CLEAN = "clean"
