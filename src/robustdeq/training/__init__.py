@@ -1,19 +1,40 @@
-"""Training on Lightning: objectives, regularisation, and the run that writes weights."""
+"""Training on Lightning: objectives, regularisation, schedules, guards, and the run that writes weights."""
 
-from robustdeq.training.module import DEQTraining, Optimization, Validation
-from robustdeq.training.objectives import AdversarialTraining, Objective, Standard
-from robustdeq.training.regularizers import JacobianRegularization, jacobian_penalty
-from robustdeq.training.run import Recipe, Schedule, fit
+from robustdeq.training.guards import Guard, OverfittingWatch
+from robustdeq.training.inner import NFGSM
+from robustdeq.training.module import Pretraining, Regularization, Training, Validation
+from robustdeq.training.objectives import (
+    TRADES,
+    AdversarialTraining,
+    NoisyFGSM,
+    Objective,
+    RandomState,
+    Standard,
+)
+from robustdeq.training.regularizers import FixedPointCorrection, JacobianRegularization, jacobian_penalty
+from robustdeq.training.run import Hardware, Recipe, Schedule, fit
+from robustdeq.training.schedules import Optimization, SolverSteps
 
 __all__ = [
+    "NFGSM",
+    "TRADES",
     "AdversarialTraining",
-    "DEQTraining",
+    "FixedPointCorrection",
+    "Guard",
+    "Hardware",
     "JacobianRegularization",
+    "NoisyFGSM",
     "Objective",
     "Optimization",
+    "OverfittingWatch",
+    "Pretraining",
+    "RandomState",
     "Recipe",
+    "Regularization",
     "Schedule",
+    "SolverSteps",
     "Standard",
+    "Training",
     "Validation",
     "fit",
     "jacobian_penalty",

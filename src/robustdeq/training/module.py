@@ -1,8 +1,10 @@
-"""One training run as a Lightning module: the objective, the regulariser and the schedule of one model."""
+"""One training run as a Lightning module: the objective, the regularisers and the schedules of one model."""
 
 from __future__ import annotations
 
-import math
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,53 +16,15 @@ from typing_extensions import override
 
 from robustdeq.attacks import PGD
 from robustdeq.attacks.pgd import correct
-from robustdeq.data import RandomCropFlip
 from robustdeq.errors import InputError
-from robustdeq.gradients import Gradient, Phantom, Surrogate
+from robustdeq.gradients import Gradient, Phantom, Surrogate, ThroughSolver
 from robustdeq.models import DEQ
-from robustdeq.models.deq import evaluating
-from robustdeq.training.objectives import Objective
-from robustdeq.training.regularizers import JacobianRegularization, jacobian_penalty
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """Adam with linear warm-up and a cosine schedule; the defaults are the published ones.
-
-    Args:
-        learning_rate: at its highest.
-        final_learning_rate: at the end.
-        warmup: the share of the steps over which it rises from 0.
-        weight_decay: decoupled.
-        clip_norm: the most that the norm of the gradient may be; None for no clipping.
-
-    Raises:
-        InputError: a setting is out of its range.
-    """
-
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-6
-    warmup: float = 0.0
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate is {self.learning_rate}; give a positive number.")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"warmup is {self.warmup}; give a share of the steps, in [0, 1).")
-        for name in ("final_learning_rate", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; give 0 or a positive number.")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise InputError(f"clip_norm is {self.clip_norm}; give a positive number, or None for no clipping.")
-
-    def factor(self, progress: float) -> float:
-        """The learning rate at a share of the training, as a multiple of its highest."""
-        if progress < self.warmup:
-            return max(progress / self.warmup, 1e-2)
-        floor = self.final_learning_rate / self.learning_rate
-        return floor + (1 - floor) * (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup))) / 2
+from robustdeq.models.deq import Execution, Unroll, evaluating, solving
+from robustdeq.solvers import Picard
+from robustdeq.training.objectives import AdversarialTraining, Adversaries, Moment, Objective, Reading, Standard
+from robustdeq.training.regularizers import FixedPointCorrection, JacobianRegularization, jacobian_penalty
+from robustdeq.training.schedules import Optimization, SolverSteps
+from robustdeq.training.spectrum import spectral_radius
 
 
 @dataclass(frozen=True)
@@ -69,94 +33,228 @@ class Validation:
 
     Args:
         attack: the attack.
-        gradient: what it climbs.
+        gradient: what it climbs; an explicit network is differentiated by autograd.
     """
 
     attack: PGD = field(default_factory=PGD)
     gradient: Gradient = field(default_factory=Phantom)
 
 
-class DEQTraining(lightning.LightningModule):
-    """Trains a DEQ; the gradient of its weights is the model's own (`deq.gradient`).
+@dataclass(frozen=True)
+class Pretraining:
+    """At first the cell is unrolled, z_{n+1} = f(z_n) from z_0, and autograd runs through all of it (Bai et al., 2020).
+
+    Nothing is added to the loss meanwhile.
 
     Args:
-        deq: the model.
-        objective: which images the loss is taken on.
+        steps: how many steps of the optimiser; 0 for none.
+        layers: how often f is applied.
+        adversarial: train on the objective's images already; clean ones otherwise, as published.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    steps: int = 0
+    layers: int = 8
+    adversarial: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.layers < 1:
+            raise InputError(
+                f"pretraining has {self.steps} steps of {self.layers} layers; give 0 or more steps, 1 or more layers."
+            )
+
+    @contextmanager
+    def unrolling(self, deq: DEQ) -> Iterator[None]:
+        """Within it the model is its cell unrolled."""
+        usual = deq.solver, deq.tail, deq.gradient
+        deq.solver = Picard(max_steps=self.layers, tol=0.0, result="last")
+        deq.tail, deq.gradient = Unroll(steps=0), ThroughSolver()
+        try:
+            yield
+        finally:
+            deq.solver, deq.tail, deq.gradient = usual
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """What is added to the loss of a DEQ.
+
+    Args:
+        jacobian: a penalty on the Jacobian at the fixed point.
+        correction: the loss at intermediate states.
+    """
+
+    jacobian: JacobianRegularization = field(default_factory=JacobianRegularization)
+    correction: FixedPointCorrection = field(default_factory=FixedPointCorrection)
+
+
+class Training(lightning.LightningModule):
+    """Trains a model; the gradient of a DEQ's weights is the model's own (`deq.gradient`).
+
+    Args:
+        model: a DEQ, or any network from images to logits.
+        objective: which images the loss is taken on, and the loss.
         optimization: the optimiser and its schedule.
-        regularization: the Jacobian penalty.
-        augmentation: applied to each batch of clean images; None for none.
+        regularization: what is added to the loss.
+        solver_steps: of the phases of the training.
+        pretraining: the phase in which the cell is unrolled.
+        execution: how the model is evaluated in a training step. Where its Jacobian is penalised the loss is taken
+            without compiling f, which the penalty differentiates twice.
         validation: what is measured on the development split.
-        seed: of the augmentation, the penalty's draws and the attacks.
+        seed: of everything that is random.
+
+    Raises:
+        InputError: the cell is to be unrolled from z_0, and the solves to start elsewhere.
     """
 
     def __init__(
         self,
-        deq: DEQ,
-        objective: Objective,
-        optimization: Optimization,
-        regularization: JacobianRegularization,
-        augmentation: RandomCropFlip | None,
-        validation: Validation,
-        seed: int,
+        model: nn.Module,
+        objective: Objective | None = None,
+        optimization: Optimization | None = None,
+        regularization: Regularization | None = None,
+        solver_steps: SolverSteps | None = None,
+        pretraining: Pretraining | None = None,
+        execution: Execution | None = None,
+        validation: Validation | None = None,
+        seed: int = 42,
     ) -> None:
         super().__init__()
-        self.deq = deq
-        self.objective = objective
-        self.optimization = optimization
-        self.regularization = regularization
-        self.augmentation = augmentation
-        self.validation = validation
+        self.model = model
+        self.objective = objective or Standard()
+        self.optimization = optimization or Optimization()
+        self.regularization = regularization or Regularization()
+        self.solver_steps = solver_steps or SolverSteps()
+        self.pretraining = pretraining or Pretraining()
+        self.execution = execution or Execution()
+        self.validation = validation or Validation()
         self.seed = seed
+        warm = isinstance(objective, AdversarialTraining) and objective.warm_steps
+        if self.pretraining.steps and self.pretraining.adversarial and warm:
+            raise InputError("adversarial pretraining unrolls the cell from z_0; set warm_steps to None.")
+        self.suspects: Float[Tensor, "3"] | None = None
+        if self.execution.compiled and not isinstance(model, DEQ):
+            model.compile()
+
+    @property
+    def total_steps(self) -> int:
+        """How many steps the optimiser will have made in all."""
+        return max(int(self.trainer.estimated_stepping_batches), 1)
+
+    @property
+    def world_size(self) -> int:
+        """How many processes share the batch."""
+        return self.trainer.world_size
 
     @property
     def progress(self) -> float:
         """The share of the training that is done."""
-        return min(self.global_step / max(int(self.trainer.estimated_stepping_batches), 1), 1.0)
+        return min(self.global_step / self.total_steps, 1.0)
+
+    @property
+    def _pretrains(self) -> bool:
+        return isinstance(self.model, DEQ) and self.global_step < self.pretraining.steps
 
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Float[Tensor, ""]:
         x, y = batch
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
-        if self.augmentation is not None:
-            x = self.augmentation(x, generator)
-        x = self.objective.images(self.deq, x, y, self.global_step, self.progress)
-        jitter = self.regularization.draw(self.progress, generator)
-        if jitter is None:
-            logits = self.deq(x)
-            loss = nn.functional.cross_entropy(logits, y)
-        else:
-            logits, penalty = self._penalised(x, jitter)
-            self.log("jacobian", penalty, prog_bar=True)
-            loss = nn.functional.cross_entropy(logits, y) + self.regularization.weight * penalty
-        self.log("loss", loss, prog_bar=True)
-        self.log("accuracy", correct(logits.detach(), y).float().mean(), prog_bar=True)
+        seed = _seed(self.seed, self.global_step, batch_idx, self.global_rank)
+        torch.manual_seed(_seed(seed, "layers"))
+        moment = Moment(self.global_step, self.progress, torch.Generator(x.device).manual_seed(seed))
+        objective = Standard() if self._pretrains and not self.pretraining.adversarial else self.objective
+        with self._phase(moment, x.device):
+            found = objective.adversaries(self.model, x, y, moment)
+            reading, penalties = self._read(objective, x, y, found, moment)
+        loss = torch.stack([reading.loss, *penalties.values()]).sum()
+        self._watch(loss, reading)
+        self.log_dict({"loss": loss.detach(), **{name: penalty.detach() for name, penalty in penalties.items()}})
+        self.log("accuracy", correct(reading.logits.detach(), y).float().mean())
         return loss
 
-    def _penalised(self, x: Float[Tensor, "batch *image"], jitter: int) -> tuple[Tensor, Tensor]:
-        solver, gradient = self.deq.solver, self.deq.gradient
-        self.deq.solver = replace(solver, max_steps=max(solver.max_steps + jitter, 1))
+    def _read(
+        self, objective: Objective, x: Tensor, y: Tensor, found: Adversaries, moment: Moment
+    ) -> tuple[Reading, dict[str, Tensor]]:
+        """The loss, and the penalties that this step adds."""
+        model, jacobian, correction = self.model, self.regularization.jacobian, self.regularization.correction
+        if not isinstance(model, DEQ) or self._pretrains:
+            return objective.read(model, x, y, found, moment), {}
+        penalties: dict[str, Tensor] = {}
+        host = torch.Generator().manual_seed(_seed(self.seed, moment.step, "jacobian"))
+        jitter = jacobian.draw(moment.progress, host)
+        steps = max(model.solver.max_steps + (jitter or 0), 1)
+        if jitter is not None:
+            model.execution = replace(model.execution, compiled=False)
+        with solving(model, max_steps=steps):
+            reading = objective.read(model, x, y, found, moment)
+            if reading.solution is not None and jitter is not None:
+                penalties["jacobian"] = jacobian.weight * jacobian_penalty(reading.solution, jacobian.probes)
+            if reading.solution is not None and correction.weight > 0:
+                penalties["correction"] = correction.penalty(model, reading.solution, y)
+        return reading, penalties
+
+    @contextmanager
+    def _phase(self, moment: Moment, device: torch.device) -> Iterator[None]:
+        """Within it the model is evaluated as this moment of the training has it."""
+        model = self.model
+        if not isinstance(model, DEQ):
+            with self.execution.autocast(device):
+                yield
+            return
+        model.execution = self.execution
         try:
-            solution = self.deq.solution(x, record=gradient is not None and gradient.records())
-            return self.deq.logits(solution), jacobian_penalty(solution, self.regularization.probes)
+            with ExitStack() as stack:
+                if self._pretrains:
+                    stack.enter_context(self.pretraining.unrolling(model))
+                else:
+                    stack.enter_context(solving(model, **self.solver_steps.at(moment.progress)))
+                yield
         finally:
-            self.deq.solver = solver
+            model.execution = Execution()
+
+    def _watch(self, loss: Tensor, reading: Reading) -> None:
+        """Add to what a guard looks at from time to time: losses that are not finite, diverged samples, all samples."""
+        with torch.no_grad():
+            diverged = loss.new_zeros(())
+            if reading.solution is not None:
+                trajectory = reading.solution.trajectory
+                diverged = trajectory.diverged.sum().to(loss.dtype)
+                final = trajectory.last_residual.norm(dim=1) / trajectory.best_value.norm(dim=1).clamp_min(1e-12)
+                self.log("residual", final.mean())
+                self.log("solver_steps", trajectory.steps.float().mean())
+            count = loss.new_full((), len(reading.logits))
+            added = torch.stack([(~loss.detach().isfinite()).to(loss.dtype), diverged, count])
+            self.suspects = added if self.suspects is None else self.suspects + added
 
     @override
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
-        with evaluating(self.deq):
-            adversaries = replace(self.validation.attack, seed=batch_idx)(
-                Surrogate(self.deq, self.validation.gradient), x, y
-            )
+        model, validation = self.model, self.validation
+        is_deq = isinstance(model, DEQ)
+        weight = len(x) * self.world_size  # Lightning divides it by the number of processes, rounding down
+        attack = replace(validation.attack, seed=validation.attack.seed + batch_idx)
+        with evaluating(model):
+            adversaries = attack(Surrogate(model, validation.gradient) if is_deq else model, x, y)
             with torch.no_grad():
-                clean, robust = correct(self.deq(x), y), correct(self.deq(adversaries), y)
-        self.log("clean", clean.float().mean(), prog_bar=True, batch_size=len(x))
-        self.log("robust", robust.float().mean(), prog_bar=True, batch_size=len(x))
+                measured = {"clean": correct(model(x), y), "robust": correct(model(adversaries), y)}
+            if is_deq:
+                trajectory = model.solve(x)
+                measured |= {"diverged": trajectory.diverged, "final_residual": trajectory.residuals[-1]}
+            if is_deq and batch_idx == 0:
+                draws = torch.Generator(x.device).manual_seed(self.seed)
+                radius = spectral_radius(model.solution(x), steps=50, generator=draws)
+                self.log("spectral_radius", radius.mean(), batch_size=weight, sync_dist=True)
+        means = {name: values.float().mean() for name, values in measured.items()}
+        self.log_dict(means, prog_bar=True, batch_size=weight, sync_dist=True)
 
     @override
     def configure_optimizers(self) -> Any:
-        settings = self.optimization
-        optimizer = torch.optim.AdamW(self.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        total = max(int(self.trainer.estimated_stepping_batches), 1)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: settings.factor(min(step / total, 1.0)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        optimizer = self.optimization.optimizer(self.model)
+        scheduler = self.optimization.scheduler(optimizer, self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _seed(*parts: object) -> int:
+    """A seed that is a function of the parts alone."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7])

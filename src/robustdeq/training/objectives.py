@@ -1,77 +1,315 @@
-"""What training minimises: the loss on clean images, or on adversaries of them."""
+"""What training minimises: a loss on clean images, on adversaries of them, or on both."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import random
 from dataclasses import dataclass, field, replace
+from functools import partial
 
+import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
 from robustdeq.errors import InputError
-from robustdeq.gradients import Gradient, Phantom, Surrogate
+from robustdeq.gradients import Phantom, Surrogate, UnrolledIntermediate
+from robustdeq.gradients.base import Loss, StateGradient
 from robustdeq.models import DEQ
-from robustdeq.models.deq import evaluating
+from robustdeq.models.deq import Solution, evaluating, solving
+from robustdeq.training.inner import NFGSM, WarmStarted
 
 
-class Objective(ABC):
-    """Which images the loss is taken on."""
+@dataclass(frozen=True)
+class Moment:
+    """Where the training stands.
 
-    @abstractmethod
-    def images(
-        self, deq: DEQ, x: Float[Tensor, "batch *image"], y: Int[Tensor, "batch"], step: int, progress: float
-    ) -> Float[Tensor, "batch *image"]:
-        """The images to train on.
+    Args:
+        step: the optimiser's steps so far.
+        progress: the share of the training that is done, in [0, 1].
+        generator: of all that is random in this step.
+    """
+
+    step: int
+    progress: float
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Adversaries:
+    """The images that a step trains on.
+
+    Args:
+        images: the images.
+        state: a fixed point near theirs to start the solves from; None to start anew.
+        steps: solver steps from there.
+    """
+
+    images: Float[Tensor, "batch *image"]
+    state: Float[Tensor, "batch *state"] | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The loss of one batch, with what it was read from.
+
+    Args:
+        loss: the mean over the batch, in nats.
+        logits: of the images that were trained on.
+        solution: their solve; None where the model has no solver.
+    """
+
+    loss: Float[Tensor, ""]
+    logits: Float[Tensor, "batch classes"]
+    solution: Solution | None
+
+
+def respond(
+    model: nn.Module, x: Float[Tensor, "batch *image"], near: Adversaries | None = None
+) -> tuple[Float[Tensor, "batch classes"], Solution | None]:
+    """The logits of a model in training, and the solve behind them where it is a DEQ.
+
+    Args:
+        model: a `DEQ`, read with its own gradient, or any network.
+        x: the images.
+        near: whose fixed point to start the solve from.
+    """
+    if not isinstance(model, DEQ):
+        return model(x), None
+    start, steps = (None, None) if near is None else (near.state, near.steps)
+    record = model.gradient is not None and model.gradient.records()
+    with solving(model, max_steps=steps or model.solver.max_steps):
+        solution = model.solution(x, record=record, initial=start)
+        return model.logits(solution), solution
+
+
+class Objective:
+    """Which images a step trains on, and the loss there."""
+
+    def adversaries(
+        self, model: nn.Module, x: Float[Tensor, "batch *image"], y: Int[Tensor, "batch"], moment: Moment
+    ) -> Adversaries:
+        """The images to train on: by default the clean ones.
 
         Args:
-            deq: the model as it is.
+            model: the model as it is.
             x: clean images.
             y: their labels.
-            step: the training step, from 0; seeds what is random.
-            progress: the share of the training that is done.
+            moment: where the training stands.
         """
+        return Adversaries(x)
+
+    def read(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "batch *image"],
+        y: Int[Tensor, "batch"],
+        found: Adversaries,
+        moment: Moment,
+    ) -> Reading:
+        """The loss to minimise: by default the cross-entropy of the images found.
+
+        Args:
+            model: the model in training mode.
+            x: clean images.
+            y: their labels.
+            found: what `adversaries` gave.
+            moment: where the training stands.
+        """
+        logits, solution = respond(model, found.images, found)
+        return Reading(cross_entropy(logits, y), logits, solution)
+
+    def strengthened(self) -> Objective:
+        """The objective with a stronger attack, for when this one is overfitted to; itself where it attacks nothing."""
+        return self
 
 
 @dataclass(frozen=True)
 class Standard(Objective):
     """Clean images."""
 
-    @override
-    def images(self, deq: DEQ, x: Tensor, y: Tensor, step: int, progress: float) -> Tensor:
-        return x
-
 
 @dataclass(frozen=True)
 class AdversarialTraining(Objective):
     """PGD-AT (Madry et al., ICLR 2018): the last iterate of PGD, made with the model in eval mode.
 
+    One step of 1.25 ε from a random start is fast adversarial training (Wong, Rice and Kolter, ICLR 2020). With the
+    gradient through the solver, for the adversaries and for the weights, forward and backward passes agree:
+    solver-aligned adversarial training.
+
     Args:
         attack: PGD with the full radius.
-        gradient: what it climbs; of the final state.
+        gradient: what it climbs; None for the gradient that the weights are trained with, which of an explicit network
+            is autograd's, and of a DEQ without a gradient the phantom gradient with the steps of its tail.
         warmup: the share of the training over which the radius grows linearly from 0 to its full value.
+        warm_steps: solve for every iterate but the first, and for the loss, from the fixed point of the iterate before
+            with so many solver steps; None to solve anew.
 
     Raises:
-        InputError: the warm-up is no share.
+        InputError: a setting is out of its range.
     """
 
     attack: PGD = field(default_factory=PGD)
-    gradient: Gradient = field(default_factory=Phantom)
+    gradient: StateGradient | None = None
     warmup: float = 0.0
+    warm_steps: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup <= 1:
             raise InputError(f"warmup is {self.warmup}; give a share of the training, in [0, 1].")
+        if self.warm_steps is not None and self.warm_steps < 1:
+            raise InputError(f"warm_steps is {self.warm_steps}; give 1 or more, or None to solve anew.")
+        if self.attack.restarts != 1:
+            raise InputError(f"restarts is {self.attack.restarts}; the attack of a training step runs once.")
+        if self.attack.targeted:
+            raise InputError("the attack is targeted; in training it leaves the labels it is given: drop targeted.")
 
     @override
-    def images(self, deq: DEQ, x: Tensor, y: Tensor, step: int, progress: float) -> Tensor:
-        scale = 1.0 if progress >= self.warmup else max(progress / self.warmup, 1e-3)
-        attack = replace(
-            self.attack,
-            eps=scale * self.attack.eps,
-            step_size=scale * self.attack.step_size,
-            seed=self.attack.seed + step,
-        )
-        with evaluating(deq):
-            return attack(Surrogate(deq, self.gradient), x, y)
+    def adversaries(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> Adversaries:
+        return self.climb(model, x, partial(self.attack.loss, y=y), moment)
+
+    def climb(self, model: nn.Module, x: Float[Tensor, "batch *image"], loss: Loss, moment: Moment) -> Adversaries:
+        """The last iterate of the attack on a per-sample loss of the logits."""
+        scale = 1.0 if moment.progress >= self.warmup else max(moment.progress / self.warmup, 1e-3)
+        attack = self.scaled(scale)
+        surrogate = self._surrogate(model)
+        with evaluating(model):
+            images = attack.run(surrogate, x, attack.start(x, moment.generator), loss)
+        if not isinstance(surrogate, WarmStarted):
+            return Adversaries(images)
+        return Adversaries(images, surrogate.state, self.warm_steps)
+
+    def scaled(self, scale: float) -> PGD:
+        """The attack with its radius and step scaled."""
+        return replace(self.attack, eps=scale * self.attack.eps, step_size=scale * self.attack.step_size)
+
+    def _surrogate(self, model: nn.Module) -> nn.Module:
+        """What the attack climbs."""
+        if not isinstance(model, DEQ):
+            return model
+        gradient = model.gradient if self.gradient is None else self.gradient
+        gradient = Phantom(model.tail.steps, model.tail.damping) if gradient is None else gradient
+        if not isinstance(gradient, StateGradient):
+            raise InputError(f"the adversaries cannot be made with the gradient {gradient!r}; give another.")
+        return Surrogate(model, gradient) if self.warm_steps is None else WarmStarted(model, gradient, self.warm_steps)
+
+    @override
+    def strengthened(self) -> AdversarialTraining:
+        steps = self.attack.steps + 1
+        settings = {name: getattr(self.attack, name) for name in PGD.__dataclass_fields__}
+        attack = PGD(**settings | {"steps": steps, "step_size": 2 * self.attack.eps / steps})
+        return replace(self, attack=attack)
+
+
+@dataclass(frozen=True)
+class NoisyFGSM(AdversarialTraining):
+    """N-FGSM (de Jorge et al., NeurIPS 2022): one step of ε from noise beyond the ball, unprojected.
+
+    Of the attack, radius and bounds matter. The other settings are those of `AdversarialTraining`.
+
+    Args:
+        noise: the radius of the noise, in multiples of ε.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    noise: float = 2.0
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.scaled(1.0)
+
+    @override
+    def scaled(self, scale: float) -> PGD:
+        eps = scale * self.attack.eps
+        return NFGSM(eps, eps or 1.0, norm=self.attack.norm, bounds=self.attack.bounds, noise=self.noise)
+
+    @override
+    def strengthened(self) -> AdversarialTraining:
+        single = replace(self.attack, steps=1)
+        return AdversarialTraining(single, self.gradient, self.warmup, self.warm_steps).strengthened()
+
+
+@dataclass(frozen=True)
+class TRADES(AdversarialTraining):
+    """TRADES (Zhang et al., ICML 2019): cross-entropy of clean images + β KL(clean ‖ adversarial).
+
+    The attack climbs the same divergence. It is least at the image itself, where its gradient vanishes and no attack
+    gets away, so that the attack must start at random. The other settings are those of `AdversarialTraining`.
+
+    Args:
+        beta: β.
+
+    Raises:
+        InputError: a setting is out of its range, or the attack starts at the image.
+    """
+
+    beta: float = 6.0
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.beta >= 0:
+            raise InputError(f"beta is {self.beta}; give 0 or a positive number.")
+        if not self.attack.random_start:
+            raise InputError("the attack starts at the image, where the divergence is flat; set random_start.")
+
+    @override
+    def adversaries(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> Adversaries:
+        with evaluating(model), torch.no_grad():
+            clean = model(x).log_softmax(dim=1)
+        return self.climb(model, x, partial(divergence, reference=clean), moment)
+
+    @override
+    def read(self, model: nn.Module, x: Tensor, y: Tensor, found: Adversaries, moment: Moment) -> Reading:
+        clean, _ = respond(model, x)
+        logits, solution = respond(model, found.images, found)
+        robust = divergence(logits, clean.log_softmax(dim=1)).mean()
+        return Reading(cross_entropy(clean, y) + self.beta * robust, logits, solution)
+
+
+def divergence(
+    logits: Float[Tensor, "batch classes"], reference: Float[Tensor, "batch classes"]
+) -> Float[Tensor, "batch"]:
+    """KL(reference ‖ softmax(logits)) of each sample, in nats; `reference` are log-probabilities."""
+    return kl_div(logits.log_softmax(dim=1), reference, reduction="none", log_target=True).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class RandomState(AdversarialTraining):
+    """The adversarial loss at a random state of the trajectory (Yang, Li and Pang, ICML 2023, Section 3.3).
+
+    Each step draws one n from 1 … N + 1 and reads the loss at z_n, unrolled from there by k damped steps (Eq. 13), so
+    that every state learns to resist; at the final state z_{N+1} it is the loss of the model itself. The other settings
+    are those of `AdversarialTraining`.
+
+    Args:
+        steps: k.
+        damping: λ.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    steps: int = 5
+    damping: float = 0.5
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        UnrolledIntermediate(1, self.steps, self.damping)
+
+    @override
+    def read(self, model: nn.Module, x: Tensor, y: Tensor, found: Adversaries, moment: Moment) -> Reading:
+        if not isinstance(model, DEQ):
+            raise InputError(f"a {type(model).__name__} has no intermediate states; choose another objective.")
+        n = random.Random(f"state {moment.generator.initial_seed()}").randint(1, model.last_state)
+        if n == model.last_state:
+            return super().read(model, x, y, found, moment)
+        solution = model.solution(found.images, until=n)
+        logits = model.head(UnrolledIntermediate(n, self.steps, self.damping).read(solution))
+        return Reading(cross_entropy(logits, y), logits, solution)

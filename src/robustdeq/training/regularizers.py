@@ -1,15 +1,22 @@
-"""Jacobian regularisation (Bai, Koltun and Kolter, "Stabilizing equilibrium models", ICML 2021)."""
+"""What is added to the loss to keep the solver in hand.
+
+Jacobian regularisation (Bai, Koltun and Kolter, "Stabilizing equilibrium models by Jacobian regularization", ICML 2021)
+and fixed-point correction (Bai, Geng, Savani and Kolter, "Deep equilibrium optical flow estimation", CVPR 2022).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
 
 from robustdeq.errors import InputError
-from robustdeq.models.deq import Solution
+from robustdeq.gradients.phantom import check_steps
+from robustdeq.models.deq import DEQ, Solution, Unroll
 
 
 def jacobian_penalty(solution: Solution, probes: int, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
@@ -20,7 +27,7 @@ def jacobian_penalty(solution: Solution, probes: int, generator: torch.Generator
     Args:
         solution: a solve, with the graph of its injection.
         probes: how many v are drawn.
-        generator: where they are drawn from.
+        generator: where they are drawn from, on the device of the states; None for the default one.
     """
     trajectory = solution.trajectory
     state = trajectory.solution.view(trajectory.shape).detach().requires_grad_()
@@ -73,6 +80,72 @@ class JacobianRegularization:
         """Whether this step is penalised (None if not), and by how many steps its solve is longer."""
         if self.weight == 0 or progress >= self.until:
             return None
-        chosen = float(torch.rand((), generator=generator)) < self.frequency
+        chosen = float(torch.rand((), generator=generator, dtype=torch.float32)) < self.frequency
         jitter = int(torch.randint(-self.shorter, self.longer + 1, (), generator=generator))
         return jitter if chosen else None
+
+
+@dataclass(frozen=True)
+class FixedPointCorrection:
+    """The loss at states z_n on the way to z*, too: weight · Σ_j decay^(m − j) · L(ẑ_j), j = 1 … m.
+
+    The states are evenly spaced along the trajectory, n_j = ⌊j N / (m + 1)⌋, all of them before the last; each is a
+    constant from which k damped steps of f lead to ẑ_j, so that its loss has a phantom gradient (Eqs. 13–16). A
+    trajectory of N ≤ m steps gives its N − 1 states. A sample that took no step beyond z_n, because it had converged or
+    diverged there, is left out of the mean over the batch: what it repeats there is no intermediate state of its own,
+    and the loss at its z* is counted already.
+
+    Args:
+        weight: the factor of the state nearest to z*; 0 for no correction. The published sum, whose weights go on to 1
+            at z* itself, is the one with weight = decay.
+        states: m.
+        decay: in (0, 1], by which the factor falls from one state to the one before.
+        steps: k.
+        damping: λ.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    weight: float = 0.0
+    states: int = 2
+    decay: float = 0.8
+    steps: int = 1
+    damping: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise InputError(f"the weight of the fixed-point correction is {self.weight}; give 0 (none) or more.")
+        if self.states < 1:
+            raise InputError(f"states is {self.states}; the correction needs at least 1 intermediate state.")
+        if not 0 < self.decay <= 1:
+            raise InputError(f"decay is {self.decay}; give a number in (0, 1].")
+        check_steps(self.steps, self.damping)
+
+    def penalty(self, deq: DEQ, solution: Solution, y: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
+        """The weighted sum of cross-entropies, differentiable in the weights of the whole model.
+
+        The buffers of the head, its running statistics among them, are left to the loss at z*.
+
+        Args:
+            deq: the model.
+            solution: its solve, with the graph of its injection.
+            y: the labels, (B,).
+
+        Returns:
+            The sum, `weight` included.
+        """
+        trajectory = solution.trajectory
+        total = trajectory.initial.new_zeros(())
+        if self.weight == 0:
+            return total
+        count = min(self.states, trajectory.max_steps - 1)
+        for j in range(1, count + 1):
+            n = j * trajectory.max_steps // (count + 1)
+            went_on = trajectory.steps > n
+            start = torch.where(went_on[:, None], trajectory.flat_state(n), trajectory.solution)
+            state = Unroll(self.steps, self.damping)(solution.cell, start.view(trajectory.shape))
+            buffers = {name: buffer.clone() for name, buffer in deq.head.named_buffers()}
+            losses = cross_entropy(functional_call(deq.head, buffers, (state,)), y, reduction="none")
+            total = total + self.decay ** (count - j) * torch.where(went_on, losses, 0).mean()
+        return self.weight * total

@@ -1,33 +1,56 @@
-"""From data to weights on disk: one training run, its progress bar, its record and its best weights."""
+"""From data to weights on disk: one training run, in one piece or several, on one device or many."""
 
 from __future__ import annotations
 
 import json
 import logging
+import platform
+import shutil
 import signal
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader, Dataset
-from typing_extensions import override
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+from torch import nn
 
-from robustdeq.data import Images, RandomCropFlip, Splits, as_batch
+from robustdeq.data import Images, RandomCropFlip, Splits
+from robustdeq.data.batches import Batches
 from robustdeq.errors import InputError
 from robustdeq.evaluation import choose_early_state
+from robustdeq.evaluation.fingerprints import DISPLAY, code_fingerprint
 from robustdeq.files import write_text
-from robustdeq.models import MDEQ, load, save
+from robustdeq.models import DEQ, MDEQ, load, save
+from robustdeq.models.card import Model
+from robustdeq.models.deq import Execution
+from robustdeq.models.zoo import card_of
 from robustdeq.progress import Report
-from robustdeq.training.module import DEQTraining, Optimization, Validation
-from robustdeq.training.objectives import Objective, Standard
-from robustdeq.training.regularizers import JacobianRegularization
+from robustdeq.training.averaging import Averaging
+from robustdeq.training.batchnorm import synchronized
+from robustdeq.training.checkpoints import Checkpoints, SealedCheckpoints, newest
+from robustdeq.training.guards import DivergenceGuard, Guard, OverfittingGuard, OverfittingWatch
+from robustdeq.training.module import Pretraining, Regularization, Training, Validation
+from robustdeq.training.objectives import AdversarialTraining, Objective
+from robustdeq.training.processes import is_first_process, together
+from robustdeq.training.record import KeepBest, Record
+from robustdeq.training.schedules import Optimization, SolverSteps
+
+_log = logging.getLogger(__name__)
+
+_RESULTS = ("training.json", "model.safetensors", "model.md", "metrics.csv")
+_DECISIVE = ("recipe", "model", "gradient", "data")
+_HALFWAY = ("checkpoints/.step=*.ckpt.*", ".model.*", *(f".{name}.*" for name in ("training", "run", "metrics")))
 
 
 @dataclass(frozen=True)
@@ -37,9 +60,13 @@ class Schedule:
     Args:
         epochs: passes over the training set.
         max_steps: stop after so many steps, whatever the epochs; None for no such limit.
-        batch_size: images per step.
+        batch_size: images per step, over all devices.
+        accumulate: a step's batch is worked off in so many parts.
         validation_images: how many images of the development split are attacked in a validation.
-        validate_every: how many epochs pass between validations; the last epoch ends with one.
+        validations: how many validations the training holds, evenly spaced; the last step is followed by one.
+        patience: stop after so many validations without a better robust accuracy; None to go on.
+        checkpoint_every: how many steps pass between checkpoints, from which a run can go on.
+        log_every: how many steps pass between rows of the metrics.
         seed: of the order of the images and everything else that is random.
 
     Raises:
@@ -49,12 +76,17 @@ class Schedule:
     epochs: int = 220
     max_steps: int | None = None
     batch_size: int = 96
+    accumulate: int = 1
     validation_images: int = 256
-    validate_every: int = 1
+    validations: int = 20
+    patience: int | None = None
+    checkpoint_every: int = 100
+    log_every: int = 10
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "max_steps", "batch_size", "validation_images", "validate_every"):
+        counts = ("epochs", "max_steps", "batch_size", "accumulate", "validation_images", "validations", "patience")
+        for name in (*counts, "checkpoint_every", "log_every"):
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise InputError(f"{name} is {count}; give 1 or more.")
@@ -67,158 +99,379 @@ class Recipe:
     """Everything that decides how a model is trained.
 
     Args:
-        objective: which images the loss is taken on.
+        objective: which images the loss is taken on, and the loss.
         optimization: the optimiser.
         schedule: how long and on what.
-        regularization: the Jacobian penalty.
+        regularization: what is added to the loss of a DEQ.
         augmentation: of the training batches; None for none.
         validation: what is measured on the development split.
+        solver_steps: of the phases of the training.
+        pretraining: the phase in which the cell is unrolled.
+        execution: how the model is evaluated in a training step.
+        averaging: the decay of the moving average of the weights, which is what is kept; 0 for none.
+        overfitting: the watch for catastrophic overfitting to a fast attack.
+        guard: when a run counts as diverged.
     """
 
-    objective: Objective = field(default_factory=Standard)
+    objective: Objective = field(default_factory=AdversarialTraining)
     optimization: Optimization = field(default_factory=Optimization)
     schedule: Schedule = field(default_factory=Schedule)
-    regularization: JacobianRegularization = field(default_factory=JacobianRegularization)
+    regularization: Regularization = field(default_factory=Regularization)
     augmentation: RandomCropFlip | None = field(default_factory=RandomCropFlip)
     validation: Validation = field(default_factory=Validation)
+    solver_steps: SolverSteps = field(default_factory=SolverSteps)
+    pretraining: Pretraining = field(default_factory=Pretraining)
+    execution: Execution = field(default_factory=Execution)
+    averaging: float = 0.0
+    overfitting: OverfittingWatch = field(default_factory=OverfittingWatch)
+    guard: Guard = field(default_factory=Guard)
 
 
-class _KeepBest(Callback):
-    """Keeps the weights with the highest robust accuracy on the development split, and the history of it."""
+@dataclass(frozen=True)
+class Hardware:
+    """Where a run takes place; the training is the same wherever.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.best = -1.0
-        self.history: list[dict[str, float]] = []
+    Args:
+        device: `"cpu"`, `"cuda"` or `"auto"`.
+        devices: how many on each machine.
+        nodes: how many machines; start the command on each with torchrun.
+        strategy: `"auto"` (one device, or data-parallel), `"ddp"` or `"fsdp"` (the weights sharded; needs CUDA).
 
-    @override
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, DEQTraining) and isinstance(pl_module.deq, MDEQ)
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        self.history.append({"step": float(trainer.global_step), **metrics})
-        usable = all(bool(tensor.isfinite().all()) for tensor in pl_module.deq.state_dict().values())
-        if usable and metrics["robust"] > self.best:
-            self.best = metrics["robust"]
-            save(pl_module.deq, self.path)
+    Raises:
+        InputError: a setting is out of its range, or the machine has not so many devices.
+    """
+
+    device: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "nodes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; give 1 or more.")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise InputError(f"device is {self.device!r}; choose cpu, cuda or auto.")
+        if self.strategy not in ("auto", "ddp", "fsdp"):
+            raise InputError(f"strategy is {self.strategy!r}; choose auto, ddp or fsdp.")
+        if self.kind == "cuda" and self.devices > torch.cuda.device_count():
+            raise InputError(
+                f"devices is {self.devices}, and this machine has {torch.cuda.device_count()} for CUDA; ask for fewer, "
+                "or for the device cpu."
+            )
+        if self.strategy == "fsdp" and self.kind != "cuda":
+            raise InputError("the strategy fsdp needs CUDA; choose ddp.")
+
+    @property
+    def kind(self) -> str:
+        """`"cpu"` or `"cuda"`."""
+        available = "cuda" if torch.cuda.is_available() else "cpu"
+        return available if self.device == "auto" else self.device
+
+    @property
+    def world(self) -> int:
+        """How many processes there are."""
+        return self.devices * self.nodes
+
+    def trainer_settings(self) -> dict[str, Any]:
+        """What Lightning's Trainer is told."""
+        strategies = {"ddp": DDPStrategy(), "fsdp": FSDPStrategy(state_dict_type="full", use_orig_params=True)}
+        name = "ddp" if self.strategy == "auto" and self.world > 1 else self.strategy
+        strategy = strategies.get(name, "auto") if self.world > 1 else "auto"
+        return {
+            "accelerator": self.kind,
+            "devices": self.devices,
+            "num_nodes": self.nodes,
+            "strategy": strategy,
+        }
 
 
-class _ReportProgress(Callback):
-    """Reports the share of all steps that is done, with the latest metrics."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-
-    @override
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        shown = {key: float(value) for key, value in trainer.progress_bar_metrics.items()}
-        total = max(int(trainer.estimated_stepping_batches), 1)
-        what = " ".join(f"{key} {value:.2f}" for key, value in shown.items() if key != "v_num")
-        self._report(trainer.global_step / total, f"step {trainer.global_step}/{total} {what}")
-
-
-def fit(deq: MDEQ, splits: Splits, recipe: Recipe, folder: Path, report: Report | None = None) -> Path:
+def fit(
+    model: nn.Module,
+    splits: Splits,
+    recipe: Recipe,
+    folder: Path,
+    report: Report | None = None,
+    resume: bool = False,
+    hardware: Hardware | None = None,
+) -> Path:
     """Train a model and write its best weights.
 
     Args:
-        deq: the model, with the gradient it is to be trained with; it ends with the best weights, in eval mode.
+        model: an MDEQ, with the gradient it is to be trained with, or a residual network; it ends with the best
+            weights, in eval mode.
         splits: the data; the test split is not touched.
         recipe: how it is trained.
         folder: where `model.safetensors` (the best weights on the development split, with the early state chosen
-            there), `training.json` (the recipe, the data and the history), `metrics.csv` and `checkpoints/` go.
+            there) and its card, `training.json` (the recipe, the data and the history), `metrics.csv`, logs for
+            TensorBoard and `checkpoints/` go.
         report: called with the share of the work that is done and the latest metrics.
+        resume: go on from the newest checkpoint in the folder that is whole; from the start where there is none.
+        hardware: where it takes place; by default on one device.
 
     Returns:
         The file with the weights.
 
     Raises:
-        InputError: the data has no training or no development split, or the training came to nothing.
-        KeyboardInterrupt: it was interrupted; the best weights so far are in the folder.
+        InputError: the data does not fit, the folder holds another run, or the training came to nothing.
+        KeyboardInterrupt: it was interrupted; its best weights so far and its checkpoints are in the folder.
     """
+    hardware = hardware or Hardware()
     train, development = splits.require("train"), splits.require("development")
-    schedule, validation = recipe.schedule, recipe.validation
+    schedule, weights = recipe.schedule, folder / "model.safetensors"
     held_out = development.head(schedule.validation_images)
-    weights = folder / "model.safetensors"
-    weights.unlink(missing_ok=True)
-    best = _KeepBest(weights)
-    lightning.seed_everything(schedule.seed, workers=True, verbose=False)
-    module = DEQTraining(
-        deq,
+    if not isinstance(model, Model):
+        raise InputError(f"a {type(model).__name__} could not be kept; train an MDEQ or a residual network.")
+    for images in (train, held_out):
+        _check_fit(model, images)
+    share, rest = divmod(schedule.batch_size, hardware.world * schedule.accumulate)
+    if rest or share < 1:
+        raise InputError(
+            f"a batch of {schedule.batch_size} images cannot be shared by {hardware.world} processes in "
+            f"{schedule.accumulate} parts each; make it a multiple of {hardware.world * schedule.accumulate}."
+        )
+    if hardware.strategy == "fsdp" and (recipe.averaging or recipe.overfitting.every):
+        raise InputError(
+            "sharded weights can be neither averaged nor taken back; set averaging and overfitting.every to 0, or "
+            "choose the strategy ddp."
+        )
+    if schedule.batch_size > len(train):
+        raise InputError(
+            f"batch_size is {schedule.batch_size}, and {train.source} has {len(train)} images; give a smaller one."
+        )
+    provenance = _provenance(model, recipe, train, held_out)
+    if resume and _is_finished(folder, provenance):
+        model.load_state_dict(load(weights).state_dict())
+        model.eval()
+        return weights
+    module = Training(
+        model,
         recipe.objective,
         recipe.optimization,
         recipe.regularization,
-        recipe.augmentation,
-        validation,
+        recipe.solver_steps,
+        recipe.pretraining,
+        recipe.execution,
+        recipe.validation,
         schedule.seed,
     )
+    best = KeepBest(weights)
+    record = Record(folder / "metrics.csv", schedule.log_every, report or (lambda share, what: None))
     with _quiet():
-        trainer = lightning.Trainer(
-            accelerator="auto",
-            devices=1,
-            max_epochs=schedule.epochs,
-            max_steps=-1 if schedule.max_steps is None else schedule.max_steps,
-            callbacks=[
-                ModelCheckpoint(folder / "checkpoints", filename="last", enable_version_counter=False),
-                best,
-                _ReportProgress(report or (lambda share, what: None)),
-            ],
-            logger=CSVLogger(folder, name="", version=""),
-            gradient_clip_val=recipe.optimization.clip_norm,
-            check_val_every_n_epoch=schedule.validate_every,
-            num_sanity_val_steps=0,
-            inference_mode=False,
-            log_every_n_steps=1,
-            enable_model_summary=False,
-            enable_progress_bar=False,
+        trainer, checkpoints = _trainer(recipe, folder, hardware, [best, record], held_out, len(train))
+        place, rank = trainer.strategy.root_device, trainer.global_rank
+        batches = Batches(
+            train if schedule.accumulate == 1 else train.head(len(train) - len(train) % schedule.batch_size),
+            share,
+            seed=schedule.seed,
+            augmentation=recipe.augmentation,
+            device=place,
+            rank=rank,
+            world=hardware.world,
         )
-        watched = _loader(held_out, schedule, shuffle=False)
-        try:
-            trainer.fit(module, _loader(train, schedule, shuffle=True), watched)
-        except SystemExit as stop:
-            if trainer.interrupted:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                raise KeyboardInterrupt from stop
-            raise
-        if not best.history or best.history[-1]["step"] < trainer.global_step:
-            trainer.validate(module, watched, verbose=False)
-    if not weights.is_file():
-        raise InputError(
-            "the training diverged: its weights are not finite; lower the learning rate, or clip the gradient."
-        )
-    deq.load_state_dict(load(weights).state_dict())
-    deq.to(module.device).eval()
-    x, y = (tensor.to(module.device) for tensor in held_out.tensors())
-    early = choose_early_state(deq, x, y, validation.attack, validation.gradient, schedule.batch_size)
-    provenance = {
-        "recipe": asdict(recipe) | {"objective": repr(recipe.objective), "validation": repr(validation)},
-        "gradient": repr(deq.gradient),
-        "data": {"train": train.source, "fingerprint": train.fingerprint(), "development": held_out.source},
-        "history": best.history,
-        "device": str(module.device),
-        "torch": torch.__version__,
-    }
-    save(deq, weights, early=early, provenance=provenance)
-    write_text(folder / "training.json", json.dumps(provenance, indent=1) + "\n")
+        size = min(share, len(held_out))
+        watched = Batches(held_out, size, shuffle=False, device=place, rank=rank, world=hardware.world)
+        checkpoint = _begin(folder, provenance, resume)
+        torch.manual_seed(schedule.seed)
+        if hardware.world > 1:
+            synchronized(model)
+        with together(hardware.devices, hardware.nodes):
+            with _interruptible(trainer), checkpoints.heeding():
+                trainer.fit(module, batches, watched, ckpt_path=checkpoint, weights_only=True)
+            if not best.history or best.history[-1]["step"] < trainer.global_step:
+                with _interruptible(trainer):
+                    trainer.validate(module, watched, verbose=False)
+            if not best.weights:
+                raise InputError(
+                    "the training diverged: its weights are not finite; lower the learning rate, or clip the gradient."
+                )
+            model.load_state_dict(best.weights)
+            model.to(module.device).eval()
+            if trainer.is_global_zero:
+                found = provenance | {
+                    "history": best.history,
+                    "best": max(best.history, key=lambda entry: entry["robust"]) | {"images": len(held_out)},
+                    "seconds": round(record.seconds, 1),
+                    "images_per_second": round(trainer.global_step * schedule.batch_size / record.seconds, 2),
+                    "device": _device_name(module.device),
+                    "devices": hardware.world,
+                }
+                save(model, weights, early=_early_state(model, recipe, held_out, module.device), provenance=found)
+                write_text(folder / "training.json", json.dumps(found, indent=1) + "\n")
+            trainer.strategy.barrier()
     return weights
 
 
-def _loader(images: Images, schedule: Schedule, shuffle: bool) -> DataLoader[Any]:
-    size = min(schedule.batch_size, len(images))
-    dataset = cast(Dataset[Any], images)
-    return DataLoader(dataset, size, shuffle=shuffle, drop_last=shuffle, collate_fn=as_batch)
+def _trainer(
+    recipe: Recipe, folder: Path, hardware: Hardware, callbacks: list[Callback], held_out: Images, images: int
+) -> tuple[lightning.Trainer, Checkpoints]:
+    """Lightning's Trainer for a recipe, and what writes its checkpoints."""
+    schedule = recipe.schedule
+    steps = schedule.epochs * (images // schedule.batch_size)
+    steps = min(steps, schedule.max_steps or steps)
+    interval = max(-(-steps // schedule.validations), 1)
+    guard = DivergenceGuard(recipe.guard)
+    guards: list[Callback] = [guard]
+    if recipe.overfitting.every:
+        guards.append(OverfittingGuard(recipe.overfitting, *held_out.head(recipe.overfitting.images).tensors()))
+    if recipe.averaging:
+        guards.append(Averaging(recipe.averaging))
+    if schedule.patience is not None:
+        guards.append(EarlyStopping("robust", mode="max", patience=schedule.patience, check_finite=False))
+    checkpoints = Checkpoints(folder / "checkpoints", schedule.checkpoint_every, interval, guard)
+    trainer = lightning.Trainer(
+        **hardware.trainer_settings(),
+        max_epochs=-1,
+        max_steps=steps,
+        callbacks=[*callbacks, *guards, checkpoints],
+        plugins=[SealedCheckpoints()],
+        logger=TensorBoardLogger(folder, name="tensorboard", version=""),
+        gradient_clip_val=recipe.optimization.clip_norm,
+        accumulate_grad_batches=schedule.accumulate,
+        val_check_interval=interval * schedule.accumulate,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        inference_mode=False,
+        log_every_n_steps=schedule.log_every,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+    )
+    return trainer, checkpoints
+
+
+def _run_of(folder: Path, provenance: dict[str, Any]) -> dict[str, Any] | None:
+    """What was noted when the run in a folder began; None where there is none.
+
+    Raises:
+        InputError: what is there belongs to another run.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        strangers = [name for name in _RESULTS if (folder / name).exists()]
+        if strangers:
+            raise InputError(f"{folder} holds {strangers[0]} but no run that could go on; choose another --output.")
+        return None
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged, so the run cannot go on; choose another --output.") from error
+    changed = [name for name in _DECISIVE if before.get(name) != json.loads(json.dumps(provenance[name]))]
+    if changed:
+        raise InputError(
+            f"{folder} holds a run with another {changed[0]}; resume it with the settings it was begun with, or "
+            "choose another --output."
+        )
+    return before
+
+
+def _is_finished(folder: Path, provenance: dict[str, Any]) -> bool:
+    """Whether a folder holds this very run, and all of it."""
+    return _run_of(folder, provenance) is not None and (folder / "training.json").is_file()
+
+
+def _begin(folder: Path, provenance: dict[str, Any], resume: bool) -> Path | None:
+    """Make the folder ready for a run; the checkpoint to go on from, where there is one.
+
+    Raises:
+        InputError: what is there belongs to another run.
+    """
+    checkpoint = None
+    if resume and (before := _run_of(folder, provenance)) is not None:
+        if before.get("code") != provenance["code"]:
+            _log.warning("%s was begun with other code; it goes on, but may not end where it would have.", folder)
+        checkpoint, damaged = newest(folder / "checkpoints")
+        for broken in damaged:
+            instead = "the checkpoint before it is used" if checkpoint else "the run starts anew"
+            _log.warning("%s is damaged or cut short; %s.", broken, instead)
+    if is_first_process():
+        if checkpoint is None:
+            results = (folder / name for name in _RESULTS)
+            logs = chain((folder / "checkpoints").glob("step=*.ckpt"), folder.glob("tensorboard/events.*"))
+            for leftover in chain(results, logs):
+                leftover.unlink(missing_ok=True)
+            write_text(folder / "run.json", json.dumps(provenance, indent=1) + "\n")
+        for halfway in chain.from_iterable(folder.glob(pattern) for pattern in _HALFWAY):
+            shutil.rmtree(halfway) if halfway.is_dir() else halfway.unlink()
+    return checkpoint
+
+
+@contextmanager
+def _interruptible(trainer: lightning.Trainer) -> Iterator[None]:
+    """Within it an interruption is a KeyboardInterrupt, which Lightning makes an exit and is deaf to from then on."""
+    usual = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        if not trainer.interrupted:
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, usual)
+        raise KeyboardInterrupt from stop
+
+
+def _provenance(model: Model, recipe: Recipe, train: Images, held_out: Images) -> dict[str, Any]:
+    """Where the weights come from, as plain values."""
+    described = asdict(recipe) | {
+        "objective": repr(recipe.objective),
+        "validation": repr(recipe.validation),
+        "augmentation": repr(recipe.augmentation),
+    }
+    return {
+        "command": " ".join(["robustdeq", *sys.argv[1:]]),
+        "recipe": described,
+        "model": asdict(card_of(model)),
+        "gradient": repr(getattr(model, "gradient", None)),
+        "data": {
+            "train": train.source,
+            "fingerprint": train.fingerprint(),
+            "development": held_out.source,
+            "development_fingerprint": held_out.fingerprint(),
+        },
+        "code": code_fingerprint(unrelated=DISPLAY),
+        "robustdeq": version("robustdeq"),
+        "torch": torch.__version__,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+
+
+def _early_state(model: nn.Module, recipe: Recipe, held_out: Images, device: torch.device) -> int | None:
+    """The state that resists the ready-made attack best on the development split; None for an explicit network."""
+    if not isinstance(model, DEQ):
+        return None
+    x, y = (tensor.to(device) for tensor in held_out.tensors())
+    validation = recipe.validation
+    return choose_early_state(model, x, y, validation.attack, validation.gradient, recipe.schedule.batch_size)
+
+
+def _check_fit(model: nn.Module, images: Images) -> None:
+    """Raise `InputError` unless the model was made for such images and classes."""
+    shape, classes = tuple(images.pixels.shape[1:]), getattr(model, "num_classes", len(images.classes))
+    expected = model.image_shape if isinstance(model, MDEQ) else (getattr(model, "in_channels", shape[0]), *shape[1:])
+    if shape != expected:
+        raise InputError(f"{images.source} has images of shape {shape}, and the model takes {expected}; make it anew.")
+    if int(images.labels.max()) >= classes:
+        raise InputError(
+            f"{images.source} has the label {int(images.labels.max())}, and the model has classes 0 to {classes - 1}; "
+            "make a model with as many classes as the data."
+        )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning without its advice: the data is in memory, and the run reports for itself."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,103 @@
+"""How the adversaries of a training step are made: a few steps, without waiting for the device, in eval mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from typing_extensions import override
+
+from robustdeq.attacks import PGD
+from robustdeq.errors import InputError
+from robustdeq.gradients import Surrogate
+from robustdeq.gradients.base import Loss, StateGradient, total_loss
+from robustdeq.models import DEQ
+from robustdeq.models.deq import frozen, solving
+
+
+@dataclass(frozen=True)
+class NFGSM(PGD):
+    """N-FGSM (de Jorge et al., "Make some noise", NeurIPS 2022): one step of ε from noise beyond the ball, unprojected.
+
+    What it makes may leave the ball, though not the bounds of the pixels: it serves to train, never to evaluate. Of the
+    settings of `PGD`, `steps` is 1, it starts at random, and `step_size` is the length of the step: ε as published, and
+    as the default is for the default ε.
+
+    Args:
+        noise: the radius of the noise, in multiples of ε.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    step_size: float = 8 / 255
+    steps: int = 1
+    noise: float = 2.0
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps != 1 or self.norm != "Linf":
+            raise InputError("N-FGSM makes 1 step in the norm Linf; use PGD for more steps or another norm.")
+        if not (self.noise > 0 and self.random_start):
+            raise InputError(f"noise is {self.noise} and random_start {self.random_start}; use PGD to start at images.")
+
+    @override
+    def start(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
+        drawn = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        return x + self.noise * self.eps * (2 * drawn - 1)
+
+    @override
+    def run(
+        self,
+        surrogate: nn.Module,
+        x: Float[Tensor, "batch *image"],
+        start: Float[Tensor, "batch *image"],
+        loss: Loss,
+    ) -> Float[Tensor, "batch *image"]:
+        free = PGD(float("inf"), self.step_size, steps=1, targeted=self.targeted, bounds=self.bounds)
+        return free.run(surrogate, x, start, loss)
+
+
+class WarmStarted(Surrogate):
+    """A surrogate that solves for each iterate of an attack from where its last solve ended.
+
+    Consecutive iterates are close, and so are their fixed points; a later solve gets by with fewer steps.
+
+    Args:
+        deq: the model.
+        gradient: the gradient.
+        steps: solver steps of every solve but the first.
+
+    Attributes:
+        state: z* of the last solve; None before the first.
+
+    Raises:
+        InputError: the gradient reads an intermediate state, or one that the model lacks.
+    """
+
+    def __init__(self, deq: DEQ, gradient: StateGradient, steps: int) -> None:
+        super().__init__(deq, gradient)
+        until = gradient.until(deq)
+        if until is not None and until < deq.last_state:
+            raise InputError(
+                f"{gradient!r} reads z_{until}, and a solve that goes on from another does not pass through it; "
+                "set warm_steps to None, or choose a gradient of the final state."
+            )
+        self.state: Tensor | None = None
+        self._read = gradient
+        self._steps = steps
+
+    @override
+    def input_gradient(self, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+        steps = self.deq.solver.max_steps if self.state is None else self._steps
+        with frozen(self.deq), solving(self.deq, max_steps=steps), torch.enable_grad():
+            x = x.detach().requires_grad_()
+            solution = self.deq.solution(x, record=self._read.records(), initial=self.state)
+            logits = self.deq.head(self._read.read(solution))
+            gradient = torch.autograd.grad(total_loss(loss, logits), x)[0]
+            trajectory = solution.trajectory
+            self.state = trajectory.solution.view(trajectory.shape)
+            return gradient

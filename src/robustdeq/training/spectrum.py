@@ -1,0 +1,53 @@
+"""How contractive a model is: the spectral radius of J = df/dz at z* (Bai, Koltun and Kolter, ICML 2021).
+
+Below 1, plain iteration of f converges near z*. The power method finds it from vector-Jacobian products alone. Its
+usual read-out, the Rayleigh quotient of the last vector, has no limit where the dominant eigenvalues are a complex
+pair, as those of a real J without symmetry often are: the vector then turns for ever in their plane. The growth factors
+‖Jᵀv‖ / ‖v‖ oscillate with it, but their geometric mean does converge to the radius (Gelfand's formula); the weights of
+the mean taper towards both ends of the steps it is taken over, so that the oscillation cancels faster.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from robustdeq.errors import InputError
+from robustdeq.models.deq import Linearization, Solution
+
+
+def spectral_radius(
+    solution: Solution, steps: int = 20, generator: torch.Generator | None = None
+) -> Float[Tensor, "batch"]:
+    """An estimate of the spectral radius of J at z*, per sample, without gradient and without host synchronisation.
+
+    The weighted geometric mean of the growth factors of the power method over the last half of its steps, with the
+    weights i (m + 1 − i), i = 1 … m.
+
+    Args:
+        solution: a solve.
+        steps: of the power method, one vector-Jacobian product each.
+        generator: where the first vectors are drawn from, on the device of the states; None for the default one.
+
+    Returns:
+        The estimates, (B,); 0 where a power of J that the steps reach is 0, nan where z* or J is not finite.
+
+    Raises:
+        InputError: steps is not positive.
+    """
+    if steps < 1:
+        raise InputError(f"steps is {steps}; the power method makes at least 1 step.")
+    states = solution.trajectory.solution
+    linearization = Linearization(solution.cell, states.view(solution.trajectory.shape))
+    v = torch.randn(states.shape, generator=generator, dtype=states.dtype, device=states.device)
+    norm, smallest = torch.linalg.vector_norm(v, dim=1), torch.finfo(v.dtype).tiny
+    growth = []
+    for remaining in reversed(range(steps)):
+        v, _ = linearization.vjp(v / norm.clamp_min(smallest)[:, None], retain=remaining > 0)
+        norm = torch.linalg.vector_norm(v, dim=1)
+        growth.append(norm)
+    averaged = torch.stack(growth[steps // 2 :])
+    i = torch.arange(1, len(averaged) + 1, dtype=v.dtype, device=v.device)
+    weights = i * (len(averaged) + 1 - i)
+    return (weights / weights.sum() @ averaged.log()).exp()

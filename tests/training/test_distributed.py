@@ -1,0 +1,156 @@
+"""Several processes train the model that one trains; what goes wrong in one ends them all, in one sentence."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import runs
+import torch
+from runs import FIXED, SHORT, column, digits, finished, fit, model, recipe, record, residual, together, weights
+from torch import Tensor, nn
+from typing_extensions import override
+
+from robustdeq.data import Images, RandomCropFlip
+from robustdeq.data.batches import Batches
+from robustdeq.errors import InputError
+from robustdeq.training import AdversarialTraining, Hardware, Optimization, Standard
+from robustdeq.training.objectives import Adversaries, Moment
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images in float64: in float32, a DEQ at the beginning of its training makes rounding errors differences."""
+    batch = Batches._batch
+
+    def doubled(self: Batches, chosen: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        x, y = batch(self, chosen, generator)
+        return (x * self._scale).double() / self._scale.double(), y
+
+    monkeypatch.setattr(Batches, "_batch", doubled)
+    monkeypatch.setattr(Images, "_unit", lambda self, pixels: pixels.double() / self.scale)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("make", [residual, model], ids=["explicit", "implicit"])
+def test_two_processes_train_the_model_of_one(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    settings = recipe(
+        objective=AdversarialTraining(FIXED),
+        optimization=Optimization(2e-2, 1e-3, algorithm="sgd", clip_norm=1.0),
+        schedule=replace(SHORT, epochs=3, validations=2, validation_images=23),
+        augmentation=RandomCropFlip(1),
+        averaging=0.9,
+    )
+
+    def train(world: int) -> None:
+        fit(make().double(), digits(), settings, tmp_path / str(world), hardware=Hardware("cpu", world))
+
+    train(1)
+    assert finished(together(2, lambda: train(2))) == [0, 0]
+    one, two = tmp_path / "1", tmp_path / "2"
+    assert len(column(one, "loss")) == 12
+    for name in ("loss", "accuracy", "residual", "solver_steps"):
+        assert column(two, name) == pytest.approx(column(one, name), abs=1.5e-5)
+    for found, expected in zip(record(two)["history"], record(one)["history"], strict=True):
+        assert found.keys() == expected.keys() >= {"step", "clean", "robust"}
+        for name in expected.keys() - {"spectral_radius"}:
+            assert found[name] == pytest.approx(expected[name], abs=1e-5)
+    assert record(two)["devices"] == 2
+    begun, found, expected = make().state_dict(), weights(two), weights(one)
+    assert all(torch.allclose(found[name], tensor, atol=1e-5, rtol=1e-5) for name, tensor in expected.items())
+    assert max(float((tensor - begun[name]).abs().max()) for name, tensor in expected.items()) > 1e-3
+
+
+class Poisoned(Standard):
+    """Not a number, in the second process alone."""
+
+    @override
+    def adversaries(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> Adversaries:
+        return Adversaries(x * torch.nan if os.environ.get("LOCAL_RANK") == "1" and moment.step == 2 else x)
+
+
+def test_divergence_in_one_process_ends_all_and_is_told_once(tmp_path: Path) -> None:
+    settings = recipe(objective=Poisoned(), schedule=replace(SHORT, validations=1, checkpoint_every=3))
+    told = tmp_path / "told"
+
+    def train() -> None:
+        try:
+            fit(model(), digits(), settings, tmp_path / "run", hardware=Hardware("cpu", 2))
+        except InputError as error:
+            with told.open("a") as file:
+                file.write(f"{os.environ['LOCAL_RANK']}: {error}\n")
+            sys.exit(3)
+
+    assert finished(together(2, train)) == [3, 2]
+    (line,) = told.read_text().splitlines()
+    assert line.startswith("0: the training diverged: its loss was not finite at step 3 or shortly before;")
+    assert not any(tmp_path.rglob("*.ckpt"))
+
+
+def started(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, runs.__file__, str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True)
+
+
+def steps(process: subprocess.Popen[str], count: int) -> list[str]:
+    assert process.stdout is not None
+    return [process.stdout.readline().strip() for _ in range(count)]
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(number) for number in listed.split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs the process table of Linux")
+def test_killed_worker_ends_the_run_in_one_sentence_and_it_goes_on(tmp_path: Path) -> None:
+    process = started(tmp_path)
+    try:
+        assert steps(process, 8)[0] == "1/2000"
+        (worker,) = children(process)
+        os.kill(worker, signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 1
+    assert errors.strip().startswith("robustdeq: another process of this run has stopped")
+    assert errors.count("robustdeq: ") == 1
+    assert "Traceback" not in errors
+
+    process = started(tmp_path)
+    try:
+        (line,) = steps(process, 1)
+        assert int(line.split("/")[0]) > 1
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"devices": 0}, "devices is 0; give 1 or more"),
+        ({"nodes": 0}, "nodes is 0; give 1 or more"),
+        ({"device": "tpu"}, "device is 'tpu'; choose cpu, cuda or auto"),
+        ({"device": "cpu", "strategy": "zero"}, "strategy is 'zero'; choose auto, ddp or fsdp"),
+        ({"device": "cpu", "strategy": "fsdp"}, "the strategy fsdp needs CUDA; choose ddp"),
+    ],
+)
+def test_hardware_that_cannot_be_is_refused(settings: dict[str, int | str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Hardware(**settings)  # pyright: ignore[reportArgumentType]
+
+
+def test_more_devices_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(InputError, match="devices is 3, and this machine has 2 for CUDA"):
+        Hardware("cuda", 3)
