@@ -22,13 +22,16 @@ from robustdeq import cli
 from robustdeq.attacks import PGD
 from robustdeq.evaluation import Store
 from robustdeq.evaluation.store import FILE
-from robustdeq.models.resnet import ResNet, ResNetConfig
+from robustdeq.models.resnet import ResNet, ResNetConfig, WideResNet
 from robustdeq.models.zoo import read_card
+from robustdeq.training import Recipe
+from robustdeq.training.library import recipe_names
 
 LEFT = ["manifest.json", "results.csv", "results.json", "results.png", "results.sqlite"]
 QUICK = ["--attack.steps", "1", "--estimators.steps", "[1]", "--estimators.dampings", "[1.0]"]
 TRAIN = ["train", "--model", "nano", "--data", "digits", "--schedule.max_steps", "3", "--schedule.batch_size", "16"]
-TRAIN += ["--schedule.validation_images", "16", "--attack.steps", "1"]
+TRAIN += ["--schedule.validation_images", "16", "--objective.attack.steps", "1", "--validation.attack.steps", "1"]
+TRAIN += ["--schedule.log_every", "1"]
 
 
 def small(in_channels: int = 1) -> rd.models.MDEQ:
@@ -150,16 +153,28 @@ def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str])
         ([*TRAIN, "--data", "large/test.parquet"], "no train split"),
         ([*TRAIN, "--model", "small", "--data", "nothing"], "'nothing'"),
         ([*TRAIN, "--output", "occupied"], "occupied"),
-        ([*TRAIN, "--attack.eps", "-0.1"], "eps is -0.1"),
-        ([*TRAIN, "--attack.norm", "L7"], "'L7'"),
-        ([*TRAIN, "--attack.steps", "0"], "steps is 0"),
-        ([*TRAIN, "--phantom.damping", "0"], "damping is 0"),
+        ([*TRAIN, "--objective.attack.eps", "-0.1"], "eps is -0.1"),
+        ([*TRAIN, "--objective.attack.norm", "L7"], "'L7'"),
+        ([*TRAIN, "--objective.attack.steps", "0"], "steps is 0"),
+        ([*TRAIN, "--gradient.damping", "0"], "damping is 0"),
+        ([*TRAIN, "--gradient", "Exact", "--gradient.max_steps", "0"], "max_steps is 0"),
+        ([*TRAIN, "--gradient", "Exact", "--gradient.tol", "-1"], "tol is -1"),
+        ([*TRAIN, "--architecture.max_steps", "0"], "max_steps is 0"),
+        ([*TRAIN, "--architecture.max_step", "3"], "did you mean max_steps?"),
+        ([*TRAIN, "--optimization.learningrate", "1"], "did you mean --optimization.learning_rate?"),
+        (["train", "smal-fast"], "did you mean small-fast?"),
+        (["train", "small-fast", "--model", "nano", "--data", "colours"], "'colours'"),
+        ([*TRAIN, "--devices", "3"], "a batch of 16 images cannot be shared by 3 processes"),
+        ([*TRAIN, "--strategy", "fsdp"], "needs CUDA"),
+        ([*TRAIN, "--execution.precision", "half"], "'half'"),
+        ([*TRAIN, "--averaging", "1"], "averaging is 1"),
         ([*TRAIN, "--optimization.learning_rate", "0"], "learning_rate is 0"),
-        ([*TRAIN, "--regularization.frequency", "2"], "frequency is 2"),
+        ([*TRAIN, "--regularization.jacobian.frequency", "2"], "frequency is 2"),
         ([*TRAIN, "--schedule.batch_size", "0"], "batch_size"),
+        ([*TRAIN, "--schedule.batch_size", "100000"], "100000"),
         ([*TRAIN, "--schedule.validation_images", "0"], "0"),
         ([*TRAIN, "--schedule.seed", "-1"], "seed"),
-        ([*TRAIN, "--crop_padding", "-1"], "-1"),
+        ([*TRAIN, "--augmentation.padding", "-1"], "-1"),
         ([*TRAIN, "--objective", "best"], "best"),
         ([*TRAIN, "--gradient", "best"], "best"),
         ([*TRAIN, "--bogus", "1"], "--bogus"),
@@ -262,11 +277,13 @@ def test_models_lists_every_size(capsys: pytest.CaptureFixture[str]) -> None:
     assert "48,792,098" in shown
 
 
-@pytest.mark.parametrize(("objective", "gradient"), [("pgd-at", "phantom"), ("standard", "exact")])
-def test_trained_weights_can_be_evaluated(
-    objective: str, gradient: str, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cli.main([*TRAIN, "--objective", objective, "--gradient", gradient, "--output", "run"])
+@pytest.mark.parametrize(
+    "choice",
+    [[], ["--gradient", "Exact", "--gradient.max_steps", "5"], ["--objective", "TRADES", "--objective.beta", "3"]],
+    ids=["default", "exact gradient", "TRADES"],
+)
+def test_trained_weights_can_be_evaluated(choice: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main([*TRAIN, *choice, "--output", "run"])
     assert "The best weights are in run/model.safetensors" in capsys.readouterr().out
     assert len(pd.read_csv("run/metrics.csv")["loss"].dropna()) == 3
     card = read_card("run/model.safetensors")
@@ -280,6 +297,69 @@ def test_trained_weights_can_be_evaluated(
     assert saved["settings"]["early"] == card.early
     assert saved["settings"]["data"].startswith("digits")
     assert saved["defenses"][0]["name"] == "final"
+
+
+LEFT_BY_TRAINING = {"model.safetensors", "model.md", "training.json", "training.png", "run.json", "metrics.csv"}
+RECIPE_ON_DIGITS = ["train", "small-fast", *TRAIN[1:], "--schedule.max_steps", "2", "--objective.attack.eps", "0.2"]
+
+
+def test_recipe_is_a_configuration_that_options_override(folder: Path) -> None:
+    cli.main([*RECIPE_ON_DIGITS, "--augmentation.padding", "1", "--output", "run"])
+    assert {path.name for path in (folder / "run").iterdir() if path.is_file()} == LEFT_BY_TRAINING
+    run = json.loads(Path("run/run.json").read_text())
+    assert run["model"]["config"]["tail_steps"] == 2
+    assert "eps=0.2" in run["recipe"]["objective"]
+    assert "step_size=0.0392" in run["recipe"]["objective"]
+    assert run["recipe"]["schedule"]["max_steps"] == 2
+    assert run["recipe"]["averaging"] == 0.998
+    assert "Phantom(steps=2" in run["gradient"]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_a_training(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[tuple[torch.nn.Module, Recipe]] = []
+    digits = rd.data.load("digits")
+    monkeypatch.setattr(cli, "load_data", lambda _: digits)
+    monkeypatch.setattr(cli, "save_training_figure", lambda *_: None)
+    monkeypatch.setattr(cli, "fit", lambda model, splits, recipe, folder, *_: begun.append((model, recipe)) or folder)
+    with torch.device("meta"):
+        cli.main(["train", name])
+    ((model, recipe),) = begun
+    kind = rd.models.MDEQ if name.split("-")[0] in rd.models.PRESETS else (ResNet, WideResNet)
+    assert isinstance(model, kind)
+    steps = recipe.schedule.max_steps or recipe.schedule.epochs * 50_000 // recipe.schedule.batch_size
+    assert steps > recipe.pretraining.steps
+
+
+def test_resumed_run_that_is_finished_is_left_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main([*TRAIN, "--output", "run"])
+    before = contents(Path("run"))
+    capsys.readouterr()
+    cli.main([*TRAIN, "--output", "run", "--resume", "true"])
+    assert {name: text for name, text in contents(Path("run")).items() if not name.endswith(".png")} == {
+        name: text for name, text in before.items() if not name.endswith(".png")
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "culprit"), [([], "exists already"), (["--resume", "true", "--schedule.seed", "3"], "another recipe")]
+)
+def test_run_of_before_is_not_touched_by_another(
+    options: list[str], culprit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main([*TRAIN, "--output", "run"])
+    before = contents(Path("run"))
+    with pytest.raises(SystemExit):
+        cli.main([*TRAIN, "--output", "run", *options])
+    assert culprit in capsys.readouterr().err
+    assert contents(Path("run")) == before
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["recipes"])
+    shown = capsys.readouterr().out
+    for name in recipe_names():
+        assert name in shown
 
 
 def test_outputs_have_default_places() -> None:
@@ -365,7 +445,7 @@ def test_command_is_installed(folder: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "export", "convert", "models"])
+@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "export", "convert", "models", "recipes"])
 def test_help_explains_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([command, "--help"])

@@ -1,4 +1,4 @@
-"""The command line: `robustdeq demo | train | evaluate | export | convert | models`.
+"""The command line: `robustdeq demo | train | evaluate | export | convert | models | recipes`.
 
 Every option has a default that works, every function here is one command, and its signature is its help. Options can
 also stand in a YAML file (`--config file.yaml`), and dotted options override it.
@@ -6,12 +6,16 @@ also stand in a YAML file (`--config file.yaml`), and dotted options override it
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import difflib
 import json
 import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -23,7 +27,7 @@ from rich.table import Table
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
-from robustdeq.data import Images, RandomCropFlip
+from robustdeq.data import Images
 from robustdeq.data import load as load_data
 from robustdeq.defenses import EarlyState
 from robustdeq.errors import InputError
@@ -41,24 +45,29 @@ from robustdeq.evaluation.distributed import evaluate as evaluate_together
 from robustdeq.evaluation.distributed import launch
 from robustdeq.evaluation.protocol import protocol_named
 from robustdeq.evaluation.store import FILE as STORE_FILE
-from robustdeq.gradients import EntropyReduction, Exact, Phantom, StateGradient
-from robustdeq.models import MDEQ, PRESETS, Unroll, convert_checkpoint, load, mdeq
-from robustdeq.models.zoo import Model, packaged_names, read_card
+from robustdeq.gradients import EntropyReduction, Phantom, StateGradient
+from robustdeq.models import (
+    MDEQ,
+    PRESETS,
+    MDEQConfig,
+    ResNet,
+    ResNetConfig,
+    Unroll,
+    WideResNet,
+    WideResNetConfig,
+    convert_checkpoint,
+    load,
+    mdeq,
+)
+from robustdeq.models.card import Model
+from robustdeq.models.zoo import packaged_names, read_card
 from robustdeq.progress import Report, progress_bar
-from robustdeq.reporting import checks_table, grid_table, save_profile_figure
+from robustdeq.reporting import checks_table, grid_table, save_profile_figure, save_training_figure
 from robustdeq.reporting import export as export_result
 from robustdeq.solvers import Broyden
-from robustdeq.training import (
-    AdversarialTraining,
-    JacobianRegularization,
-    Objective,
-    Optimization,
-    Recipe,
-    Schedule,
-    Standard,
-    Validation,
-    fit,
-)
+from robustdeq.training import AdversarialTraining, Hardware, Optimization, Recipe, Schedule, Validation, fit
+from robustdeq.training.library import locate_recipe, recipe_names, recipe_summary
+from robustdeq.training.run import is_first_process
 
 DEMO_EPS = 0.25
 _DEMO_RECIPE = Recipe(
@@ -66,7 +75,7 @@ _DEMO_RECIPE = Recipe(
         attack=PGD(eps=DEMO_EPS, step_size=DEMO_EPS / 2, steps=3), gradient=Phantom(steps=3, damping=0.5), warmup=0.3
     ),
     optimization=Optimization(learning_rate=2e-2, final_learning_rate=1e-4, warmup=0.25, clip_norm=1.0),
-    schedule=Schedule(epochs=15, batch_size=32, validation_images=200, validate_every=5, seed=0),
+    schedule=Schedule(epochs=15, batch_size=32, validation_images=200, validations=3, seed=0),
     augmentation=None,
     validation=Validation(attack=PGD(eps=DEMO_EPS, step_size=DEMO_EPS / 4, steps=10), gradient=Phantom(5, 0.5)),
 )
@@ -100,65 +109,57 @@ def demo(output: Path = Path("runs/demo"), n: int = 200) -> None:
 
 def train(
     model: str = "small",
+    architecture: dict[str, Any] | None = None,
     data: str = "cifar10",
+    gradient: StateGradient = Phantom(steps=5, damping=0.5),  # noqa: B008
     output: Path | None = None,
-    objective: Literal["pgd-at", "standard"] = "pgd-at",
-    gradient: Literal["phantom", "exact"] = "phantom",
-    phantom: Phantom = Phantom(steps=5, damping=0.5),  # noqa: B008
-    exact: Exact = Exact(max_steps=20, tol=1e-3),  # noqa: B008
-    attack: PGD = PGD(),  # noqa: B008
-    eps_warmup: float = 0.0,
-    optimization: Optimization = Optimization(),  # noqa: B008
-    schedule: Schedule = Schedule(),  # noqa: B008
-    regularization: JacobianRegularization = JacobianRegularization(),  # noqa: B008
-    crop_padding: int = 4,
-    flip: bool = True,
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    strategy: str = "auto",
+    resume: bool = False,
     overwrite: bool = False,
+    **settings: Any,
 ) -> None:
-    """Train an MDEQ and keep the weights that are most robust on the development split.
+    """Train a model by a recipe and keep the weights that resist best on the development split.
+
+    Begin with the name of a recipe (`robustdeq recipes` lists them) or a YAML file; options override it.
 
     Args:
-        model: the size of the model: nano, tiny, small, large or xl.
+        model: the size of an MDEQ (nano, tiny, small, large or xl), or an explicit network (resnet18 or wrn34-10).
+        architecture: what of the model is to be different, such as {max_steps: 18, dropout: 0.1}.
         data: digits, cifar10, cifar100, svhn, fashion_mnist, owner/name on the hub, or a local file or folder.
+        gradient: how a DEQ is differentiated for its weights, and for its adversaries unless the objective says.
         output: the folder for weights and records; runs/MODEL-DATA by default.
-        objective: adversarial training (pgd-at) or clean images (standard).
-        gradient: how the model is differentiated, for its weights and for the adversaries.
-        phantom: the settings of the phantom gradient.
-        exact: the settings of the exact gradient.
-        attack: the inner attack; eps and step_size in units of pixels in [0, 1].
-        eps_warmup: the share of the training over which eps grows from 0.
-        optimization: the optimiser.
-        schedule: how long and on what.
-        regularization: the Jacobian penalty.
-        crop_padding: random crops after zero-padding by so many pixels; 0 for none.
-        flip: flip images at random.
+        device: cpu, cuda or auto.
+        devices: how many processes on each machine share every batch.
+        nodes: how many machines share it; start the command on each with torchrun.
+        strategy: ddp, fsdp (the weights sharded; needs CUDA) or auto.
+        resume: go on with the run in the folder, from its newest checkpoint.
         overwrite: replace what an earlier run left in the folder.
+        settings: the recipe.
     """
+    recipe, hardware = Recipe(**settings), Hardware(device, devices, nodes, strategy)
     splits = load_data(data)
     images = splits.require("train")
     splits.require("development")
     folder = Path("runs") / f"{model}-{Path(data).stem or 'data'}" if output is None else output
-    _refuse_to_overwrite([folder / "model.safetensors"], overwrite)
-    chosen: StateGradient = {"phantom": phantom, "exact": exact}[gradient]
-    torch.manual_seed(schedule.seed)
-    deq = mdeq(model, len(images.classes), images.pixels.shape[1], (images.pixels.shape[2], images.pixels.shape[3]))
-    deq.gradient = chosen
-    objectives: dict[str, Objective] = {
-        "pgd-at": AdversarialTraining(attack, chosen, eps_warmup),
-        "standard": Standard(),
-    }
-    recipe = Recipe(
-        objective=objectives[objective],
-        optimization=optimization,
-        schedule=schedule,
-        regularization=regularization,
-        augmentation=RandomCropFlip(crop_padding, flip) if crop_padding or flip else None,
-        validation=Validation(attack, chosen),
-    )
+    first = is_first_process()
+    if first and not resume:
+        _refuse_to_overwrite([folder / "run.json", folder / "model.safetensors"], overwrite)
+    _refuse_file(folder)
+    torch.manual_seed(recipe.schedule.seed)
+    network = _make(model, architecture or {}, images)
+    if isinstance(network, MDEQ):
+        network.gradient = gradient
+    if not first:
+        fit(network, splits, recipe, folder, None, resume, hardware)
+        return
     _console.print(f"training {model} on {images.source}")
     with progress_bar("training") as report:
-        weights = fit(deq, splits, recipe, folder, report)
-    _console.print(f"The best weights are in {weights}.")
+        weights = fit(network, splits, recipe, folder, report, resume, hardware)
+    save_training_figure(folder / "metrics.csv", folder / "training.png")
+    _console.print(f"The best weights are in {weights}, described in {weights.with_suffix('.md')}.")
 
 
 def evaluate(
@@ -278,6 +279,7 @@ def convert(
         overwrite: replace the weights file.
     """
     path = output or checkpoint.with_name(checkpoint.name.split(".")[0] + ".safetensors")
+    path = path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
     if path == checkpoint:
         raise InputError(f"{path} would be replaced by its own conversion; choose another --output.")
     _refuse_to_overwrite([path], overwrite)
@@ -286,6 +288,14 @@ def convert(
     model = convert_checkpoint(checkpoint, path, solver=solver, tail=unrolled)
     count = sum(parameter.numel() for parameter in model.parameters())
     _console.print(f"{path} holds a {type(model).__name__} with {count:,} parameters.")
+
+
+def recipes() -> None:
+    """List the recipes for training."""
+    table = Table("name", "what it trains", title="recipes")
+    for name in recipe_names():
+        table.add_row(name, recipe_summary(name))
+    _console.print(table)
 
 
 def models() -> None:
@@ -301,8 +311,38 @@ def models() -> None:
     packaged = Table("name", "early state", "trained on", title="weights")
     for name in packaged_names():
         card = read_card(name)
-        packaged.add_row(name, str(card.early), str(card.provenance.get("data", {}).get("train", "")))
+        data = card.provenance.get("data")
+        packaged.add_row(name, str(card.early or "–"), data["train"] if isinstance(data, dict) else str(data or ""))
     _console.print(packaged if packaged_names() else "There are no weights by name; train some.")
+
+
+def _make(name: str, architecture: dict[str, Any], images: Images) -> Model:
+    """A model with fresh weights for such images, by the name of its size."""
+    channels, height, width = images.pixels.shape[1:]
+    known: dict[str, MDEQConfig | ResNetConfig | WideResNetConfig] = {
+        **PRESETS,
+        "resnet18": ResNetConfig(),
+        "wrn34-10": WideResNetConfig(34, 10),
+    }
+    if name not in known:
+        raise InputError(f"there is no model {name!r}; choose one of {', '.join(known)}.")
+    config = known[name]
+    fields = [field.name for field in dataclasses.fields(config)]
+    for key in architecture:
+        if key not in fields:
+            raise InputError(f"the architecture of {name} has no {key!r}; {_nearest(key, fields)}")
+    config = dataclasses.replace(config, **architecture)
+    if isinstance(config, MDEQConfig):
+        return mdeq(config, len(images.classes), channels, (height, width))
+    if isinstance(config, ResNetConfig):
+        return ResNet(config, len(images.classes), channels)
+    return WideResNet(config, len(images.classes), channels)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    """A hint at what was meant."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}."
 
 
 def _early_state(weights: str, data: str, early: int | None) -> tuple[int | None, Images | None]:
@@ -420,12 +460,34 @@ class _Parser(ArgumentParser):
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        _fail(" ".join(message.split()))
+        sentence = " ".join(message.split())
+        unknown = re.search(r"unrecognized arguments: --([\w.]+)|Key '?\"?([\w.]+)'?\"? is not expected", sentence)
+        if unknown:
+            near = difflib.get_close_matches(unknown[1] or unknown[2], _options(self), n=1)
+            sentence += f"; did you mean --{near[0]}?" if near else ""
+        _fail(sentence)
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    """The names of all options of a parser and its commands."""
+    names = [option.removeprefix("--") for option in parser._option_string_actions]
+    for action in parser._actions:
+        commands = action.choices if isinstance(action.choices, dict) else {}
+        names += chain.from_iterable(map(_options, commands.values()))
+    return names
 
 
 def _long(argument: str) -> str:
     """An option of one letter may be given with one dash, as `-n 64`."""
     return f"-{argument}" if re.fullmatch(r"-[a-gi-z](=.*)?", argument) else argument
+
+
+def _with_recipe(arguments: list[str]) -> list[str]:
+    """`train RECIPE …` is `train --config FILE …`."""
+    match arguments:
+        case ["train", recipe, *rest] if not recipe.startswith("-"):
+            return ["train", "--config", str(locate_recipe(recipe)), *rest]
+    return arguments
 
 
 def _fail(sentence: str) -> NoReturn:
@@ -436,11 +498,15 @@ def _fail(sentence: str) -> NoReturn:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; input that cannot be used ends it with one sentence and status 2."""
     given = sys.argv[1:] if arguments is None else arguments
-    commands = [demo, train, evaluate, export, convert, models]
+    commands = [demo, train, evaluate, export, convert, models, recipes]
     try:
-        auto_cli(commands, args=list(map(_long, given)), prog="robustdeq", parser_class=_Parser)
+        auto_cli(commands, args=_with_recipe(list(map(_long, given))), prog="robustdeq", parser_class=_Parser)
     except InputError as error:
         _fail(str(error))
+    except ValueError as error:  # the parser's, where one of several types refused its settings
+        if not isinstance(error.__cause__, InputError):
+            raise
+        _fail(str(error.__cause__))
     except OSError as error:
         _fail(f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error}).")
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
 """What people look at: tables and figures, and files for other tools."""
 
 from robustdeq.reporting.export import export, latex_table, long_frame, robustbench_entries
-from robustdeq.reporting.figures import save_profile_figure
+from robustdeq.reporting.figures import save_profile_figure, save_training_figure
 from robustdeq.reporting.tables import checks_table, grid_table
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "long_frame",
     "robustbench_entries",
     "save_profile_figure",
+    "save_training_figure",
 ]
