@@ -25,7 +25,7 @@ from robustdeq.evaluation.store import FILE
 from robustdeq.models.resnet import ResNet, ResNetConfig, WideResNet
 from robustdeq.models.zoo import read_card
 from robustdeq.training import Recipe
-from robustdeq.training.library import recipe_names
+from robustdeq.training.recipes import recipe_names
 
 LEFT = ["manifest.json", "results.csv", "results.json", "results.png", "results.sqlite"]
 QUICK = ["--attack.steps", "1", "--estimators.steps", "[1]", "--estimators.dampings", "[1.0]"]

@@ -66,7 +66,7 @@ from robustdeq.reporting import checks_table, grid_table, save_profile_figure, s
 from robustdeq.reporting import export as export_result
 from robustdeq.solvers import Broyden
 from robustdeq.training import AdversarialTraining, Hardware, Optimization, Recipe, Schedule, Validation, fit
-from robustdeq.training.library import locate_recipe, recipe_names, recipe_summary
+from robustdeq.training.recipes import locate_recipe, recipe_names, recipe_summary
 from robustdeq.training.run import is_first_process
 
 DEMO_EPS = 0.25

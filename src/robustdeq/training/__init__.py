@@ -1,6 +1,7 @@
 """Training on Lightning: objectives, regularisation, schedules, guards, and the run that writes weights."""
 
 from robustdeq.training.guards import Guard, OverfittingWatch
+from robustdeq.training.hardware import Hardware
 from robustdeq.training.inner import NFGSM
 from robustdeq.training.module import Pretraining, Regularization, Training, Validation
 from robustdeq.training.objectives import (
@@ -11,8 +12,9 @@ from robustdeq.training.objectives import (
     RandomState,
     Standard,
 )
+from robustdeq.training.recipe import Recipe, Schedule
 from robustdeq.training.regularizers import FixedPointCorrection, JacobianRegularization, jacobian_penalty
-from robustdeq.training.run import Hardware, Recipe, Schedule, fit
+from robustdeq.training.run import fit
 from robustdeq.training.schedules import Optimization, SolverSteps
 
 __all__ = [

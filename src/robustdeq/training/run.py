@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -22,10 +22,9 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from torch import nn
 
-from robustdeq.data import Images, RandomCropFlip, Splits
+from robustdeq.data import Images, Splits
 from robustdeq.data.batches import Batches
 from robustdeq.errors import InputError
 from robustdeq.evaluation import choose_early_state
@@ -33,157 +32,23 @@ from robustdeq.evaluation.fingerprints import DISPLAY, code_fingerprint
 from robustdeq.files import write_text
 from robustdeq.models import DEQ, MDEQ, load, save
 from robustdeq.models.card import Model
-from robustdeq.models.deq import Execution
 from robustdeq.models.zoo import card_of
 from robustdeq.progress import Report
 from robustdeq.training.averaging import Averaging
 from robustdeq.training.batchnorm import synchronized
 from robustdeq.training.checkpoints import Checkpoints, SealedCheckpoints, newest
-from robustdeq.training.guards import DivergenceGuard, Guard, OverfittingGuard, OverfittingWatch
-from robustdeq.training.module import Pretraining, Regularization, Training, Validation
-from robustdeq.training.objectives import AdversarialTraining, Objective
+from robustdeq.training.guards import DivergenceGuard, OverfittingGuard
+from robustdeq.training.hardware import Hardware
+from robustdeq.training.module import Training
 from robustdeq.training.processes import is_first_process, together
+from robustdeq.training.recipe import Recipe
 from robustdeq.training.record import KeepBest, Record
-from robustdeq.training.schedules import Optimization, SolverSteps
 
 _log = logging.getLogger(__name__)
 
 _RESULTS = ("training.json", "model.safetensors", "model.md", "metrics.csv")
 _DECISIVE = ("recipe", "model", "gradient", "data")
 _HALFWAY = ("checkpoints/.step=*.ckpt.*", ".model.*", *(f".{name}.*" for name in ("training", "run", "metrics")))
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and on what.
-
-    Args:
-        epochs: passes over the training set.
-        max_steps: stop after so many steps, whatever the epochs; None for no such limit.
-        batch_size: images per step, over all devices.
-        accumulate: a step's batch is worked off in so many parts.
-        validation_images: how many images of the development split are attacked in a validation.
-        validations: how many validations the training holds, evenly spaced; the last step is followed by one.
-        patience: stop after so many validations without a better robust accuracy; None to go on.
-        checkpoint_every: how many steps pass between checkpoints, from which a run can go on.
-        log_every: how many steps pass between rows of the metrics.
-        seed: of the order of the images and everything else that is random.
-
-    Raises:
-        InputError: a count is not positive.
-    """
-
-    epochs: int = 220
-    max_steps: int | None = None
-    batch_size: int = 96
-    accumulate: int = 1
-    validation_images: int = 256
-    validations: int = 20
-    patience: int | None = None
-    checkpoint_every: int = 100
-    log_every: int = 10
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        counts = ("epochs", "max_steps", "batch_size", "accumulate", "validation_images", "validations", "patience")
-        for name in (*counts, "checkpoint_every", "log_every"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise InputError(f"{name} is {count}; give 1 or more.")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; give 0 or a positive number.")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides how a model is trained.
-
-    Args:
-        objective: which images the loss is taken on, and the loss.
-        optimization: the optimiser.
-        schedule: how long and on what.
-        regularization: what is added to the loss of a DEQ.
-        augmentation: of the training batches; None for none.
-        validation: what is measured on the development split.
-        solver_steps: of the phases of the training.
-        pretraining: the phase in which the cell is unrolled.
-        execution: how the model is evaluated in a training step.
-        averaging: the decay of the moving average of the weights, which is what is kept; 0 for none.
-        overfitting: the watch for catastrophic overfitting to a fast attack.
-        guard: when a run counts as diverged.
-    """
-
-    objective: Objective = field(default_factory=AdversarialTraining)
-    optimization: Optimization = field(default_factory=Optimization)
-    schedule: Schedule = field(default_factory=Schedule)
-    regularization: Regularization = field(default_factory=Regularization)
-    augmentation: RandomCropFlip | None = field(default_factory=RandomCropFlip)
-    validation: Validation = field(default_factory=Validation)
-    solver_steps: SolverSteps = field(default_factory=SolverSteps)
-    pretraining: Pretraining = field(default_factory=Pretraining)
-    execution: Execution = field(default_factory=Execution)
-    averaging: float = 0.0
-    overfitting: OverfittingWatch = field(default_factory=OverfittingWatch)
-    guard: Guard = field(default_factory=Guard)
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """Where a run takes place; the training is the same wherever.
-
-    Args:
-        device: `"cpu"`, `"cuda"` or `"auto"`.
-        devices: how many on each machine.
-        nodes: how many machines; start the command on each with torchrun.
-        strategy: `"auto"` (one device, or data-parallel), `"ddp"` or `"fsdp"` (the weights sharded; needs CUDA).
-
-    Raises:
-        InputError: a setting is out of its range, or the machine has not so many devices.
-    """
-
-    device: str = "auto"
-    devices: int = 1
-    nodes: int = 1
-    strategy: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("devices", "nodes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; give 1 or more.")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise InputError(f"device is {self.device!r}; choose cpu, cuda or auto.")
-        if self.strategy not in ("auto", "ddp", "fsdp"):
-            raise InputError(f"strategy is {self.strategy!r}; choose auto, ddp or fsdp.")
-        if self.kind == "cuda" and self.devices > torch.cuda.device_count():
-            raise InputError(
-                f"devices is {self.devices}, and this machine has {torch.cuda.device_count()} for CUDA; ask for fewer, "
-                "or for the device cpu."
-            )
-        if self.strategy == "fsdp" and self.kind != "cuda":
-            raise InputError("the strategy fsdp needs CUDA; choose ddp.")
-
-    @property
-    def kind(self) -> str:
-        """`"cpu"` or `"cuda"`."""
-        available = "cuda" if torch.cuda.is_available() else "cpu"
-        return available if self.device == "auto" else self.device
-
-    @property
-    def world(self) -> int:
-        """How many processes there are."""
-        return self.devices * self.nodes
-
-    def trainer_settings(self) -> dict[str, Any]:
-        """What Lightning's Trainer is told."""
-        strategies = {"ddp": DDPStrategy(), "fsdp": FSDPStrategy(state_dict_type="full", use_orig_params=True)}
-        name = "ddp" if self.strategy == "auto" and self.world > 1 else self.strategy
-        strategy = strategies.get(name, "auto") if self.world > 1 else "auto"
-        return {
-            "accelerator": self.kind,
-            "devices": self.devices,
-            "num_nodes": self.nodes,
-            "strategy": strategy,
-        }
 
 
 def fit(

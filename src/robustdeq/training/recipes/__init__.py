@@ -1,4 +1,4 @@
-"""The packaged recipes: YAML files in `recipes/`, each a whole configuration of `robustdeq train`."""
+"""The packaged recipes: YAML files in this folder, each a whole configuration of `robustdeq train`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from robustdeq.errors import InputError
 
-_FOLDER = Path(__file__).parent / "recipes"
+_FOLDER = Path(__file__).parent
 
 
 def recipe_names() -> list[str]:
