@@ -50,8 +50,10 @@ def test_progress_rises_to_one_by_equal_steps(tmp_path: Path) -> None:
     report = lambda share, what: said.append((share, what))  # noqa: E731
     fit(model(), digits(), recipe(schedule=schedule), tmp_path, report, hardware=CPU)
     assert [share for share, _ in said] == pytest.approx([step / 6 for step in range(1, 7)])
-    assert all(what.startswith(f"step {step}/6 loss ") for step, (_, what) in enumerate(said, 1))
-    assert "robust" in said[-1][1]
+    assert all(what.startswith(f"step {step}/6, ") and "loss" in what for step, (_, what) in enumerate(said, 1))
+    assert "clean" not in said[2][1]
+    assert "clean" in said[3][1]
+    assert "PGD" in said[3][1]
 
 
 @dataclass(frozen=True)

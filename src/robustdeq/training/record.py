@@ -26,6 +26,16 @@ _TRAINED = ("loss", "accuracy", "jacobian", "correction", "residual", "solver_st
 _VALIDATED = ("clean", "robust", "diverged", "final_residual", "spectral_radius")
 _COLUMNS: tuple[str, ...] = ("step", "seconds", "images_per_second", "learning_rate", *_TRAINED, *_VALIDATED)
 
+_SHOWN = {
+    "clean": "clean {:.0%}",
+    "robust": "PGD {:.0%}",
+    "loss": "loss {:.2f}",
+    "residual": "residual {:.1g}",
+    "images_per_second": "{:.3g} images/s",
+    "solver_steps": "{:.1f} solver steps",
+    "spectral_radius": "spectral radius {:.2f}",
+}
+
 
 @contextmanager
 def _whole(module: Training) -> Iterator[None]:
@@ -143,9 +153,9 @@ class Record(Callback):
             self._images, self._since = 0, now
             self._write(trainer, metrics)
         total = pl_module.total_steps
-        shown = (f"{name.replace('_', ' ')} {_short(value)}" for name, value in self._shown.items())
+        shown = (form.format(self._shown[name]) for name, form in _SHOWN.items() if name in self._shown)
         if trainer.is_global_zero:
-            self._report(min(step / total, 1.0), f"step {step}/{total} {' '.join(shown)}")
+            self._report(min(step / total, 1.0), ", ".join([f"step {step}/{total}", *shown]))
 
     @override
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -182,7 +192,3 @@ def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
         return []
     lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
     return [row for row in csv.DictReader(lines) if int(row["step"]) <= step]
-
-
-def _short(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.2g}"
