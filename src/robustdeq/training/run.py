@@ -153,7 +153,7 @@ def fit(
             model.load_state_dict(best.weights)
             model.to(module.device).eval()
             if trainer.is_global_zero:
-                found = provenance | {
+                found = {name: value for name, value in provenance.items() if name != "model"} | {
                     "history": best.history,
                     "best": max(best.history, key=lambda entry: entry["robust"]) | {"images": len(held_out)},
                     "seconds": round(record.seconds, 1),
