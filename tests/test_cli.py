@@ -62,6 +62,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "broken.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:999])
     (path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
     (path / "occupied").write_text("a file")
+    (path / "misspelt.yaml").write_text("optimization: {learningrate: 0.1}")
+    (path / "broken.yaml").write_text("optimization: [")
     (path / "results.json").write_text("{}")
     write_images(path / "eleven" / "test.parquet", 8, 11)
     write_images(path / "large" / "test.parquet", 16, 10)
@@ -161,7 +163,11 @@ def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str])
         ([*TRAIN, "--gradient", "Exact", "--gradient.tol", "-1"], "tol is -1"),
         ([*TRAIN, "--architecture.max_steps", "0"], "max_steps is 0"),
         ([*TRAIN, "--architecture.max_step", "3"], "did you mean max_steps?"),
-        ([*TRAIN, "--optimization.learningrate", "1"], "did you mean --optimization.learning_rate?"),
+        ([*TRAIN, "--optimization.learningrate", "1"], "did you mean optimization.learning_rate?"),
+        ([*TRAIN, "--objective", "TRADE"], "did you mean TRADES?"),
+        ([*TRAIN, "--objective", "TRADES", "--objective.bet", "3"], "did you mean beta?"),
+        (["train", "misspelt.yaml"], "did you mean optimization.learning_rate?"),
+        (["train", "broken.yaml"], "config"),
         (["train", "smal-fast"], "did you mean small-fast?"),
         (["train", "small-fast", "--model", "nano", "--data", "colours"], "'colours'"),
         ([*TRAIN, "--devices", "3"], "a batch of 16 images cannot be shared by 3 processes"),

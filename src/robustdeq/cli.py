@@ -65,7 +65,7 @@ from robustdeq.progress import Report, progress_bar
 from robustdeq.reporting import checks_table, grid_table, save_profile_figure, save_training_figure
 from robustdeq.reporting import export as export_result
 from robustdeq.solvers import Broyden
-from robustdeq.training import AdversarialTraining, Hardware, Optimization, Recipe, Schedule, Validation, fit
+from robustdeq.training import AdversarialTraining, Hardware, Objective, Optimization, Recipe, Schedule, Validation, fit
 from robustdeq.training.recipes import locate_recipe, recipe_names, recipe_summary
 from robustdeq.training.run import is_first_process
 
@@ -461,11 +461,24 @@ class _Parser(ArgumentParser):
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         sentence = " ".join(message.split())
-        unknown = re.search(r"unrecognized arguments: --([\w.]+)|Key '?\"?([\w.]+)'?\"? is not expected", sentence)
-        if unknown:
-            near = difflib.get_close_matches(unknown[1] or unknown[2], _options(self), n=1)
-            sentence += f"; did you mean --{near[0]}?" if near else ""
+        if unknown := _UNKNOWN.search(sentence):
+            known = [*_options(self), *chain.from_iterable(map(_settings, _CHOICES))]
+            near = difflib.get_close_matches(next(filter(None, unknown.groups())), known, n=1)
+            sentence += f"; did you mean {near[0]}?" if near else ""
         _fail(sentence)
+
+
+_UNKNOWN = re.compile(
+    r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'|Option '(\w+)' is not accepted"
+    r"|Expected a dot import path string: (\w+)"
+)
+_CHOICES = (Objective, StateGradient)
+
+
+def _settings(choice: type) -> list[str]:
+    """The names of a choice's classes and of their settings."""
+    fields = [field.name for field in dataclasses.fields(choice)] if dataclasses.is_dataclass(choice) else []
+    return [choice.__name__, *fields, *chain.from_iterable(map(_settings, choice.__subclasses__()))]
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:
