@@ -155,7 +155,7 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
 
     def report(share: float, what: str) -> None:
-        print(what.split()[1], flush=True)
+        print(what.split()[1].rstrip(","), flush=True)
 
     try:
         fit(model(), digits(), recipe(schedule=replace(SHORT, epochs=500)), folder, report, True, Hardware("cpu", 2))
