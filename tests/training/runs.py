@@ -153,6 +153,9 @@ def finished(processes: list[ForkProcess], timeout: float = 120) -> list[int | N
 def main(folder: Path) -> None:
     """A run of two processes that says how far it is, and in one sentence what went wrong."""
     torch.set_num_threads(1)
+    if os.environ.get("LOCAL_RANK") == "1":
+        folder.mkdir(exist_ok=True)
+        (folder / "worker").write_text(str(os.getpid()))
 
     def report(share: float, what: str) -> None:
         print(what.split()[1].rstrip(","), flush=True)
