@@ -23,7 +23,7 @@ def test_validations_are_evenly_spaced_and_one_follows_the_last_step(
     fit(model(), digits(), recipe(schedule=schedule), tmp_path, hardware=CPU)
     assert [entry["step"] for entry in record(tmp_path)["history"]] == steps
     assert [int(row["step"]) for row in rows(tmp_path)] == steps
-    for name in ("clean", "robust", "diverged", "final_residual", "spectral_radius"):
+    for name in ("clean", "robust", "diverged", "final_residual", "spectral_radius", "lipschitz"):
         found = [entry[name] for entry in record(tmp_path)["history"]]
         assert column(tmp_path, name) == pytest.approx(found, rel=1e-5)
 

@@ -1,4 +1,4 @@
-"""The spectral radius is that of the dense Jacobian, whatever its dominant eigenvalues are."""
+"""Spectral radius and Lipschitz constant are those of the dense Jacobian, whatever its spectrum."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from robustdeq.errors import InputError
 from robustdeq.models import DEQ
 from robustdeq.models.deq import Solution
 from robustdeq.solvers import Picard
-from robustdeq.training.spectrum import spectral_radius
+from robustdeq.training.spectrum import lipschitz_constant, spectral_radius
 
 pytestmark = pytest.mark.usefixtures("float64")
 PAIR = 0.9
@@ -31,7 +31,7 @@ class LinearCell(nn.Module):
 
 
 class ScaledRotation(LinearCell):
-    """u_0 Q z + u with Q orthogonal: all eigenvalues of a sample's J have the modulus |u_0|."""
+    """u_0 Q z + u with Q orthogonal: all eigenvalues, and all singular values, of a sample's J have modulus |u_0|."""
 
     def forward(self, z: Tensor, u: Tensor) -> Tensor:
         return u[:, :1] * (z @ self.matrix.T) + u
@@ -118,3 +118,33 @@ def test_no_gradient_is_needed_or_kept() -> None:
 def test_no_steps_are_refused() -> None:
     with pytest.raises(InputError, match="steps is 0; the power method makes at least 1 step"):
         spectral_radius(make_deq().solution(images()), steps=0)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_lipschitz_constant_is_the_norm_of_the_dense_jacobian(cell: str) -> None:
+    solution = make_deq(cell).solution(images())
+    state = solution.trajectory.solution.view(solution.trajectory.shape)
+    expected = torch.linalg.matrix_norm(jacobian(solution.cell, state), ord=2)
+    assert_close(lipschitz_constant(solution, steps=400), expected, rtol=1e-3, atol=0)
+
+
+def test_lipschitz_constant_bounds_the_radius_and_is_approached_from_below() -> None:
+    solution = solve(LinearCell(with_pair(0.4)), torch.ones(4, 8))
+    few, many = (lipschitz_constant(solution, steps, torch.Generator().manual_seed(1)) for steps in (1, 50))
+    norm = torch.linalg.matrix_norm(with_pair(0.4), ord=2)
+    assert (few < many).all()
+    assert (many <= norm * (1 + 1e-9)).all()
+    assert (many > 1.4 * PAIR).all()
+
+
+def test_lipschitz_constant_is_per_sample_needs_no_gradient_and_keeps_none() -> None:
+    cell = ScaledRotation(torch.linalg.qr(torch.randn(6, 6)).Q)
+    scales = torch.tensor([0.0, -0.3, torch.nan, 2.5])
+    u = torch.cat([scales[:, None], torch.rand(4, 5)], dim=1)
+    with torch.no_grad():
+        found = lipschitz_constant(solve(cell, u), steps=3)
+    assert not found.requires_grad
+    assert found[0] == 0
+    assert_close(found, scales.abs(), equal_nan=True)
+    with pytest.raises(InputError, match="steps is 0; the power method makes at least 1 step"):
+        lipschitz_constant(make_deq().solution(images()), steps=0)

@@ -24,7 +24,7 @@ from robustdeq.solvers import Picard
 from robustdeq.training.objectives import AdversarialTraining, Adversaries, Moment, Objective, Reading, Standard
 from robustdeq.training.regularizers import FixedPointCorrection, JacobianRegularization, jacobian_penalty
 from robustdeq.training.schedules import Optimization, SolverSteps
-from robustdeq.training.spectrum import spectral_radius
+from robustdeq.training.spectrum import lipschitz_constant, spectral_radius
 
 
 @dataclass(frozen=True)
@@ -243,8 +243,12 @@ class Training(lightning.LightningModule):
                 measured |= {"diverged": trajectory.diverged, "final_residual": trajectory.residuals[-1]}
             if is_deq and batch_idx == 0:
                 draws = torch.Generator(x.device).manual_seed(self.seed)
-                radius = spectral_radius(model.solution(x), steps=50, generator=draws)
-                self.log("spectral_radius", radius.mean(), batch_size=weight, sync_dist=True)
+                solution = model.solution(x)
+                spectrum = {
+                    "spectral_radius": spectral_radius(solution, steps=50, generator=draws).mean(),
+                    "lipschitz": lipschitz_constant(solution, steps=20, generator=draws).mean(),
+                }
+                self.log_dict(spectrum, batch_size=weight, sync_dist=True)
         means = {name: values.float().mean() for name, values in measured.items()}
         self.log_dict(means, prog_bar=True, batch_size=weight, sync_dist=True)
 

@@ -23,7 +23,7 @@ from robustdeq.progress import Report
 from robustdeq.training.module import Training
 
 _TRAINED = ("loss", "accuracy", "jacobian", "correction", "residual", "solver_steps")
-_VALIDATED = ("clean", "robust", "diverged", "final_residual", "spectral_radius")
+_VALIDATED = ("clean", "robust", "diverged", "final_residual", "spectral_radius", "lipschitz")
 _COLUMNS: tuple[str, ...] = ("step", "seconds", "images_per_second", "learning_rate", *_TRAINED, *_VALIDATED)
 
 _SHOWN = {

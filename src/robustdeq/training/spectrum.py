@@ -5,6 +5,10 @@ usual read-out, the Rayleigh quotient of the last vector, has no limit where the
 pair, as those of a real J without symmetry often are: the vector then turns for ever in their plane. The growth factors
 ‖Jᵀv‖ / ‖v‖ oscillate with it, but their geometric mean does converge to the radius (Gelfand's formula); the weights of
 the mean taper towards both ends of the steps it is taken over, so that the oscillation cancels faster.
+
+The Lipschitz constant of f there, ‖J‖₂, bounds the radius from above. It is the square root of the dominant eigenvalue
+of JᵀJ, which is symmetric, so that the plain power method finds it. Products J v come from differentiating Jᵀ c in c,
+which needs no forward-mode rules.
 """
 
 from __future__ import annotations
@@ -51,3 +55,39 @@ def spectral_radius(
     i = torch.arange(1, len(averaged) + 1, dtype=v.dtype, device=v.device)
     weights = i * (len(averaged) + 1 - i)
     return (weights / weights.sum() @ averaged.log()).exp()
+
+
+def lipschitz_constant(
+    solution: Solution, steps: int = 20, generator: torch.Generator | None = None
+) -> Float[Tensor, "batch"]:
+    """An estimate, from below, of ‖J‖₂ at z*, per sample, without gradient and without host synchronisation.
+
+    Args:
+        solution: a solve.
+        steps: of the power method on JᵀJ, a product with J and one with Jᵀ each.
+        generator: where the first vectors are drawn from, on the device of the states; None for the default one.
+
+    Returns:
+        The estimates, (B,); nan where z* or J is not finite.
+
+    Raises:
+        InputError: steps is not positive.
+    """
+    if steps < 1:
+        raise InputError(f"steps is {steps}; the power method makes at least 1 step.")
+    states = solution.trajectory.solution
+    z = states.view(solution.trajectory.shape).detach().requires_grad_()
+    v = torch.randn(states.shape, generator=generator, dtype=states.dtype, device=states.device).view_as(z)
+    with torch.enable_grad():
+        value = solution.cell(z)
+        cotangent = torch.zeros_like(value, requires_grad=True)
+        (pulled,) = torch.autograd.grad(value, z, cotangent, create_graph=True)
+    smallest = torch.finfo(v.dtype).tiny
+    growth = states.new_zeros(len(states))
+    for remaining in reversed(range(steps)):
+        norm = torch.linalg.vector_norm(v.flatten(1), dim=1).clamp_min(smallest)
+        v = v / norm.view(-1, *[1] * (v.ndim - 1))
+        (pushed,) = torch.autograd.grad(pulled, cotangent, v, retain_graph=True)
+        growth = torch.linalg.vector_norm(pushed.flatten(1), dim=1)
+        (v,) = torch.autograd.grad(value, z, pushed, retain_graph=remaining > 0)
+    return growth
