@@ -20,7 +20,7 @@ import robustdeq as rd
 from cells import ConvolutionCell
 from robustdeq import InputError
 from robustdeq.attacks import APGD, FAB, AutoAttack, Component, Square, TargetedAPGD, TargetedFAB
-from robustdeq.attacks.autoattack import cascade
+from robustdeq.attacks.autoattack import Cascade, cascade
 from robustdeq.attacks.pgd import correct
 from robustdeq.defenses import EnsembleState, FinalState
 from robustdeq.gradients import (
@@ -303,6 +303,23 @@ def test_cascade_attacks_who_is_left_and_reports(monkeypatch: pytest.MonkeyPatch
     assert (model(cascade(strong, model, x, y)).argmax(dim=1) != y).all()
     assert len(seen) < 4
     assert torch.equal(found[0], x[0])
+
+
+def test_attacks_of_ones_choice_run_with_one_seed_and_say_what_they_cost() -> None:
+    model = network()
+    x, y = pixels(model)
+    chosen = tuple(small().values())
+    attack = Cascade(chosen, seed=3)
+    expected = cascade({c.name: replace(c, seed=3) for c in chosen}, model, x, y)
+    assert torch.equal(attack(model, x, y), expected)
+    assert attack.gradients == sum(component.gradients for component in chosen)
+    assert attack.queries == sum(component.queries + 1 for component in chosen)
+    standard = AutoAttack(EPS["Linf"])
+    whole = Cascade(tuple(standard.components.values()))
+    assert (whole.gradients, whole.queries) == (standard.gradients, standard.queries)
+    for none_or_twice in ((), (chosen[0], chosen[0])):
+        with pytest.raises(InputError, match="give at least one, and none of them twice"):
+            Cascade(none_or_twice)
 
 
 class Diverging(nn.Module):

@@ -1,6 +1,6 @@
 """Attacks: how a loss is climbed within a threat model."""
 
-from robustdeq.attacks.autoattack import AutoAttack
+from robustdeq.attacks.autoattack import AutoAttack, Cascade
 from robustdeq.attacks.components import APGD, FAB, Component, Square, TargetedAPGD, TargetedFAB
 from robustdeq.attacks.continued import ContinuedPGD, Stages
 from robustdeq.attacks.joint import JointAttack
@@ -14,6 +14,7 @@ __all__ = [
     "FGSM",
     "PGD",
     "AutoAttack",
+    "Cascade",
     "Component",
     "ContinuedPGD",
     "JointAttack",

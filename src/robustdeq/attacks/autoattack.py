@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -59,6 +59,51 @@ def cascade(
         standing[fallen] = False
     report(1.0, "done")
     return adversaries
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Attacks of one's choice one after another, each on the images that have withstood all before it.
+
+    Args:
+        components: the attacks, in order; each runs with the seed given here.
+        seed: of every attack and every batch.
+
+    Raises:
+        InputError: there is no attack, or two have the same name.
+    """
+
+    components: tuple[Component, ...]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.components or len(self._named) < len(self.components):
+            raise InputError(f"the attacks are {list(self._named)}; give at least one, and none of them twice.")
+
+    @property
+    def _named(self) -> dict[str, Component]:
+        return {component.name: replace(component, seed=self.seed) for component in self.components}
+
+    @property
+    def gradients(self) -> int:
+        """How many input gradients it takes per image, at most."""
+        return sum(component.gradients for component in self.components)
+
+    @property
+    def queries(self) -> int:
+        """How many forward passes it takes per image beyond those, at most."""
+        return sum(component.queries + 1 for component in self.components)
+
+    def __call__(
+        self,
+        surrogate: nn.Module,
+        x: Float[Tensor, "batch *image"],
+        y: Integer[Tensor, "batch"],
+        target: nn.Module | None = None,
+        report: Report | None = None,
+    ) -> Float[Tensor, "batch *image"]:
+        """Make adversaries; see `cascade`."""
+        return cascade(self._named, surrogate, x, y, target, report)
 
 
 class Version(StrEnum):

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from robustdeq.attacks import AutoAttack
+from robustdeq.attacks import AutoAttack, Cascade
 from robustdeq.attacks.pgd import correct
 from robustdeq.evaluation.subject import Subject
 from robustdeq.gradients import Gradient
@@ -133,7 +133,7 @@ class Attempt:
         if chosen.any():
             here = torch.from_numpy(chosen).to(x.device)
             attack = self.seeded(batch)
-            if isinstance(attack, AutoAttack):
+            if isinstance(attack, AutoAttack | Cascade):
                 attack = partial(attack, report=report)
             adversaries[here] = attack(surrogate, x[here], y[here], target=target)
         return adversaries
