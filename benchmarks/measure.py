@@ -1,53 +1,15 @@
-"""Fair measurement: interleaved repetitions for time, a fresh process for peak memory."""
+"""The peak memory of a whole process, which libraries that allocate outside tensors count in too."""
 
 from __future__ import annotations
 
 import gc
 import multiprocessing
 import resource
-import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-Side = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of one side over its repetitions."""
-
-    seconds: list[float]
-
-    @property
-    def median(self) -> float:
-        """The median."""
-        return statistics.median(self.seconds)
-
-    @property
-    def spread(self) -> float:
-        """Half the distance between the quartiles, as a share of the median."""
-        low, _, high = statistics.quantiles(self.seconds, n=4)
-        return (high - low) / 2 / self.median
-
-    def __str__(self) -> str:
-        return f"{1e3 * self.median:.0f} ms ± {self.spread:.0%}"
-
-
-def interleaved(sides: Mapping[str, Side], repetitions: int) -> dict[str, Timing]:
-    """Time all sides in turn, again and again, after one warm-up of each, so that a disturbance meets them alike."""
-    for side in sides.values():
-        side()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repetitions):
-        for name, side in sides.items():
-            gc.collect()
-            start = time.perf_counter()
-            side()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: Timing(values) for name, values in seconds.items()}
+from robustdeq.measure import Side
 
 
 def peak_memory(make_side: Callable[[], Side]) -> int:

@@ -19,12 +19,12 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Side, interleaved
 from robustdeq.attacks import PGD
 from robustdeq.data import load
 from robustdeq.files import write_text
 from robustdeq.gradients import Phantom, ThroughSolver
 from robustdeq.gradients.base import StateGradient
+from robustdeq.measure import Side, interleaved
 from robustdeq.models import MDEQ, mdeq
 from robustdeq.models.deq import Execution, solving
 from robustdeq.training import AdversarialTraining, Optimization, Recipe, Schedule, SolverSteps, Validation, fit

@@ -16,6 +16,14 @@ def seed() -> None:
 
 
 @pytest.fixture(scope="module")
+def unchecked() -> Iterator[None]:
+    """No run-time checks of shapes and types, as users have it: more than twice as fast."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
 def float64() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

@@ -126,7 +126,7 @@ def defended_logits(
         defense.check(deq)
     last = deq.last_state
     needed = max(defense.until(last) for defense in defenses)
-    stream = deq.iterate(x)
+    stream = deq.iterate(x, needed)
     sums: list[Tensor | None] = [None] * len(defenses)
     counts = torch.zeros(len(defenses), len(x), device=x.device, dtype=x.dtype)
     for n, state, visited in stream:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-DISPLAY = ("cli.py", "progress.py", "reporting")
+ABOVE = ("cli.py", "progress.py", "reporting", "reproduce")
 
 
-def code_fingerprint(unrelated: tuple[str, ...] = (*DISPLAY, "training")) -> str:
+def code_fingerprint(unrelated: tuple[str, ...] = (*ABOVE, "training")) -> str:
     """SHA-256 of the sources that decide the outcome of an evaluation.
 
     Args:

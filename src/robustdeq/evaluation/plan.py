@@ -61,6 +61,9 @@ def deq_evaluation(
     true: dict[str, Gradient] = {name: ThroughSolver(defense) for name, defense in defenses.items()}
     sources = {} if sources is None else sources
     columns = make_columns(Setting(deq.last_state, true, attack, estimators, strict, tuple(sources)))
+    made = {attempt.key for column in columns for attempt in column.attempts}
+    adjoints = {f"u_{n}": Attempt(attack, estimators.adjoint(n)).key for n in range(1, deq.last_state)}
+    adjoints[f"u_{deq.last_state}"] = Attempt(attack, estimators.adjoint()).key
     settings = {
         "protocol": protocol,
         "attack": asdict(attack),
@@ -81,6 +84,7 @@ def deq_evaluation(
         sources=sources,
         probed=strict.probe_images,
         ready_made=Attempt(attack, estimators.final).key,
+        adjoints={name: key for name, key in adjoints.items() if key in made},
     )
 
 

@@ -48,6 +48,7 @@ class Evaluation:
         sources: the explicit networks that columns transfer from, by name.
         probed: on how many images, at least, columns are made that only check the attacks.
         ready_made: the key of the attempt whose adversaries are followed along the trajectory.
+        adjoints: the keys of the attempts on adjoint states u_n, whose adversaries are followed as well (Fig. 4).
     """
 
     subject: Subject
@@ -60,6 +61,7 @@ class Evaluation:
     sources: Mapping[str, nn.Module] = field(default_factory=dict)
     probed: int = 0
     ready_made: str = ""
+    adjoints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def batches(self) -> range:
@@ -78,6 +80,7 @@ class Evaluation:
             "rows": list(self.titles),
             "searched": self.subject.rows.index(self.subject.searched),
             "ready_made": self.ready_made,
+            "adjoints": dict(self.adjoints),
             "columns": [
                 {
                     "name": column.name,
@@ -162,7 +165,8 @@ class _Batch:
                 subject, self.evaluation.sources, self.number, self.x, self.y, self.standing, report
             )
             outcome = attempt.outcome(subject, self.x, adversaries, self.y, self.standing)
-            profile = self._profile(adversaries) if attempt.key == self.evaluation.ready_made else None
+            followed = attempt.key in (self.evaluation.ready_made, *self.evaluation.adjoints.values())
+            profile = self._profile(adversaries) if followed else None
             if file is not None:
                 tensors = {"adversaries": adversaries, "labels": self.y}
                 write_tensors(file, tensors, {"attack": attempt.key, "batch": str(self.number)})

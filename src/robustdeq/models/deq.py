@@ -408,12 +408,22 @@ class DEQ(nn.Module):
             solution = self.solution(x)
             return solution.trajectory.replace(tail=solution.final.flatten(1))
 
-    def iterate(self, x: Shaped[Tensor, "*image"]) -> StateStream:
-        """Start a solve for x that hands out its states one by one and keeps none of them."""
+    def iterate(self, x: Shaped[Tensor, "*image"], until: int | None = None) -> StateStream:
+        """Start a solve for x that hands out its states one by one and keeps none of them.
+
+        Args:
+            x: the inputs.
+            until: the last state that will be asked for, so that the solver need not remember beyond it; None for all.
+
+        Raises:
+            InputError: x is no batch of floating-point inputs.
+        """
+        whole = until is None or until > self.solver.max_steps
+        solver = self.solver if until is None or whole else replace(self.solver, max_steps=until)
         with torch.no_grad():
             _, cell, initial = self._inject(x)
             still = replace(cell, function=torch.no_grad()(cell.function))
-            return StateStream(self.solver.iterate(still, initial), still, self.tail, initial.shape)
+            return StateStream(solver.iterate(still, initial), still, self.tail, initial.shape)
 
     def forward(self, x: Shaped[Tensor, "*image"]) -> Float[Tensor, "batch classes"]:
         """The logits of the final state; their gradient is `self.gradient`."""

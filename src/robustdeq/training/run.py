@@ -28,7 +28,7 @@ from robustdeq.data import Images, Splits
 from robustdeq.data.batches import Batches
 from robustdeq.errors import InputError
 from robustdeq.evaluation import choose_early_state
-from robustdeq.evaluation.fingerprints import DISPLAY, code_fingerprint
+from robustdeq.evaluation.fingerprints import ABOVE, code_fingerprint
 from robustdeq.files import write_text
 from robustdeq.models import DEQ, MDEQ, load, save
 from robustdeq.models.card import Model
@@ -293,7 +293,7 @@ def _provenance(model: Model, recipe: Recipe, train: Images, held_out: Images) -
             "development": held_out.source,
             "development_fingerprint": held_out.fingerprint(),
         },
-        "code": code_fingerprint(unrelated=DISPLAY),
+        "code": code_fingerprint(unrelated=ABOVE),
         "robustdeq": version("robustdeq"),
         "torch": torch.__version__,
     }

@@ -1,0 +1,70 @@
+"""How far an estimated gradient agrees with the true one, through the solver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustdeq.defenses import EarlyState
+from robustdeq.evaluation.protocol import Estimators
+from robustdeq.gradients import SHINE, Gradient, JacobianFree, ThroughSolver, UnrolledIntermediate
+from robustdeq.models import DEQ
+
+Loss = Callable[[Tensor], Tensor]
+Gradients = Float[Tensor, "states batch *image"]
+
+
+def true_gradients(deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Gradients:
+    """The gradient of the loss at every state z_1 … z_{N+1}, through the solver.
+
+    Args:
+        deq: the model.
+        x: the inputs.
+        loss: logits (B, K) → per-sample loss (B,).
+    """
+    states = range(1, deq.last_state + 1)
+    return torch.stack([ThroughSolver(EarlyState(n)).input_gradient(deq, x, loss) for n in states])
+
+
+def estimated_gradients(
+    deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss, estimators: Estimators
+) -> dict[str, Gradients]:
+    """Every estimate of these gradients, by name; one that knows only the final state stands for all of them.
+
+    "adjoint u_{n+1}" is the adjoint one state later, the one that the paper found to hurt z_n most (Fig. 4).
+
+    Args:
+        deq: the model.
+        x: the inputs.
+        loss: logits (B, K) → per-sample loss (B,).
+        estimators: the settings of the estimates.
+    """
+    adjoints = estimators.adjoint().input_gradients(deq, x, loss)
+    found = {"adjoint u_n": adjoints, "adjoint u_{n+1}": torch.cat([adjoints[1:], adjoints[-1:]])}
+    for damping in estimators.dampings:
+        for steps in estimators.steps:
+            unrolled = UnrolledIntermediate(None, steps, damping)
+            found[f"unrolled, k = {steps}, λ = {damping:g}"] = unrolled.input_gradients(deq, x, loss)
+    ready_made: dict[str, Gradient] = {
+        "ready-made, unrolled": estimators.final,
+        "ready-made, exact": estimators.exact,
+        "SHINE": SHINE(),
+        "Jacobian-free": JacobianFree(),
+    }
+    for name, gradient in ready_made.items():
+        found[name] = gradient.input_gradient(deq, x, loss).expand_as(adjoints)
+    return found
+
+
+def cosine(a: Gradients, b: Gradients) -> Float[Tensor, "states batch"]:
+    """The cosine between gradients, per state and sample; 0 where one vanishes."""
+    return F.cosine_similarity(a.flatten(2), b.flatten(2), dim=2)
+
+
+def equal_signs(a: Gradients, b: Gradients) -> Float[Tensor, "states batch"]:
+    """The share of pixels, in percent, at which gradients have the same sign: what a step in L∞ depends on."""
+    return 100 * (a.sign() == b.sign()).flatten(2).to(a.dtype).mean(dim=2)

@@ -1,0 +1,123 @@
+"""A few images to look at: clean, attacked, and what the model makes of them state by state as its solver runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.nn import functional as F
+
+from robustdeq.attacks import PGD
+from robustdeq.defenses import FinalState, state_logits
+from robustdeq.errors import InputError
+from robustdeq.evaluation.agreement import cosine, estimated_gradients, true_gradients
+from robustdeq.evaluation.protocol import Estimators
+from robustdeq.files import write_tensors
+from robustdeq.gradients import Surrogate, ThroughSolver
+from robustdeq.models import DEQ
+from robustdeq.models.deq import evaluating
+
+FILE = "exhibits.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Exhibits:
+    """A few images and their adversaries, made by PGD through the solver against the final state.
+
+    Attributes:
+        images: as they are, pixels in [0, 1].
+        adversaries: the same, attacked.
+        labels: the indices of their classes.
+        classes: the names of the classes.
+        clean: the probability of every class, read from every state z_1 … z_{N+1}.
+        attacked: the same for the adversaries.
+        estimates: the names of the estimated gradients.
+        cosines: the cosine of each with the gradient through the solver, on the images as they are.
+        attack: what made the adversaries, in words.
+    """
+
+    images: Float[Tensor, "n channels height width"]
+    adversaries: Float[Tensor, "n channels height width"]
+    labels: Int[Tensor, "n"]
+    classes: tuple[str, ...]
+    clean: Float[Tensor, "n states classes"]
+    attacked: Float[Tensor, "n states classes"]
+    estimates: tuple[str, ...]
+    cosines: Float[Tensor, "estimates states n"]
+    attack: str
+
+    def save(self, path: Path) -> None:
+        """Write them as safetensors, whole or not at all."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        words = {name: json.dumps(getattr(self, name)) for name in ("classes", "estimates", "attack")}
+        write_tensors(path, tensors, words)
+
+    @classmethod
+    def read(cls, path: Path) -> Exhibits:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: the file cannot be read, or holds something else.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                words = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            return cls(
+                **tensors,
+                classes=tuple(words["classes"]),
+                estimates=tuple(words["estimates"]),
+                attack=words["attack"],
+            )
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} holds no exhibits; evaluate the model again with --overwrite true.") from error
+
+
+_TENSORS = ("images", "adversaries", "labels", "clean", "attacked", "cosines")
+
+
+def exhibits(
+    deq: DEQ,
+    x: Float[Tensor, "n channels height width"],
+    y: Int[Tensor, "n"],
+    classes: tuple[str, ...],
+    attack: PGD,
+    estimators: Estimators,
+) -> Exhibits:
+    """Attack a few images, and follow them along the trajectory.
+
+    Args:
+        deq: the model.
+        x: the images.
+        y: their labels.
+        classes: the names of the classes.
+        attack: PGD and its threat model.
+        estimators: the settings of the estimated gradients.
+    """
+
+    def loss(logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits, y, reduction="none")
+
+    with evaluating(deq):
+        adversaries = attack(Surrogate(deq, ThroughSolver(FinalState())), x, y)
+        clean, attacked = (state_logits(deq, images)[0].softmax(dim=2).transpose(0, 1) for images in (x, adversaries))
+        true = true_gradients(deq, x, loss)
+        estimated = estimated_gradients(deq, x, loss, estimators)
+        cosines = torch.stack([cosine(gradient, true) for gradient in estimated.values()])
+    return Exhibits(
+        images=x,
+        adversaries=adversaries,
+        labels=y,
+        classes=classes,
+        clean=clean,
+        attacked=attacked,
+        estimates=tuple(estimated),
+        cosines=cosines,
+        attack=f"PGD of {attack.steps} steps of {attack.step_size:.3g}, ε = {attack.eps:.3g} ({attack.norm}), "
+        "through the solver, against the final state",
+    )

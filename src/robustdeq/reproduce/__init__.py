@@ -1,0 +1,91 @@
+"""The tables and figures of the paper, and what it could not show, each measured by one function."""
+
+from __future__ import annotations
+
+import difflib
+
+from robustdeq.errors import InputError
+from robustdeq.reproduce.beyond.alignment import ALIGNMENT
+from robustdeq.reproduce.beyond.epsilon_curve import EPSILON_CURVE
+from robustdeq.reproduce.beyond.steps_curve import STEPS_CURVE
+from robustdeq.reproduce.beyond.strict_vs_paper import STRICT_VS_PAPER
+from robustdeq.reproduce.beyond.true_gradient import TRUE_GRADIENT
+from robustdeq.reproduce.experiment import Experiment
+from robustdeq.reproduce.panel import Drawing, Panel, Reproduction
+from robustdeq.reproduce.paper.accumulation import ACCUMULATION
+from robustdeq.reproduce.paper.adjoint_convergence import APPENDIX_B
+from robustdeq.reproduce.paper.attack_time import ATTACK_TIME
+from robustdeq.reproduce.paper.fig2a import FIGURE_2A
+from robustdeq.reproduce.paper.fig2b import FIGURE_2B
+from robustdeq.reproduce.paper.fig3a import FIGURE_3A
+from robustdeq.reproduce.paper.fig3bc import FIGURE_3B, FIGURE_3C
+from robustdeq.reproduce.paper.fig4 import FIGURE_4
+from robustdeq.reproduce.paper.lipschitz import LIPSCHITZ
+from robustdeq.reproduce.paper.memory import MEMORY
+from robustdeq.reproduce.paper.shine import APPENDIX_D
+from robustdeq.reproduce.paper.table1 import TABLE_1
+from robustdeq.reproduce.paper.table2 import TABLE_2
+from robustdeq.reproduce.paper.table3 import TABLE_3
+from robustdeq.reproduce.paper.table4 import TABLE_4
+from robustdeq.reproduce.paper.table5 import TABLE_5
+from robustdeq.reproduce.paper.table6 import TABLE_6
+from robustdeq.reproduce.paper.training_speed import TRAINING_SPEED
+from robustdeq.reproduce.paper.unroll_ablation import UNROLL_ABLATION
+from robustdeq.reproduce.scales import SCALES, Budget, Scale, scale_named
+from robustdeq.reproduce.study import Effort, Study
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        TABLE_1,
+        TABLE_2,
+        TABLE_3,
+        TABLE_4,
+        TABLE_5,
+        TABLE_6,
+        FIGURE_2A,
+        FIGURE_2B,
+        FIGURE_3A,
+        FIGURE_3B,
+        FIGURE_3C,
+        FIGURE_4,
+        APPENDIX_B,
+        ACCUMULATION,
+        APPENDIX_D,
+        UNROLL_ABLATION,
+        TRAINING_SPEED,
+        LIPSCHITZ,
+        MEMORY,
+        ATTACK_TIME,
+        TRUE_GRADIENT,
+        STRICT_VS_PAPER,
+        EPSILON_CURVE,
+        STEPS_CURVE,
+        ALIGNMENT,
+    )
+}
+
+
+def experiment_named(name: str) -> Experiment:
+    """The experiment of that name; raises `InputError`, with the nearest one, where there is none."""
+    if name in EXPERIMENTS:
+        return EXPERIMENTS[name]
+    near = difflib.get_close_matches(name, EXPERIMENTS, n=1)
+    hint = f"did you mean {near[0]}?" if near else "`robustdeq reproduce --list true` names them all."
+    raise InputError(f"there is no experiment {name!r}; {hint}")
+
+
+__all__ = [
+    "EXPERIMENTS",
+    "SCALES",
+    "Budget",
+    "Drawing",
+    "Effort",
+    "Experiment",
+    "Panel",
+    "Reproduction",
+    "Scale",
+    "Study",
+    "experiment_named",
+    "scale_named",
+]

@@ -1,0 +1,46 @@
+"""Figs. 3b and 3c: attacks on each unrolled state z_n with k steps of damping λ, read at the early state."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from robustdeq.reproduce.configurations import UNROLLED
+from robustdeq.reproduce.experiment import Experiment
+from robustdeq.reproduce.panel import Drawing, Panel, shares
+from robustdeq.reproduce.paper.unroll_ablation import early_and_final_under_unrolled
+from robustdeq.reproduce.study import Study
+
+
+def _measure(study: Study, damping: float) -> tuple[Panel, ...]:
+    trained = study.trained(UNROLLED)
+    outcomes, steps, states = early_and_final_under_unrolled(study, trained, f"fig3, λ = {damping}", damping)
+    return (
+        Panel(
+            f"robustness of the early state z_{trained.early}, λ = {damping:g}",
+            "%",
+            tuple(f"k = {k}" for k in steps),
+            tuple(f"z_{n}" for n in states),
+            **shares(outcomes[0]),
+            row_axis="Unrolled steps",
+            column_axis="Unrolled state",
+            drawing=Drawing.CURVES,
+        ),
+    )
+
+
+FIGURE_3B = Experiment(
+    "fig3b",
+    "Fig. 3b",
+    "Attacks on each unrolled state, λ = 0.5",
+    (UNROLLED,),
+    partial(_measure, damping=0.5),
+    "The first states must not be unrolled far for a powerful attack on the early state.",
+)
+FIGURE_3C = Experiment(
+    "fig3c",
+    "Fig. 3c",
+    "Attacks on each unrolled state, λ = 1",
+    (UNROLLED,),
+    partial(_measure, damping=1.0),
+    "Unrolling z_1 with k = 1 and λ = 1 hurts the early state z_3 most.",
+)

@@ -1,0 +1,83 @@
+"""Appendix E.3: how fast each way of training is, all measured in turn in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustdeq.measure import interleaved
+from robustdeq.models import DEQ
+from robustdeq.models.deq import solving
+from robustdeq.reproduce.configurations import ALIGNED, EXACT_8_7, EXACT_18_20, EXACT_50_50, UNROLLED
+from robustdeq.reproduce.experiment import Experiment
+from robustdeq.reproduce.panel import Drawing, Panel
+from robustdeq.reproduce.study import Study
+from robustdeq.training.objectives import Moment
+from robustdeq.training.plan import Plan
+
+_COMPARED = (UNROLLED, EXACT_8_7, EXACT_18_20, EXACT_50_50, ALIGNED)
+
+
+def _measure(study: Study) -> tuple[Panel, ...]:
+    train = study.splits.require("train")
+    plans = {way.title: study.scale.plan(way, study.size) for way in _COMPARED}
+    batch = min(plans[UNROLLED.title].recipe.schedule.batch_size, len(train))
+    x, y = (tensor.to(study.device) for tensor in train.head(batch).tensors())
+    torch.manual_seed(0)
+    steps = {}
+    for title, plan in plans.items():
+        model = plan.build(train).to(study.device).train()
+        assert isinstance(model, DEQ)
+        steps[title] = _step(model, plan, x, y)
+    with study.progress(TRAINING_SPEED.name) as report:
+        timings = interleaved(steps, study.effort.repetitions, report)
+    seconds = np.array([[timing.median, min(timing.seconds), max(timing.seconds)] for timing in timings.values()])
+    rates, relative = batch / seconds, seconds[0, 0] / seconds
+    return tuple(
+        Panel(
+            title,
+            unit,
+            tuple(plans),
+            (f"batch of {batch}",),
+            values[:, :1],
+            row_axis="Training configuration",
+            low=values[:, 2:],
+            high=values[:, 1:2],
+            drawing=Drawing.BARS,
+        )
+        for title, unit, values in (
+            ("one step of adversarial training, fresh weights", "images/s", rates),
+            ("relative to unrolled training", "times", relative),
+        )
+    )
+
+
+def _step(model: DEQ, plan: Plan, x: Tensor, y: Tensor) -> Callable[[], None]:
+    """One step of the optimiser, adversaries included."""
+    recipe, optimizer = plan.recipe, plan.recipe.optimization.optimizer(model)
+
+    def run() -> None:
+        moment = Moment(0, 0.0, torch.Generator(x.device).manual_seed(0))
+        model.execution = recipe.execution
+        with solving(model, **recipe.solver_steps.at(0.0)):
+            found = recipe.objective.adversaries(model, x, y, moment)
+            loss = recipe.objective.read(model, x, y, found, moment).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return run
+
+
+TRAINING_SPEED = Experiment(
+    "training-speed",
+    "Appendix E.3",
+    "Speed of the ways of training",
+    (),
+    _measure,
+    "Many solver steps keep the fixed-point structure of the exact-trained DEQ and slow its training down. The "
+    "interval is the range of all repetitions.",
+)

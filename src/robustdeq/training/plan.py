@@ -1,0 +1,104 @@
+"""A plan: which model is trained, on what, by which recipe; it is what a recipe file holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from robustdeq.data import Images
+from robustdeq.errors import InputError
+from robustdeq.gradients import Phantom, StateGradient
+from robustdeq.models import (
+    MDEQ,
+    PRESETS,
+    MDEQConfig,
+    ResNet,
+    ResNetConfig,
+    WideResNet,
+    WideResNetConfig,
+    mdeq,
+)
+from robustdeq.models.card import Model
+from robustdeq.training.recipe import Recipe
+from robustdeq.training.recipes import locate_recipe
+
+_SIZES: Mapping[str, MDEQConfig | ResNetConfig | WideResNetConfig] = {
+    **PRESETS,
+    "resnet18": ResNetConfig(),
+    "wrn34-10": WideResNetConfig(34, 10),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which model is trained, on what, and how.
+
+    Args:
+        model: the size of an MDEQ, or the name of an explicit network.
+        architecture: what of the model differs from the preset.
+        data: the name or the place of the data.
+        gradient: how a DEQ is differentiated for its weights, and for its adversaries unless the objective says.
+        recipe: how it is trained.
+    """
+
+    model: str = "small"
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    data: str = "cifar10"
+    gradient: StateGradient = field(default_factory=lambda: Phantom(steps=5, damping=0.5))
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def build(self, images: Images) -> Model:
+        """The model with fresh weights, for such images.
+
+        Raises:
+            InputError: there is no such model, its architecture has no such setting, or the images do not fit.
+        """
+        if self.model not in _SIZES:
+            raise InputError(f"there is no model {self.model!r}; choose one of {', '.join(_SIZES)}.")
+        config = _SIZES[self.model]
+        settings = [setting.name for setting in dataclasses.fields(config)]
+        for key in self.architecture:
+            if key not in settings:
+                near = difflib.get_close_matches(key, settings, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(settings)}."
+                raise InputError(f"the architecture of {self.model} has no {key!r}; {hint}")
+        config = dataclasses.replace(config, **self.architecture)
+        channels, height, width = images.pixels.shape[1:]
+        if isinstance(config, ResNetConfig):
+            return ResNet(config, len(images.classes), channels)
+        if isinstance(config, WideResNetConfig):
+            return WideResNet(config, len(images.classes), channels)
+        deq: MDEQ = mdeq(config, len(images.classes), channels, (height, width))
+        deq.gradient = self.gradient
+        return deq
+
+
+def read_plan(name: str) -> Plan:
+    """The plan in a recipe file.
+
+    Args:
+        name: of a packaged recipe, or a YAML file of one's own.
+
+    Raises:
+        InputError: there is none.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_function_arguments(_plan)
+    settings: Any = parser.instantiate(parser.parse_path(locate_recipe(name)))
+    return _plan(**settings.as_dict())
+
+
+def _plan(
+    model: str = "small",
+    architecture: dict[str, Any] | None = None,
+    data: str = "cifar10",
+    gradient: StateGradient = Phantom(steps=5, damping=0.5),  # noqa: B008
+    **settings: Any,
+) -> Plan:
+    """A plan from what stands in a file, where the settings of the recipe are not nested."""
+    return Plan(model, architecture or {}, data, gradient, Recipe(**settings))

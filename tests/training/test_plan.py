@@ -1,0 +1,73 @@
+"""A recipe file says which model is trained, on what and how; what it cannot mean ends in one sentence."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustdeq.data import Images, load
+from robustdeq.errors import InputError
+from robustdeq.gradients import Exact, Phantom, ThroughSolver
+from robustdeq.models import MDEQ, ResNet, Unroll, WideResNet
+from robustdeq.training import AdversarialTraining, Standard
+from robustdeq.training.plan import Plan, read_plan
+from robustdeq.training.recipes import recipe_names
+
+SOLVES = {"large-pgdat-exact-8-7": (8, 7), "large-pgdat-exact-18-20": (18, 20), "large-pgdat-exact-50-50": (50, 50)}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_packaged_recipe_is_read(name: str) -> None:
+    plan = read_plan(name)
+    assert plan.data == "cifar10"
+    assert isinstance(plan.recipe.objective, Standard if name == "large-standard" else AdversarialTraining)
+    assert isinstance(plan.gradient, ThroughSolver) == ("aligned" in name)
+
+
+@pytest.mark.parametrize("name", SOLVES)
+def test_published_exact_training_has_its_solver_steps_and_no_tail(name: str) -> None:
+    plan = read_plan(name)
+    (forward, backward), seen = SOLVES[name], images()
+    assert plan.gradient == Exact(max_steps=backward, tol=1e-3)
+    with torch.device("meta"):
+        deq = plan.build(seen)
+    assert isinstance(deq, MDEQ)
+    assert (deq.solver.max_steps, deq.tail.steps, deq.gradient) == (forward, 0, plan.gradient)
+
+
+def images() -> Images:
+    return load("digits").require("train")
+
+
+def test_own_file_is_read_and_its_model_fits_the_images(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("model: nano\narchitecture: {max_steps: 4}\nschedule: {epochs: 3}\n")
+    plan = read_plan(str(file))
+    assert (plan.recipe.schedule.epochs, plan.gradient) == (3, Phantom(steps=5, damping=0.5))
+    deq = plan.build(images())
+    assert isinstance(deq, MDEQ)
+    assert (deq.image_shape, deq.solver.max_steps) == ((1, 8, 8), 4)
+    assert deq(images().head(2).tensors()[0]).shape == (2, 10)
+    assert isinstance(deq.tail, Unroll)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("resnet18", ResNet), ("wrn34-10", WideResNet)])
+def test_explicit_networks_are_built_as_asked(name: str, kind: type) -> None:
+    small = {"width": 4, "blocks": (1,)} if kind is ResNet else {"depth": 10, "widening": 1}
+    network = Plan(name, small).build(images())
+    assert isinstance(network, kind)
+    assert network(images().head(2).tensors()[0]).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (Plan("huge"), "there is no model 'huge'; choose one of nano, "),
+        (Plan("nano", {"max_step": 3}), "the architecture of nano has no 'max_step'; did you mean max_steps?"),
+        (Plan("nano", {"colour": 3}), "the architecture of nano has no 'colour'; choose from channels, "),
+    ],
+)
+def test_impossible_model_ends_in_one_sentence(plan: Plan, message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        plan.build(images())
+    assert str(refused.value).startswith(message)
