@@ -27,7 +27,7 @@ from robustdeq.models.zoo import read_card
 from robustdeq.training import Recipe
 from robustdeq.training.recipes import recipe_names
 
-LEFT = ["manifest.json", "results.csv", "results.json", "results.png", "results.sqlite"]
+LEFT = ["exhibits.safetensors", "manifest.json", "results.csv", "results.json", "results.png", "results.sqlite"]
 QUICK = ["--attack.steps", "1", "--estimators.steps", "[1]", "--estimators.dampings", "[1.0]"]
 TRAIN = ["train", "--model", "nano", "--data", "digits", "--schedule.max_steps", "3", "--schedule.batch_size", "16"]
 TRAIN += ["--schedule.validation_images", "16", "--objective.attack.steps", "1", "--validation.attack.steps", "1"]
@@ -230,6 +230,15 @@ def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str])
         (["export", "damaged", "--to", "table.csv"], "are damaged"),
         (["export", "finished", "--to", "table.xlsx"], "table.xlsx"),
         (["export", "finished", "--to", "occupied/table.csv"], "occupied"),
+        (["report"], "runs"),
+        (["report", "nothing"], "nothing is no folder"),
+        (["report", "large"], "large holds no results"),
+        (["report", "begun"], "not finished"),
+        (["report", "finished", "damaged"], "are damaged"),
+        (["report", "finished", "-o", "report.pdf"], "ends in .html or .md"),
+        (["report", "finished", "-o", "report.md"], "the folders hold no reproductions"),
+        (["report", "finished", "-o", "results.json"], "results.json exists and is no report of ours"),
+        (["report", "finished", "-o", "occupied/report.html"], "occupied is no folder"),
         (["convert", "nothing.pth.tar"], "nothing.pth.tar"),
         (["convert", "garbage.pth.tar"], "garbage.pth.tar"),
         (["convert", "running.pth.tar"], "could run code"),
@@ -403,6 +412,17 @@ def test_overwriting_deletes_what_an_evaluation_leaves_and_nothing_else() -> Non
     assert {Path("finished", name).read_text() for name in mine} == {"mine"}
 
 
+def test_report_is_a_page_of_several_runs_that_can_be_made_again(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(evaluate())
+    for name in (["-o", "page.html"], ["--output=page.html"], ["--output", "page.html", "--title", "Ours"]):
+        cli.main(["report", "out", "finished", *name])
+        assert "wrote page.html" in capsys.readouterr().out
+    page = Path("page.html").read_text()
+    assert "<title>Ours</title>" in page
+    assert page.count('name="run"') == 2
+    assert page.count("The attacked image") == 3
+
+
 @pytest.mark.parametrize("name", ["table.csv", "table.md", "table.parquet", "table.tex", "table.robustbench.json"])
 def test_results_are_exported_by_suffix(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["export", "finished", "--to", f"new/{name}"])
@@ -451,7 +471,9 @@ def test_command_is_installed(folder: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "export", "convert", "models", "recipes"])
+@pytest.mark.parametrize(
+    "command", ["demo", "train", "evaluate", "reproduce", "report", "export", "convert", "models", "recipes"]
+)
 def test_help_explains_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([command, "--help"])

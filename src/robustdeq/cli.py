@@ -1,4 +1,4 @@
-"""The command line: `robustdeq demo | train | evaluate | export | convert | models | recipes`.
+"""The command line: `robustdeq demo | train | evaluate | reproduce | report | export | convert | models | recipes`.
 
 Every option has a default that works, every function here is one command, and its signature is its help. Options can
 also stand in a YAML file (`--config file.yaml`), and dotted options override it.
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -43,18 +43,16 @@ from robustdeq.evaluation import (
 )
 from robustdeq.evaluation.distributed import evaluate as evaluate_together
 from robustdeq.evaluation.distributed import launch
+from robustdeq.evaluation.exhibits import FILE as EXHIBITS_FILE
+from robustdeq.evaluation.exhibits import Exhibits, exhibits
 from robustdeq.evaluation.protocol import protocol_named
 from robustdeq.evaluation.store import FILE as STORE_FILE
+from robustdeq.files import write_text
 from robustdeq.gradients import EntropyReduction, Phantom, StateGradient
 from robustdeq.models import (
     MDEQ,
     PRESETS,
-    MDEQConfig,
-    ResNet,
-    ResNetConfig,
     Unroll,
-    WideResNet,
-    WideResNetConfig,
     convert_checkpoint,
     load,
     mdeq,
@@ -62,14 +60,41 @@ from robustdeq.models import (
 from robustdeq.models.card import Model
 from robustdeq.models.zoo import packaged_names, read_card
 from robustdeq.progress import Report, progress_bar
-from robustdeq.reporting import checks_table, grid_table, save_profile_figure, save_training_figure
+from robustdeq.reporting import (
+    checks_table,
+    experiments_table,
+    grid_table,
+    is_report,
+    panel_table,
+    read_run,
+    reproduction_latex,
+    save_document,
+    save_drawing,
+    save_page,
+    save_profile_figure,
+    save_training_figure,
+)
 from robustdeq.reporting import export as export_result
+from robustdeq.reproduce import (
+    EXPERIMENTS,
+    Budget,
+    Effort,
+    Experiment,
+    Reproduction,
+    Study,
+    experiment_named,
+    scale_named,
+)
+from robustdeq.reproduce.run import reproduce as reproduce_experiment
+from robustdeq.reproduce.run import settings as settings_of
 from robustdeq.solvers import Broyden
 from robustdeq.training import AdversarialTraining, Hardware, Objective, Optimization, Recipe, Schedule, Validation, fit
+from robustdeq.training.plan import Plan
 from robustdeq.training.recipes import locate_recipe, recipe_names, recipe_summary
 from robustdeq.training.run import is_first_process
 
 DEMO_EPS = 0.25
+_EXHIBITED = 6
 _DEMO_RECIPE = Recipe(
     objective=AdversarialTraining(
         attack=PGD(eps=DEMO_EPS, step_size=DEMO_EPS / 2, steps=3), gradient=Phantom(steps=3, damping=0.5), warmup=0.3
@@ -104,7 +129,13 @@ def demo(output: Path = Path("runs/demo"), n: int = 200) -> None:
         x, y = (tensor.to(where) for tensor in images.tensors())
         return deq_evaluation(deq.to(where), x, y, "paper", attack, early, None, _DEMO_ESTIMATORS, 256, report)
 
-    _measure(launch(1, 1, _device("auto").type), build, images, attack, output, overwrite=True)
+    def show(where: torch.device) -> Exhibits:
+        x, y = (tensor.to(where) for tensor in images.head(_EXHIBITED).tensors())
+        return exhibits(deq.to(where), x, y, images.classes, attack, _DEMO_ESTIMATORS)
+
+    _measure(launch(1, 1, _device("auto").type), build, images, attack, output, overwrite=True, show=show)
+    save_page([read_run(output)], output / "report.html")
+    _console.print(f"All of it, to look at: {output / 'report.html'}.")
 
 
 def train(
@@ -139,7 +170,8 @@ def train(
         overwrite: replace what an earlier run left in the folder.
         settings: the recipe.
     """
-    recipe, hardware = Recipe(**settings), Hardware(device, devices, nodes, strategy)
+    plan = Plan(model, architecture or {}, data, gradient, Recipe(**settings))
+    recipe, hardware = plan.recipe, Hardware(device, devices, nodes, strategy)
     splits = load_data(data)
     images = splits.require("train")
     splits.require("development")
@@ -149,9 +181,7 @@ def train(
         _refuse_to_overwrite([folder / "run.json", folder / "model.safetensors"], overwrite)
     _refuse_file(folder)
     torch.manual_seed(recipe.schedule.seed)
-    network = _make(model, architecture or {}, images)
-    if isinstance(network, MDEQ):
-        network.gradient = gradient
+    network = plan.build(images)
     if not first:
         fit(network, splits, recipe, folder, None, resume, hardware)
         return
@@ -241,10 +271,108 @@ def evaluate(
             model.to(where), x, y, protocol, attack, early, held, estimators, batch_size, report, strict, networks
         )
 
+    def show(where: torch.device) -> Exhibits | None:
+        if not isinstance(model, MDEQ) or protocol == "entropy":
+            return None
+        x, y = (tensor.to(where) for tensor in images.head(_EXHIBITED).tensors())
+        return exhibits(model.to(where), x, y, images.classes, attack, estimators)
+
     if protocol != "entropy":
         protocol_named(protocol)
     fabric = launch(devices, nodes, place.type)
-    _measure(fabric, build, images, attack, folder, save_adversaries, overwrite)
+    _measure(fabric, build, images, attack, folder, save_adversaries, overwrite, show)
+
+
+def reproduce(
+    name: str | None = None,
+    list: bool = False,
+    scale: str = "nano",
+    weights: str | dict[str, str] | None = None,
+    data: str | None = None,
+    n: int | None = None,
+    budget: Budget = Budget(),  # noqa: B008
+    estimators: Estimators = Estimators(),  # noqa: B008
+    strict: Strict = Strict(),  # noqa: B008
+    effort: Effort = Effort(),  # noqa: B008
+    batch_size: int = 64,
+    device: str = "auto",
+    format: Literal["png", "svg", "pdf"] = "png",
+    output: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Measure a table or figure of the paper, or one that it could not show, beside the paper's numbers.
+
+    Begin with its name, or with all. Models that it compares are trained where they are missing; everything finished is
+    kept at once, and the same command goes on where an interrupted one stopped.
+
+    Args:
+        name: of the table or figure (`robustdeq reproduce --list` names them all), or all.
+        list: name everything that can be reproduced, and what each needs.
+        scale: in what size: nano (on digits), tiny, small, large or xl.
+        weights: weights to use instead of training: a file or a name for what comes first in the table, or one for
+            each way of training, as --weights.exact-50-50 FILE.
+        data: the images; those of the scale by default. See `robustdeq train --help`.
+        n: how many test images, from the first; all by default.
+        budget: what of each training's schedule is cut short.
+        estimators: the settings of the estimated gradients.
+        strict: how hard the strict protocol tries.
+        effort: how hard the other attacks try.
+        batch_size: how many images are attacked at once.
+        device: cpu, cuda or auto.
+        format: of the figures.
+        output: the folder for models, measurements and results; runs/reproduce/SCALE by default.
+        overwrite: replace results that were made with other settings.
+    """
+    if list:
+        _console.print(experiments_table(scale_named(scale)))
+        return
+    if name is None:
+        raise InputError("there is nothing to reproduce; name a table or figure, or pass --list to see them all.")
+    experiments = [*EXPERIMENTS.values()] if name == "all" else [experiment_named(name)]
+    chosen = scale_named(scale)
+    splits = load_data(data or chosen.data)
+    images = splits.require("test")
+    study = Study(
+        scale=chosen,
+        splits=splits,
+        images=images if n is None else images.head(n),
+        folder=output or Path("runs/reproduce") / scale,
+        budget=budget,
+        estimators=estimators,
+        strict=strict,
+        effort=effort,
+        batch_size=batch_size,
+        device=_device(device),
+        progress=progress_bar,
+    )
+    _refuse_file(study.folder)
+    for experiment in experiments:
+        first = [way.name for way in experiment.configurations[:1]]
+        given = dict.fromkeys(first, weights) if isinstance(weights, str) else weights or {}
+        _reproduce(experiment, replace(study, weights=given), format, overwrite)
+
+
+def _reproduce(experiment: Experiment, study: Study, format: str, overwrite: bool) -> None:
+    """Measure one experiment, show it and write it down."""
+    path = study.folder / f"{experiment.name}.json"
+    if path.exists() and not overwrite:
+        before, now = Reproduction.read(path).provenance, settings_of(experiment, study)
+        changed = [key for key, value in now.items() if before.get(key) != value]
+        if changed:
+            raise InputError(
+                f"{path} was made with other settings ({changed[0]}: {before.get(changed[0])}, now {now[changed[0]]}); "
+                "choose another --output, or pass --overwrite true."
+            )
+    found = reproduce_experiment(experiment, study)
+    found.save(path)
+    write_text(path.with_suffix(".tex"), reproduction_latex(found))
+    save_drawing(found, path.with_suffix(f".{format}"))
+    _console.print(f"[bold]{found.source}: {found.title}[/bold]\n{found.remark}")
+    for panel in found.panels:
+        _console.print(panel_table(panel))
+    _console.print(
+        f"The images are {study.images.source}. The numbers are in {path}, with a figure and LaTeX beside it."
+    )
 
 
 def export(results: Path, to: Path | None = None) -> None:
@@ -260,6 +388,27 @@ def export(results: Path, to: Path | None = None) -> None:
     result = replace(result, settings=result.settings | _provenance_of(results))
     for path in export_result(result, results / "results.md" if to is None else to):
         _console.print(f"wrote {path}")
+
+
+def report(runs: list[Path], output: Path = Path("report.html"), title: str = "How robust is it?") -> None:
+    """Make a page, or a Markdown document of tables and figures, from the folders of evaluations and reproductions.
+
+    Args:
+        runs: the folders, one after the other.
+        output: the file: .html for a page that holds everything and works offline, .md for a document.
+        title: of the page.
+    """
+    found = [read_run(folder) for folder in runs]
+    if output.exists() and not is_report(output):
+        raise InputError(f"{output} exists and is no report of ours; choose another --output.")
+    _refuse_file(output.parent)
+    if output.suffix == ".md":
+        save_document(found, output)
+    elif output.suffix == ".html":
+        save_page(found, output, title)
+    else:
+        raise InputError(f"{output} is neither a page nor a document; give --output a name that ends in .html or .md.")
+    _console.print(f"wrote {output}")
 
 
 def convert(
@@ -316,35 +465,6 @@ def models() -> None:
     _console.print(packaged if packaged_names() else "There are no weights by name; train some.")
 
 
-def _make(name: str, architecture: dict[str, Any], images: Images) -> Model:
-    """A model with fresh weights for such images, by the name of its size."""
-    channels, height, width = images.pixels.shape[1:]
-    known: dict[str, MDEQConfig | ResNetConfig | WideResNetConfig] = {
-        **PRESETS,
-        "resnet18": ResNetConfig(),
-        "wrn34-10": WideResNetConfig(34, 10),
-    }
-    if name not in known:
-        raise InputError(f"there is no model {name!r}; choose one of {', '.join(known)}.")
-    config = known[name]
-    fields = [field.name for field in dataclasses.fields(config)]
-    for key in architecture:
-        if key not in fields:
-            raise InputError(f"the architecture of {name} has no {key!r}; {_nearest(key, fields)}")
-    config = dataclasses.replace(config, **architecture)
-    if isinstance(config, MDEQConfig):
-        return mdeq(config, len(images.classes), channels, (height, width))
-    if isinstance(config, ResNetConfig):
-        return ResNet(config, len(images.classes), channels)
-    return WideResNet(config, len(images.classes), channels)
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    """A hint at what was meant."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}."
-
-
 def _early_state(weights: str, data: str, early: int | None) -> tuple[int | None, Images | None]:
     """The early state that is asked for or that the weights name, else the images to choose it on."""
     early = read_card(weights).early if early is None else early
@@ -364,8 +484,9 @@ def _measure(
     folder: Path,
     save_adversaries: bool = False,
     overwrite: bool = False,
+    show: Callable[[torch.device], Exhibits | None] = lambda where: None,
 ) -> None:
-    """Do an evaluation with all processes; the first one shows and writes the results."""
+    """Do an evaluation with all processes; the first one shows and writes the results, and exhibits of some images."""
     adversaries = folder / "adversaries" if save_adversaries else None
     if not fabric.is_global_zero:
         evaluate_together(fabric, lambda where: build(where, None), folder, None, adversaries)
@@ -391,6 +512,8 @@ def _measure(
     result.save(folder / "results.json")
     if result.profiles:
         save_profile_figure(result, folder / "results.png")
+    if not (folder / EXHIBITS_FILE).is_file() and (shown := show(fabric.device)) is not None:
+        shown.save(folder / EXHIBITS_FILE)
     _console.print(grid_table(result, f"{attack.norm} attacks with ε = {attack.eps:.4g}"))
     if result.checks:
         _console.print(checks_table(result))
@@ -414,6 +537,8 @@ def _discard(folder: Path) -> None:
         "results.json",
         "results.csv",
         "results.png",
+        EXHIBITS_FILE,
+        "report.html",
         "adversaries/*.safetensors",
     )
     for pattern in patterns:
@@ -491,13 +616,21 @@ def _options(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def _long(argument: str) -> str:
-    """An option of one letter may be given with one dash, as `-n 64`."""
+    """An option of one letter may be given with one dash, as `-n 64`; -o is short for --output."""
+    argument = re.sub(r"^-o(?==|$)", "--output", argument)
     return f"-{argument}" if re.fullmatch(r"-[a-gi-z](=.*)?", argument) else argument
 
 
-def _with_recipe(arguments: list[str]) -> list[str]:
-    """`train RECIPE …` is `train --config FILE …`."""
+def _spelt_out(arguments: list[str]) -> list[str]:
+    """`train RECIPE …` is `train --config FILE …`, `reproduce NAME …` is `reproduce --name NAME …`, and so on."""
     match arguments:
+        case ["report", *rest]:
+            runs = [*takewhile(lambda argument: not argument.startswith("-"), rest)]
+            return ["report", *[json.dumps(runs)] * bool(runs), *rest[len(runs) :]]
+        case ["reproduce", "--list", *rest] if rest[:1] not in (["true"], ["false"]):
+            return ["reproduce", "--list", "true", *rest]
+        case ["reproduce", name, *rest] if not name.startswith("-"):
+            return ["reproduce", "--name", name, *rest]
         case ["train", recipe, *rest] if not recipe.startswith("-"):
             return ["train", "--config", str(locate_recipe(recipe)), *rest]
     return arguments
@@ -511,9 +644,9 @@ def _fail(sentence: str) -> NoReturn:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; input that cannot be used ends it with one sentence and status 2."""
     given = sys.argv[1:] if arguments is None else arguments
-    commands = [demo, train, evaluate, export, convert, models, recipes]
+    commands = [demo, train, evaluate, reproduce, report, export, convert, models, recipes]
     try:
-        auto_cli(commands, args=_with_recipe(list(map(_long, given))), prog="robustdeq", parser_class=_Parser)
+        auto_cli(commands, args=_spelt_out([*map(_long, given)]), prog="robustdeq", parser_class=_Parser)
     except InputError as error:
         _fail(str(error))
     except ValueError as error:  # the parser's, where one of several types refused its settings

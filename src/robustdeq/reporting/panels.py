@@ -1,0 +1,183 @@
+"""Panels as tables: for the terminal, in Markdown and in LaTeX, the paper's numbers beside ours."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from robustdeq.reproduce import EXPERIMENTS, Panel, Reproduction, Scale
+from robustdeq.reproduce.experiment import BEYOND
+
+_LATEX = str.maketrans(
+    {
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "ε": r"$\varepsilon$",
+        "λ": r"$\lambda$",
+        "β": r"$\beta$",
+        "∂": r"$\partial$",
+        "‖": r"$\|$",
+        "₂": "$_2$",
+        "ᵀ": r"$^\top$",
+        "−": "$-$",
+        "–": "--",
+        "×": r"$\times$",
+    }
+)
+
+
+def number(value: float, logarithmic: bool = False) -> str:
+    """A number as it is shown: two decimals below 1, one below 1,000, none beyond; a dash for none.
+
+    Args:
+        value: the number.
+        logarithmic: whether its neighbours span orders of magnitude: two significant digits then.
+    """
+    if not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    if logarithmic:
+        return f"{value:.2g}"
+    return f"{value:.2f}" if abs(value) < 1 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+_COSTS = (
+    "Measured with trained nano models on all 400 digits, two cores, everything takes XX minutes, most of it "
+    "table3 and table4 (AutoAttack), steps-curve and strict-vs-paper."
+)
+
+
+def experiments_table(scale: Scale) -> Table:
+    """Everything that can be reproduced, and what each needs at a scale."""
+    table = Table(title=f"what can be reproduced, at the scale {scale.name}", title_style="bold")
+    for heading in ("name", "what it is", "models it needs"):
+        table.add_column(heading)
+    for name, experiment in EXPERIMENTS.items():
+        ways = ", ".join(way.name for way in experiment.configurations) or "none"
+        both = experiment.every_size and len(scale.sizes) > 1
+        source = "" if experiment.source == BEYOND else f"{experiment.source}: "
+        table.add_row(name, source + experiment.title, f"{ways} ({' and '.join(scale.sizes)})" if both else ways)
+    trainings = "A model that is missing is trained once, for all that need it"
+    table.caption = f"{trainings}: {scale.time} each. {_COSTS}"
+    return table
+
+
+def panel_table(panel: Panel) -> Table:
+    """A panel for the terminal, on its side where that is narrower.
+
+    Below each number stand its interval, where there is room, and in parentheses the paper's number.
+    """
+    rows, columns = panel.rows, panel.columns
+    turned = len(columns) > len(rows) and max(map(len, columns)) > _NARROW
+    across, down = (rows, columns) if turned else (columns, rows)
+    with_intervals = panel.low is not None and len(across) <= _ROOM
+    said = ["the 95 % interval"] * with_intervals + ["in parentheses the paper's number"] * (panel.paper is not None)
+    caption = f"below each number: {', '.join(said)}" if said else None
+    table = Table(title=f"{panel.title}{_in_unit(panel)}", caption=caption, caption_style="dim", box=box.SIMPLE_HEAD)
+    table.add_column(panel.column_axis if turned else panel.row_axis)
+    for name in across:
+        table.add_column(name, justify="right")
+    for i, name in enumerate(down):
+        places = [(j, i) if turned else (i, j) for j in range(len(across))]
+        table.add_row(name, *(_cell(panel, *place, with_intervals) for place in places))
+    return table
+
+
+_NARROW, _ROOM = 10, 6
+
+
+def _cell(panel: Panel, i: int, j: int, with_interval: bool) -> Text:
+    parts: list[tuple[str, str]] = [(number(panel.values[i, j], panel.logarithmic), "bold")]
+    if with_interval and (interval := _interval(panel, i, j)):
+        parts.append((f"\n{interval}", "dim"))
+    if np.isfinite(panel.reported[i, j]):
+        parts.append((f"\n({number(panel.reported[i, j])})", "cyan"))
+    return Text.assemble(*parts)
+
+
+def _interval(panel: Panel, i: int, j: int) -> str:
+    if panel.low is None or panel.high is None or not np.isfinite([panel.low[i, j], panel.high[i, j]]).all():
+        return ""
+    low, high = (number(matrix[i, j], panel.logarithmic) for matrix in (panel.low, panel.high))
+    return f"{low} to {high}" if low.startswith("-") else f"{low}–{high}"
+
+
+def _in_unit(panel: Panel) -> str:
+    return f" ({panel.unit})" if panel.unit else ""
+
+
+def panel_markdown(panel: Panel) -> str:
+    """A panel as a Markdown table; each cell holds our number, its interval, and the paper's after a stroke."""
+
+    def cell(i: int, j: int) -> str:
+        interval = _interval(panel, i, j)
+        text = number(panel.values[i, j], panel.logarithmic) + f" ({interval})" * bool(interval)
+        reported = panel.reported[i, j]
+        return f"{text} / *{number(reported)}*" if np.isfinite(reported) else text
+
+    heading = [panel.row_axis or " ", *panel.columns]
+    lines = [f"**{panel.title}{_in_unit(panel)}**", ""]
+    lines += [f"| {' | '.join(map(_escaped, heading))} |", "|---|" + "--:|" * len(panel.columns)]
+    lines += [
+        f"| {' | '.join([_escaped(row), *(cell(i, j) for j in range(len(panel.columns)))])} |"
+        for i, row in enumerate(panel.rows)
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("_", "\\_")
+
+
+def panel_latex(panel: Panel, label: str) -> str:
+    """A panel as a LaTeX table (booktabs), the paper's number in parentheses.
+
+    Args:
+        panel: the panel.
+        label: of the table.
+    """
+
+    def cell(i: int, j: int) -> str:
+        text, interval = number(panel.values[i, j], panel.logarithmic), _interval(panel, i, j)
+        text += rf" {{\scriptsize [{interval}]}}" * bool(interval)
+        reported = panel.reported[i, j]
+        return text.replace("–", "--") + (f" ({number(reported)})" if np.isfinite(reported) else "")
+
+    rows = [
+        " & ".join([row.translate(_LATEX), *(cell(i, j) for j in range(len(panel.columns)))]) + r" \\"
+        for i, row in enumerate(panel.rows)
+    ]
+    heading = " & ".join(name.translate(_LATEX) for name in (panel.row_axis, *panel.columns))
+    notes = [r"the 95\,\% interval in brackets"] * (panel.low is not None)
+    notes += ["the paper's number in parentheses"] * (panel.paper is not None)
+    caption = f"{panel.title}{_in_unit(panel)}".translate(_LATEX) + "".join(f"; {note}" for note in notes)
+    body = "\n    ".join(rows)
+    return rf"""\begin{{table}}
+  \centering
+  \caption{{{caption}.}}
+  \label{{{label}}}
+  \begin{{tabular}}{{l{"r" * len(panel.columns)}}}
+    \toprule
+    {heading} \\
+    \midrule
+    {body}
+    \bottomrule
+  \end{{tabular}}
+\end{{table}}
+"""
+
+
+def reproduction_latex(reproduction: Reproduction) -> str:
+    """All panels of a reproduction in LaTeX."""
+    label = f"tab:{reproduction.name}"
+    return "\n".join(
+        panel_latex(panel, f"{label}-{i}" if len(reproduction.panels) > 1 else label)
+        for i, panel in enumerate(reproduction.panels, 1)
+    )

@@ -1,0 +1,124 @@
+"""Folders of results, read for the report: an evaluation, its exhibits, and the reproductions beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from robustdeq.errors import InputError
+from robustdeq.evaluation import GridResult, Store, assemble
+from robustdeq.evaluation.exhibits import FILE as EXHIBITS
+from robustdeq.evaluation.exhibits import Exhibits
+from robustdeq.evaluation.store import FILE as STORE
+from robustdeq.evaluation.store import MANIFEST
+from robustdeq.reproduce import Panel, Reproduction
+from robustdeq.reproduce.panel import shares
+
+_RESULTS = "results.json"
+MARKS = ('<meta name="generator" content="robustdeq', "<!-- made by robustdeq report -->")
+"""What the pages and documents of this package begin with."""
+_OTHERS = {_RESULTS, MANIFEST, "run.json", "training.json"}
+
+
+@dataclass(frozen=True, eq=False)
+class ReportedRun:
+    """What one folder holds.
+
+    Attributes:
+        name: of the folder.
+        result: the defense × attack table, where there is an evaluation.
+        exhibits: a few images, attacked, where the evaluation kept some.
+        alignment: accuracy of every state under attacks on every adjoint state (Fig. 4), where it was measured.
+        reproductions: tables and figures of the paper.
+        notes: what we say of them, by name: the text of NAME.md beside NAME.json.
+    """
+
+    name: str
+    result: GridResult | None
+    exhibits: Exhibits | None
+    alignment: Panel | None
+    reproductions: tuple[Reproduction, ...]
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_run(folder: Path) -> ReportedRun:
+    """Read everything in a folder that a report shows.
+
+    Args:
+        folder: of an evaluation, of reproductions, or of both.
+
+    Raises:
+        InputError: there is no such folder, it holds no results, its evaluation is not finished, or a file is damaged.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder; give one that `robustdeq evaluate` or `reproduce` wrote.")
+    result, alignment = _evaluation(folder) if (folder / STORE).is_file() else (None, None)
+    exhibits = Exhibits.read(folder / EXHIBITS) if (folder / EXHIBITS).is_file() else None
+    paths = sorted(path for path in folder.glob("*.json") if path.name not in _OTHERS)
+    reproductions = tuple(map(Reproduction.read, paths))
+    if result is None and exhibits is None and not reproductions:
+        raise InputError(f"{folder} holds no results; give a folder that `robustdeq evaluate` or `reproduce` wrote.")
+    notes = {path.stem: path.with_suffix(".md") for path in paths}
+    said = {name: note.read_text(encoding="utf-8").strip() for name, note in notes.items() if note.is_file()}
+    return ReportedRun(folder.resolve().name, result, exhibits, alignment, reproductions, said)
+
+
+def _evaluation(folder: Path) -> tuple[GridResult, Panel | None]:
+    with Store.read(folder / STORE) as store:
+        try:
+            result, alignment = assemble(store), _alignment(store)
+        except InputError as error:
+            raise InputError(f"{folder} cannot be reported yet: {error}") from error
+        except KeyError as error:
+            raise InputError(f"{folder} was written by another version of robustdeq; evaluate again.") from error
+    return replace(result, settings=result.settings | _provenance(folder / _RESULTS)), alignment
+
+
+def _provenance(path: Path) -> dict[str, object]:
+    """What the results say about where they come from, beyond what the store holds."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged; run the command that wrote it again.") from error
+
+
+def _alignment(store: Store) -> Panel | None:
+    """Every state under attacks on every adjoint state, where the manifest names these attacks."""
+    adjoints = store.manifest.get("adjoints")
+    if not isinstance(adjoints, Mapping):
+        return None
+    outcomes = np.stack([_accurate(store, key).T for key in adjoints.values()])
+    return Panel(
+        "robustness under attacks on adjoint states",
+        "%",
+        tuple(adjoints),
+        tuple(f"z_{n}" for n in range(1, outcomes.shape[1] + 1)),
+        **shares(outcomes),
+        row_axis="Adjoint state",
+        column_axis="State",
+    )
+
+
+def _accurate(store: Store, attack: str) -> Bool[np.ndarray, "samples states"]:
+    """Whether every state of every sample withstands an attack."""
+    profiles = [run.profile for batch in range(store.manifest["batches"]) if (run := store.get(attack, batch))]
+    known = [profile.accurate for profile in profiles if profile is not None]
+    if len(known) < store.manifest["batches"]:
+        raise InputError("the evaluation is not finished; run the same command again and it goes on.")
+    return np.concatenate(known)
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a page or a document that was made here, and so may be made again."""
+    try:
+        start = path.read_text(encoding="utf-8")[:2000]
+    except (OSError, ValueError):
+        return False
+    return any(mark in start for mark in MARKS)

@@ -1,0 +1,147 @@
+"""Panels as tables, documents and pictures hold the numbers of the panel, the paper's beside ours."""
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from robustdeq.errors import InputError
+from robustdeq.reporting import (
+    ReportedRun,
+    is_report,
+    panel_latex,
+    panel_markdown,
+    panel_table,
+    reproduction_latex,
+    save_document,
+    save_drawing,
+)
+from robustdeq.reporting.panels import number
+from robustdeq.reproduce import Drawing, Panel, Reproduction
+
+VALUES = np.array([[12.345, 0.5], [np.nan, 1234.5]])
+PANEL = Panel(
+    "robust & small_ε",
+    "%",
+    ("row_1", "b | c"),
+    ("z_1", "final"),
+    VALUES,
+    row_axis="Defense",
+    low=VALUES - 0.25,
+    high=VALUES + 0.25,
+    paper=np.array([[47.12, np.nan], [np.nan, np.nan]]),
+)
+WIDE = Panel("wide", "", ("r",), tuple(f"a long heading {i}" for i in range(5)), np.arange(5.0)[None])
+
+
+@pytest.mark.parametrize(
+    ("value", "logarithmic", "shown"),
+    [
+        (0.0, False, "0"),
+        (0.126, False, "0.13"),
+        (-0.5, False, "-0.50"),
+        (47.12, False, "47.1"),
+        (1234.5, False, "1,234"),
+        (np.nan, False, "–"),
+        (np.inf, True, "–"),
+        (0.000123, True, "0.00012"),
+        (3.456, True, "3.5"),
+    ],
+)
+def test_number_is_as_long_as_it_needs_to_be(value: float, logarithmic: bool, shown: str) -> None:
+    assert number(value, logarithmic) == shown
+
+
+def printed(panel: Panel, width: int = 80) -> str:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    console.print(panel_table(panel))
+    return console.export_text()
+
+
+def test_terminal_shows_value_interval_and_the_papers_number_below_each_other() -> None:
+    lines = printed(PANEL).splitlines()
+    first = next(i for i, line in enumerate(lines) if "row_1" in line)
+    assert re.search(r"row_1 +12\.3 +0\.50", lines[first])
+    assert re.search(r"12\.1–12\.6 +0\.25–0\.75", lines[first + 1])
+    assert lines[first + 2].split() == ["(47.1)"]
+    assert "in parentheses the paper's number" in lines[-2] + lines[-1]
+
+
+def test_table_lies_on_its_side_where_its_headings_are_long() -> None:
+    text = printed(WIDE)
+    for i in range(5):
+        assert re.search(rf"a long heading {i} +{i}(\.0)?\b", text)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_markdown_has_every_cell_and_escapes_what_would_break_it() -> None:
+    *_, head, rule, first, second = panel_markdown(PANEL).strip().splitlines()
+    assert head == "| Defense | z\\_1 | final |"
+    assert rule == "|---|--:|--:|"
+    assert first == "| row\\_1 | 12.3 (12.1–12.6) / *47.1* | 0.50 (0.25–0.75) |"
+    assert second == "| b \\| c | – | 1,234 (1,234–1,235) |"
+
+
+def test_latex_is_a_table_that_escapes_what_would_break_it() -> None:
+    text = panel_latex(PANEL, "tab:x")
+    assert r"robust \& small\_$\varepsilon$ (\%)" in text
+    assert r"row\_1 & 12.3 {\scriptsize [12.1--12.6]} (47.1) & 0.50 {\scriptsize [0.25--0.75]} \\" in text
+    assert r"\label{tab:x}" in text
+    assert text.count(r"\begin{tabular}{lrr}") == text.count(r"\end{tabular}") == 1
+    two = reproduction_latex(Reproduction("fig", "Fig. 9", "t", (PANEL, WIDE)))
+    assert r"\label{tab:fig-1}" in two
+    assert r"\label{tab:fig-2}" in two
+
+
+@pytest.mark.parametrize("drawing", Drawing)
+@pytest.mark.parametrize("suffix", ["svg", "pdf", "png"])
+def test_picture_of_every_kind_is_written_in_every_format(drawing: Drawing, suffix: str, tmp_path: Path) -> None:
+    panel = Panel(
+        "title", "unit", ("first", "second"), ("z_1", "z_2", "u_3"), np.array([[1.0, 2.0, 3.0], [0.5, np.nan, 30.0]]),
+        drawing=drawing, logarithmic=drawing is not Drawing.BARS,
+    )  # fmt: skip
+    path = tmp_path / f"p.{suffix}"
+    save_drawing(Reproduction("n", "Fig. 9", "about", (panel, PANEL, WIDE)), path)
+    start = path.read_bytes()[:8]
+    assert start.startswith({"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[suffix])
+    if suffix == "svg":
+        words = "".join(ET.parse(path).getroot().itertext())
+        for expected in (
+            "Fig. 9: about",
+            "title",
+            "first" if drawing is not Drawing.HEATMAP else "30",
+            "robust & small",
+        ):
+            assert expected in words
+
+
+def test_document_holds_tables_figures_notes_and_sources(tmp_path: Path) -> None:
+    provenance = {"command": "robustdeq reproduce a | b", "images": 4, "max_steps": None}
+    fig = Reproduction("fig4", "Fig. 4", "alignment", (PANEL,), "u follows z.", provenance)
+    table = Reproduction("table1", "Table 1", "few steps", (WIDE,))
+    run = ReportedRun("mine", None, None, None, (fig, table), {"fig4": "Ours is smaller."})
+    path = tmp_path / "docs" / "reproduction.md"
+    save_document([run], path)
+    text = path.read_text()
+    assert text.index("## Table 1: few steps") < text.index("## Fig. 4: alignment")
+    for expected in ("What the paper says: u follows z.", "Ours is smaller.", panel_markdown(PANEL).strip()):
+        assert expected in text
+    assert "| command | `robustdeq reproduce a ¦ b` |" in text
+    assert "max_steps" not in text
+    for name in ("fig4", "table1"):
+        assert f"(reproduction/{name}.svg)" in text
+        assert (tmp_path / "docs" / "reproduction" / f"{name}.svg").is_file()
+    assert is_report(path)
+    save_document([run, run], path)
+    assert "(reproduction/mine-fig4.svg)" in path.read_text()
+    with pytest.raises(InputError, match="the folders hold no reproductions"):
+        save_document([ReportedRun("none", None, None, None, ())], path)
+
+
+def test_file_of_someone_else_is_no_report(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("# Reproduction\nmine")
+    (tmp_path / "binary.html").write_bytes(b"\xff\xfe\x00")
+    assert not any(is_report(tmp_path / name) for name in ("notes.md", "binary.html", "missing.html"))
