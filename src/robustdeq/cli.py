@@ -294,6 +294,7 @@ def reproduce(
     estimators: Estimators = Estimators(),  # noqa: B008
     strict: Strict = Strict(),  # noqa: B008
     effort: Effort = Effort(),  # noqa: B008
+    seeds: int = 2,
     batch_size: int = 64,
     device: str = "auto",
     format: Literal["png", "svg", "pdf"] = "png",
@@ -317,6 +318,7 @@ def reproduce(
         estimators: the settings of the estimated gradients.
         strict: how hard the strict protocol tries.
         effort: how hard the other attacks try.
+        seeds: how many trainings of each kind the experiment alignment compares.
         batch_size: how many images are attacked at once.
         device: cpu, cuda or auto.
         format: of the figures.
@@ -341,6 +343,7 @@ def reproduce(
         estimators=estimators,
         strict=strict,
         effort=effort,
+        seeds=seeds,
         batch_size=batch_size,
         device=_device(device),
         progress=progress_bar,

@@ -353,6 +353,8 @@ def test_file_that_holds_something_else_is_refused(content: str, tmp_path: Path)
         ([], "there is nothing to reproduce; name a table or figure, or pass --list to see them all."),
         (["table1", "--scale", "huge"], "there is no scale 'huge'; choose one of nano, tiny, small, large, xl."),
         (["table1", "--effort.steps", "0"], "steps is 0; give 1 or more."),
+        (["table1", "--batch_size", "0"], "batch_size is 0; give 1 or more."),
+        (["alignment", "--seeds", "0"], "seeds is 0; give 1 or more."),
         (["table1", "-n", "0"], "Cannot take the first 0 images"),
         (["table1", "--weights", "missing.safetensors"], "missing.safetensors"),
         (["table1", "--max_step", "3"], "unrecognized arguments: --max_step 3"),

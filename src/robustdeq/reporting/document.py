@@ -17,9 +17,21 @@ _INTRODUCTION = f"""# Reproduction
 
 {MARKS[1]}
 
+Every table and figure of the paper is one command, and so is what it could not show:
+
+    robustdeq reproduce --list                             # what there is, and which models each needs
+    robustdeq reproduce table2 --scale nano                # on digits, in minutes
+    robustdeq reproduce table2 --scale large --data DATA   # at the paper's size
+    robustdeq reproduce fig4 --weights WEIGHTS --data DATA -n 100    # with a model of one's own
+    robustdeq report FOLDER -o reproduction.md             # this document, from the stored results
+
+Models that are compared and missing are trained by the published recipe, cut to the scale; what was measured is kept,
+and an interrupted command goes on. `--budget`, `--estimators`, `--effort` and `--strict` say how much is done, and
+`--format pdf` (or svg) how the figures are written; LaTeX lies beside them.
+
 Our numbers are followed by their 95 % interval in parentheses and, after a stroke and in italics, by the paper's in the
-same place. The paper's models are MDEQ-Large (and XL) trained for 220 epochs and attacked on all 10,000 test images of
-CIFAR-10; each section says which models, images and settings ours come from.
+same place. The paper's models are MDEQ-Large (and XL), trained on CIFAR-10 for 220 epochs; each section says which
+models, images and settings ours come from.
 """
 
 

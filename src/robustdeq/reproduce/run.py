@@ -29,6 +29,7 @@ def settings(experiment: Experiment, study: Study) -> dict[str, Any]:
         "estimators": repr(study.estimators),
         "strict": repr(study.strict),
         "effort": repr(study.effort),
+        "seeds": study.seeds,
         "budget": asdict(study.budget),
     }
 

@@ -143,10 +143,14 @@ class Study:
         estimators: the settings of the estimated gradients.
         strict: how hard the strict protocol tries.
         effort: how hard the other costly attacks try.
+        seeds: how many trainings of each kind are compared, where that is asked.
         batch_size: how many images are attacked at once.
         device: where everything is computed.
         progress: makes, for each training or measurement, something that shows how far it is.
         used: the fingerprints of the models that were asked for, by name; `trained` notes them.
+
+    Raises:
+        InputError: a count is not positive, or the images do not fit the threat model.
     """
 
     scale: Scale
@@ -158,10 +162,17 @@ class Study:
     estimators: Estimators = field(default_factory=Estimators)
     strict: Strict = field(default_factory=Strict)
     effort: Effort = field(default_factory=Effort)
+    seeds: int = 2
     batch_size: int = 64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = _silent
     used: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; give 1 or more.")
+        self.attack.threat.check(*self.images.head(1).tensors())
 
     @property
     def attack(self) -> PGD:

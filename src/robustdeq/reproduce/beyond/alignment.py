@@ -17,14 +17,13 @@ from robustdeq.reproduce.grids import climbing
 from robustdeq.reproduce.panel import Panel, means, shares
 from robustdeq.reproduce.study import Study
 
-_SEEDS = (0, 1)
 _COMPARED = (UNROLLED, ALIGNED)
 
 
 def _measure(study: Study) -> tuple[Panel, ...]:
     x, _ = study.tensors()
     names, outcomes, residuals = [], [], []
-    for seed in _SEEDS:
+    for seed in range(study.seeds):
         for configuration in _COMPARED:
             deq = study.trained(configuration, seed=seed).deq
             gradients = {"ready-made": study.estimators.final, "through the solver": ThroughSolver(FinalState())}
@@ -48,7 +47,7 @@ def _measure(study: Study) -> tuple[Panel, ...]:
         Panel(
             "aligned minus unrolled, on the same images",
             "points",
-            tuple(f"seed {seed}" for seed in _SEEDS),
+            tuple(f"seed {seed}" for seed in range(study.seeds)),
             columns,
             **means(gains),
         ),
