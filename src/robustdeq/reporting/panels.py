@@ -48,12 +48,6 @@ def number(value: float, logarithmic: bool = False) -> str:
     return f"{value:.2f}" if abs(value) < 1 else f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-_COSTS = (
-    "Measured with trained nano models on all 400 digits, two cores, everything takes XX minutes, most of it "
-    "table3 and table4 (AutoAttack), steps-curve and strict-vs-paper."
-)
-
-
 def experiments_table(scale: Scale) -> Table:
     """Everything that can be reproduced, and what each needs at a scale."""
     table = Table(title=f"what can be reproduced, at the scale {scale.name}", title_style="bold")
@@ -65,7 +59,7 @@ def experiments_table(scale: Scale) -> Table:
         source = "" if experiment.source == BEYOND else f"{experiment.source}: "
         table.add_row(name, source + experiment.title, f"{ways} ({' and '.join(scale.sizes)})" if both else ways)
     trainings = "A model that is missing is trained once, for all that need it"
-    table.caption = f"{trainings}: {scale.time} each. {_COSTS}"
+    table.caption = f"{trainings}: {scale.time} each."
     return table
 
 
