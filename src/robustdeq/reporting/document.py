@@ -63,8 +63,9 @@ def save_document(runs: Sequence[ReportedRun], path: Path) -> None:
 def _section(reproduction: Reproduction, note: str, figure: str) -> str:
     said = f"What the paper says: {reproduction.remark}" if reproduction.remark else ""
     tables = [panel_markdown(panel) for panel in reproduction.panels]
+    source = reproduction.source[:1].upper() + reproduction.source[1:]
     parts = [
-        f"## {reproduction.source}: {reproduction.title}",
+        f"## {source}: {reproduction.title}",
         said,
         note.strip(),
         *tables,

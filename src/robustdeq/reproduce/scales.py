@@ -92,7 +92,7 @@ _PIXELS = PGD()
 NANO = Scale(
     name="nano",
     sizes=("nano", "tiny"),
-    time="a minute on a CPU",
+    time="minutes on a CPU",
     attack=_DIGITS,
     data="digits",
     recipe=Recipe(
@@ -116,8 +116,8 @@ SCALES = {
     scale.name: scale
     for scale in (
         NANO,
-        Scale("tiny", ("tiny",), "an hour on a CPU", recipe=_CPU, networks={"resnet18": {"width": 12}}),
-        Scale("small", ("small",), "two hours on a CPU", recipe=_CPU, networks={"resnet18": {"width": 24}}),
+        Scale("tiny", ("tiny",), "hours on a CPU", recipe=_CPU, networks={"resnet18": {"width": 12}}),
+        Scale("small", ("small",), "hours on a CPU", recipe=_CPU, networks={"resnet18": {"width": 24}}),
         Scale("large", ("large",), "days on a GPU, as published"),
         Scale("xl", ("large", "xl"), "days on several GPUs, as published"),
     )
