@@ -89,14 +89,15 @@ _NARROW, _ROOM = 10, 6
 
 def _cell(panel: Panel, i: int, j: int, with_interval: bool) -> Text:
     parts: list[tuple[str, str]] = [(number(panel.values[i, j], panel.logarithmic), "bold")]
-    if with_interval and (interval := _interval(panel, i, j)):
-        parts.append((f"\n{interval}", "dim"))
+    if with_interval and (ends := interval(panel, i, j)):
+        parts.append((f"\n{ends}", "dim"))
     if np.isfinite(panel.reported[i, j]):
         parts.append((f"\n({number(panel.reported[i, j])})", "cyan"))
     return Text.assemble(*parts)
 
 
-def _interval(panel: Panel, i: int, j: int) -> str:
+def interval(panel: Panel, i: int, j: int) -> str:
+    """The ends of the interval of one number; empty where it has none."""
     if panel.low is None or panel.high is None or not np.isfinite([panel.low[i, j], panel.high[i, j]]).all():
         return ""
     low, high = (number(matrix[i, j], panel.logarithmic) for matrix in (panel.low, panel.high))
@@ -111,8 +112,8 @@ def panel_markdown(panel: Panel) -> str:
     """A panel as a Markdown table; each cell holds our number, its interval, and the paper's after a stroke."""
 
     def cell(i: int, j: int) -> str:
-        interval = _interval(panel, i, j)
-        text = number(panel.values[i, j], panel.logarithmic) + f" ({interval})" * bool(interval)
+        ends = interval(panel, i, j)
+        text = number(panel.values[i, j], panel.logarithmic) + f" ({ends})" * bool(ends)
         reported = panel.reported[i, j]
         return f"{text} / *{number(reported)}*" if np.isfinite(reported) else text
 
@@ -139,8 +140,8 @@ def panel_latex(panel: Panel, label: str) -> str:
     """
 
     def cell(i: int, j: int) -> str:
-        text, interval = number(panel.values[i, j], panel.logarithmic), _interval(panel, i, j)
-        text += rf" {{\scriptsize [{interval}]}}" * bool(interval)
+        text, ends = number(panel.values[i, j], panel.logarithmic), interval(panel, i, j)
+        text += rf" {{\scriptsize [{ends}]}}" * bool(ends)
         reported = panel.reported[i, j]
         return text.replace("–", "--") + (f" ({number(reported)})" if np.isfinite(reported) else "")
 

@@ -9,7 +9,7 @@ from plotly import graph_objects as go
 
 from robustdeq.reporting.page.charts import Chart, Table, bars, curves, heat_map, heat_map_width
 from robustdeq.reporting.page.wording import label, wrapped
-from robustdeq.reporting.panels import number
+from robustdeq.reporting.panels import interval, number
 from robustdeq.reproduce import Drawing, Panel
 
 
@@ -72,21 +72,15 @@ def _pair(panel: Panel, i: int, j: int) -> str:
     return f"{text} / {number(panel.reported[i, j])}" if np.isfinite(panel.reported[i, j]) else text
 
 
-def _interval(panel: Panel, i: int, j: int) -> str:
-    if panel.low is None or panel.high is None or not np.isfinite([panel.low[i, j], panel.high[i, j]]).all():
-        return ""
-    return f"{number(panel.low[i, j], panel.logarithmic)}–{number(panel.high[i, j], panel.logarithmic)}"
-
-
 def _cell(panel: Panel, i: int, j: int) -> str:
-    text, ends = number(panel.values[i, j], panel.logarithmic), _interval(panel, i, j)
+    text, ends = number(panel.values[i, j], panel.logarithmic), interval(panel, i, j)
     reported = f" / {number(panel.reported[i, j])}" if np.isfinite(panel.reported[i, j]) else ""
     return f"{text}{f' ({ends})' if ends else ''}{reported}"
 
 
 def _detail(panel: Panel, i: int, j: int) -> str:
     parts = [f"{number(panel.values[i, j], panel.logarithmic)} {panel.unit}".strip()]
-    if ends := _interval(panel, i, j):
+    if ends := interval(panel, i, j):
         parts.append(f"95 % interval {ends}")
     if np.isfinite(panel.reported[i, j]):
         parts.append(f"paper {number(panel.reported[i, j])}")
