@@ -251,7 +251,7 @@ def test_what_a_card_tells_to_run_runs(
     rd.save(make(), name, early, shard_bytes=shard_bytes)
     usage = sections(Path(f"{name}.md").read_text(encoding="utf-8"))["How to use it"]
     snippet, command = usage.code
-    assert len(snippet.splitlines()) == 4
+    assert len(snippet.splitlines()) == 5
     variables: dict[str, Any] = {}
     exec(snippet, variables)
     assert len(re.findall(r"\d\.\d*", capsys.readouterr().out)) == 2 * classes

@@ -227,6 +227,7 @@ def _usage(card: Card, model: Model, file: str) -> str:
     snippet = f"""```python
 import torch
 import robustdeq as rd
+
 model = {loaded}
 print(model(torch.rand(2, {", ".join(map(str, shape))})))
 ```"""
