@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchdeq.solver.broyden import broyden_solver
 
-from benchmarks.measure import peak_memory
+from benchmarks.memory import peak_memory
 from robustdeq.measure import Side, interleaved
 from robustdeq.models import mdeq
 from robustdeq.models.deq import bind, initial_state

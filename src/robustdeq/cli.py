@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 import re
 import sys
@@ -30,7 +29,7 @@ from robustdeq.attacks import PGD
 from robustdeq.data import Images
 from robustdeq.data import load as load_data
 from robustdeq.defenses import EarlyState
-from robustdeq.errors import InputError
+from robustdeq.errors import InputError, hint
 from robustdeq.evaluation import (
     Estimators,
     Evaluation,
@@ -370,7 +369,9 @@ def _reproduce(experiment: Experiment, study: Study, format: str, overwrite: boo
     found.save(path)
     write_text(path.with_suffix(".tex"), reproduction_latex(found))
     save_drawing(found, path.with_suffix(f".{format}"))
-    _console.print(f"[bold]{found.source}: {found.title}[/bold]\n{found.remark}")
+    _console.print(f"[bold]{found.source}: {found.title}[/bold]")
+    for sentence in filter(None, (found.remark and f"The paper: {found.remark}", found.legend)):
+        _console.print(sentence, markup=False)
     for panel in found.panels:
         _console.print(panel_table(panel))
     _console.print(
@@ -591,8 +592,8 @@ class _Parser(ArgumentParser):
         sentence = " ".join(message.split())
         if unknown := _UNKNOWN.search(sentence):
             known = [*_options(self), *chain.from_iterable(map(_settings, _CHOICES))]
-            near = difflib.get_close_matches(next(filter(None, unknown.groups())), known, n=1)
-            sentence += f"; did you mean {near[0]}?" if near else ""
+            meant = hint(next(filter(None, unknown.groups())), known, "")
+            sentence += f"; {meant}" if meant else ""
         _fail(sentence)
 
 

@@ -1,4 +1,7 @@
-"""The one exception that stands for a mistake in the input rather than in the program."""
+"""The one exception that stands for a mistake in the input rather than in the program, and the hint it may end with."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -6,3 +9,15 @@ class InputError(ValueError):
 
     The command line prints the sentence alone and exits with status 2; in Python it is a `ValueError`.
     """
+
+
+def hint(word: str, known: Iterable[str], otherwise: str) -> str:
+    """What may have been meant by a misspelt word.
+
+    Args:
+        word: what was written.
+        known: what could have been.
+        otherwise: what to say where nothing known is near.
+    """
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else otherwise

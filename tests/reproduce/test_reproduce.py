@@ -278,9 +278,6 @@ def test_interrupted_measurement_goes_on_where_it_stopped(tmp_path: Path, monkey
     original = Evaluation.run
 
     def cut(self: Evaluation, store, *rest: object, **named: object) -> None:
-        class Full(Exception):
-            pass
-
         commit, kept = store.commit, []
 
         def limited(attack: str, batch: int, run) -> None:
@@ -349,7 +346,7 @@ def test_file_that_holds_something_else_is_refused(content: str, tmp_path: Path)
     ("arguments", "message"),
     [
         (["table7"], "there is no experiment 'table7'; did you mean table"),
-        (["nothing-like-it"], "there is no experiment 'nothing-like-it'; `robustdeq reproduce --list true` names them"),
+        (["nothing-like-it"], "there is no experiment 'nothing-like-it'; `robustdeq reproduce --list` names them"),
         ([], "there is nothing to reproduce; name a table or figure, or pass --list to see them all."),
         (["table1", "--scale", "huge"], "there is no scale 'huge'; choose one of nano, tiny, small, large, xl."),
         (["table1", "--effort.steps", "0"], "steps is 0; give 1 or more."),

@@ -195,14 +195,18 @@ class AutoAttack:
         return {name: known[name] for name in names}
 
     @property
+    def _cascade(self) -> Cascade:
+        return Cascade(tuple(self.components.values()), self.seed)
+
+    @property
     def gradients(self) -> int:
         """How many input gradients it takes per image, at most."""
-        return sum(component.gradients for component in self.components.values())
+        return self._cascade.gradients
 
     @property
     def queries(self) -> int:
         """How many forward passes it takes per image beyond those, at most."""
-        return sum(component.queries + 1 for component in self.components.values())
+        return self._cascade.queries
 
     def __call__(
         self,
@@ -213,4 +217,4 @@ class AutoAttack:
         report: Report | None = None,
     ) -> Float[Tensor, "batch *image"]:
         """Make adversaries; see `cascade`, where `target` is what `judge` says."""
-        return cascade(self.components, surrogate, x, y, None if self.judge == Judge.SURROGATE else target, report)
+        return self._cascade(surrogate, x, y, None if self.judge == Judge.SURROGATE else target, report)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-ABOVE = ("cli.py", "progress.py", "reporting", "reproduce")
+DISPLAY = ("cli.py", "progress.py", "reporting")
+ABOVE = (*DISPLAY, "reproduce")
 
 
 def code_fingerprint(unrelated: tuple[str, ...] = (*ABOVE, "training")) -> str:

@@ -305,7 +305,7 @@ def _measurements(provenance: Mapping[str, Any]) -> str:
         for reading, key in (("clean", "clean"), ("under the ready-made attack", "robust"))
     ]
     parts = [
-        f"The best validation{_after(best)}, by which the weights were chosen: {number} of the development split, "
+        f"The validation of these weights{_after(best)}: {number} of the development split, "
         "under the ready-made attack. It says nothing of stronger attacks.",
         _table(("reading", "accuracy in %", "Wilson 95 % interval"), rows),
     ]

@@ -67,6 +67,7 @@ def _section(reproduction: Reproduction, note: str, figure: str) -> str:
     parts = [
         f"## {source}: {reproduction.title}",
         said,
+        reproduction.legend,
         note.strip(),
         *tables,
         figure,

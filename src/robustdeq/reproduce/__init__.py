@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from robustdeq.errors import InputError
+from robustdeq.errors import InputError, hint
 from robustdeq.reproduce.beyond.alignment import ALIGNMENT
 from robustdeq.reproduce.beyond.epsilon_curve import EPSILON_CURVE
 from robustdeq.reproduce.beyond.steps_curve import STEPS_CURVE
@@ -70,9 +68,8 @@ def experiment_named(name: str) -> Experiment:
     """The experiment of that name; raises `InputError`, with the nearest one, where there is none."""
     if name in EXPERIMENTS:
         return EXPERIMENTS[name]
-    near = difflib.get_close_matches(name, EXPERIMENTS, n=1)
-    hint = f"did you mean {near[0]}?" if near else "`robustdeq reproduce --list true` names them all."
-    raise InputError(f"there is no experiment {name!r}; {hint}")
+    meant = hint(name, EXPERIMENTS, "`robustdeq reproduce --list` names them all.")
+    raise InputError(f"there is no experiment {name!r}; {meant}")
 
 
 __all__ = [

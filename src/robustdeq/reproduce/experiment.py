@@ -23,6 +23,7 @@ class Experiment:
         configurations: the ways of training whose models it compares.
         measure: makes its panels.
         remark: what the paper says of it.
+        legend: how our numbers are to be read.
         every_size: whether it needs these models in every size of the scale, not only in the first.
         trains: whether weights that were given do not serve, because the training itself is looked at.
     """
@@ -33,5 +34,6 @@ class Experiment:
     configurations: tuple[Configuration, ...]
     measure: Callable[[Study], tuple[Panel, ...]]
     remark: str = ""
+    legend: str = ""
     every_size: bool = False
     trains: bool = False

@@ -111,6 +111,7 @@ class Reproduction:
         title: what it is about.
         panels: what was measured.
         remark: what the paper says of it.
+        legend: how our numbers are to be read.
         provenance: the command, the models with their fingerprints, the data, the device and the versions behind it.
     """
 
@@ -120,6 +121,7 @@ class Reproduction:
     panels: tuple[Panel, ...]
     remark: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    legend: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As plain values, with null for what is not there."""
@@ -128,6 +130,7 @@ class Reproduction:
             "source": self.source,
             "title": self.title,
             "remark": self.remark,
+            "legend": self.legend,
             "panels": [panel.plain() for panel in self.panels],
             "provenance": dict(self.provenance),
         }

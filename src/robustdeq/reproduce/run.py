@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from robustdeq.evaluation.fingerprints import code_fingerprint
+from robustdeq.evaluation.fingerprints import DISPLAY, code_fingerprint
 from robustdeq.reproduce.experiment import Experiment
 from robustdeq.reproduce.panel import Reproduction
 from robustdeq.reproduce.study import Study
@@ -54,8 +54,10 @@ def reproduce(experiment: Experiment, study: Study) -> Reproduction:
         "threads": torch.get_num_threads(),
         "batch_size": study.batch_size,
         "seconds": round(time.perf_counter() - begun, 1),
-        "code": code_fingerprint(unrelated=("cli.py", "progress.py", "reporting")),
+        "code": code_fingerprint(unrelated=DISPLAY),
         "robustdeq": version("robustdeq"),
         "torch": torch.__version__,
     }
-    return Reproduction(experiment.name, experiment.source, experiment.title, panels, experiment.remark, provenance)
+    return Reproduction(
+        experiment.name, experiment.source, experiment.title, panels, experiment.remark, provenance, experiment.legend
+    )

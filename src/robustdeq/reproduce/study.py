@@ -59,7 +59,7 @@ class Effort:
         apgd_steps: of each run of APGD and FAB in AutoAttack.
         targets: how many classes the targeted attacks of AutoAttack try.
         queries: of Square, alone and in AutoAttack.
-        repetitions: how often what is timed is done.
+        repetitions: how often what is timed is done; the range of six holds the median with 97 %.
 
     Raises:
         InputError: a count is not positive.
@@ -70,7 +70,7 @@ class Effort:
     apgd_steps: int = 100
     targets: int = 9
     queries: int = 5000
-    repetitions: int = 5
+    repetitions: int = 6
 
     def __post_init__(self) -> None:
         for name, count in asdict(self).items():

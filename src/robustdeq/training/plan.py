@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from robustdeq.data import Images
-from robustdeq.errors import InputError
+from robustdeq.errors import InputError, hint
 from robustdeq.gradients import Phantom, StateGradient
 from robustdeq.models import (
     MDEQ,
@@ -64,9 +63,8 @@ class Plan:
         settings = [setting.name for setting in dataclasses.fields(config)]
         for key in self.architecture:
             if key not in settings:
-                near = difflib.get_close_matches(key, settings, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(settings)}."
-                raise InputError(f"the architecture of {self.model} has no {key!r}; {hint}")
+                meant = hint(key, settings, f"choose from {', '.join(settings)}.")
+                raise InputError(f"the architecture of {self.model} has no {key!r}; {meant}")
         config = dataclasses.replace(config, **self.architecture)
         channels, height, width = images.pixels.shape[1:]
         if isinstance(config, ResNetConfig):

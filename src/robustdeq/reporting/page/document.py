@@ -54,6 +54,7 @@ class Experiment:
 
     title: str
     remark: str
+    legend: str
     note: str
     charts: tuple[Chart, ...]
     provenance: Mapping[str, str]
@@ -145,6 +146,7 @@ def _experiment(found: Reproduction, note: str, slug: str) -> Experiment:
     return Experiment(
         title=label(f"{found.source}: {found.title}"),
         remark=label(found.remark),
+        legend=label(found.legend),
         note=label(note),
         charts=tuple(map(panel_chart, found.panels)),
         provenance=flat(found.provenance),

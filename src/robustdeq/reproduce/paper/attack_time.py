@@ -71,5 +71,5 @@ ATTACK_TIME = Experiment(
     "The cost of each attack",
     (UNROLLED,),
     _measure,
-    "A product with the Jacobian counts as two evaluations of f. The interval is the range of all repetitions.",
+    legend="A product with the Jacobian counts as two evaluations of f. The interval is the range of all repetitions.",
 )

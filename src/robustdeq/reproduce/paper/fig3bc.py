@@ -6,26 +6,13 @@ from functools import partial
 
 from robustdeq.reproduce.configurations import UNROLLED
 from robustdeq.reproduce.experiment import Experiment
-from robustdeq.reproduce.panel import Drawing, Panel, shares
-from robustdeq.reproduce.paper.unroll_ablation import early_and_final_under_unrolled
+from robustdeq.reproduce.panel import Panel
+from robustdeq.reproduce.paper.unroll_ablation import unrolled_panels
 from robustdeq.reproduce.study import Study
 
 
 def _measure(study: Study, damping: float) -> tuple[Panel, ...]:
-    trained = study.trained(UNROLLED)
-    outcomes, steps, states = early_and_final_under_unrolled(study, trained, f"fig3, λ = {damping}", damping)
-    return (
-        Panel(
-            f"robustness of the early state z_{trained.early}, λ = {damping:g}",
-            "%",
-            tuple(f"k = {k}" for k in steps),
-            tuple(f"z_{n}" for n in states),
-            **shares(outcomes[0]),
-            row_axis="Unrolled steps",
-            column_axis="Unrolled state",
-            drawing=Drawing.CURVES,
-        ),
-    )
+    return unrolled_panels(study, study.trained(UNROLLED), f"fig3, λ = {damping}", damping)[:1]
 
 
 FIGURE_3B = Experiment(

@@ -49,6 +49,6 @@ MEMORY = Experiment(
     "Peak memory of the defenses",
     (UNROLLED,),
     _measure,
-    "The defenses need O(1) memory beyond the solver's own: an accumulator, or an early exit. What grows with N is "
-    "Broyden's memory of its steps.",
+    "The defenses need O(1) memory only: an accumulator, or an early exit.",
+    legend="What grows with N is Broyden's memory of its steps, with or without a defense.",
 )

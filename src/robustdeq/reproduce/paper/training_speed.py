@@ -78,6 +78,6 @@ TRAINING_SPEED = Experiment(
     "Speed of the ways of training",
     (),
     _measure,
-    "Many solver steps keep the fixed-point structure of the exact-trained DEQ and slow its training down. The "
-    "interval is the range of all repetitions.",
+    "Many solver steps keep the fixed-point structure of the exact-trained DEQ and slow its training down.",
+    legend="The interval is the range of all repetitions.",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 from jaxtyping import Bool
 
@@ -34,27 +36,29 @@ def early_and_final_under_unrolled(
     return result.per_sample.reshape(2, len(steps), len(states), -1), steps, states
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
-    trained = study.trained(UNROLLED)
-    panels = []
-    for damping in study.estimators.dampings:
-        outcomes, steps, states = early_and_final_under_unrolled(
-            study, trained, f"{UNROLL_ABLATION.name}, λ = {damping}", damping
+def unrolled_panels(study: Study, trained: Trained, title: str, damping: float) -> tuple[Panel, Panel]:
+    """Robustness of the early and of the final state under PGD on every unrolled state; arguments as above."""
+    outcomes, steps, states = early_and_final_under_unrolled(study, trained, title, damping)
+    early, final = (
+        Panel(
+            f"robustness of the {reading}, λ = {damping:g}",
+            "%",
+            tuple(f"k = {k}" for k in steps),
+            tuple(f"z_{n}" for n in states),
+            **shares(outcome),
+            row_axis="Unrolled steps",
+            column_axis="Unrolled state",
+            drawing=Drawing.CURVES,
         )
-        for reading, outcome in zip((f"early state z_{trained.early}", "final state"), outcomes, strict=True):
-            panels.append(
-                Panel(
-                    f"robustness of the {reading}, λ = {damping:g}",
-                    "%",
-                    tuple(f"k = {k}" for k in steps),
-                    tuple(f"z_{n}" for n in states),
-                    **shares(outcome),
-                    row_axis="Unrolled steps",
-                    column_axis="Unrolled state",
-                    drawing=Drawing.CURVES,
-                )
-            )
-    return tuple(panels)
+        for reading, outcome in zip((f"early state z_{trained.early}", "final state"), outcomes, strict=True)
+    )
+    return early, final
+
+
+def _measure(study: Study) -> tuple[Panel, ...]:
+    trained, title = study.trained(UNROLLED), UNROLL_ABLATION.name
+    pairs = (unrolled_panels(study, trained, f"{title}, λ = {d}", d) for d in study.estimators.dampings)
+    return tuple(chain.from_iterable(pairs))
 
 
 UNROLL_ABLATION = Experiment(

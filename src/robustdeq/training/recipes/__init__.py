@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
-from robustdeq.errors import InputError
+from robustdeq.errors import InputError, hint
 
 _FOLDER = Path(__file__).parent
 
@@ -35,6 +34,5 @@ def locate_recipe(name: str) -> Path:
         return packaged
     if own.suffix in (".yaml", ".yml") and own.is_file():
         return own
-    near = difflib.get_close_matches(name, recipe_names(), n=1)
-    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(recipe_names())}, or give a YAML file."
-    raise InputError(f"there is no recipe {name!r}; {hint}")
+    otherwise = f"choose one of {', '.join(recipe_names())}, or give a YAML file."
+    raise InputError(f"there is no recipe {name!r}; {hint(name, recipe_names(), otherwise)}")
