@@ -26,9 +26,9 @@ from robustdeq.gradients import Phantom, ThroughSolver
 from robustdeq.gradients.base import StateGradient
 from robustdeq.measure import Side, interleaved
 from robustdeq.models import MDEQ, mdeq
-from robustdeq.models.deq import Execution, solving
+from robustdeq.models.deq import Execution
 from robustdeq.training import AdversarialTraining, Optimization, Recipe, Schedule, SolverSteps, Validation, fit
-from robustdeq.training.objectives import Moment
+from robustdeq.training.step import single_step
 
 SEEDS = (0, 1, 2)
 _DIGITS = PGD(eps=0.25, step_size=0.0625, steps=10)
@@ -73,21 +73,9 @@ OPTIONS: Mapping[str, Option] = {
 def step(deq: MDEQ, option: Option, batch: int) -> Side:
     """One step of PGD-AT on random images."""
     x, y = torch.rand(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
-    objective = option.objective(PGD())
-    optimizer = Optimization().optimizer(deq)
-
-    def run() -> None:
-        deq.train()
-        deq.gradient, deq.execution = option.gradient, option.execution
-        moment = Moment(0, 0.0, torch.Generator().manual_seed(0))
-        with solving(deq, **option.solver_steps.at(0.0)):
-            found = objective.adversaries(deq, x, y, moment)
-            loss = objective.read(deq, x, y, found, moment).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return run
+    deq.gradient = option.gradient
+    recipe = Recipe(option.objective(PGD()), solver_steps=option.solver_steps, execution=option.execution)
+    return single_step(deq, recipe, x, y)
 
 
 def accuracies(option: Option, seed: int) -> tuple[float, float]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
-from torch import Tensor
 
 from robustdeq.measure import interleaved
 from robustdeq.models import DEQ
-from robustdeq.models.deq import solving
 from robustdeq.reproduce.configurations import ALIGNED, EXACT_8_7, EXACT_18_20, EXACT_50_50, UNROLLED
 from robustdeq.reproduce.experiment import Experiment
 from robustdeq.reproduce.panel import Drawing, Panel
 from robustdeq.reproduce.study import Study
-from robustdeq.training.objectives import Moment
-from robustdeq.training.plan import Plan
+from robustdeq.training.step import single_step
 
 _COMPARED = (UNROLLED, EXACT_8_7, EXACT_18_20, EXACT_50_50, ALIGNED)
 
@@ -29,9 +24,9 @@ def _measure(study: Study) -> tuple[Panel, ...]:
     torch.manual_seed(0)
     steps = {}
     for title, plan in plans.items():
-        model = plan.build(train).to(study.device).train()
+        model = plan.build(train).to(study.device)
         assert isinstance(model, DEQ)
-        steps[title] = _step(model, plan, x, y)
+        steps[title] = single_step(model, plan.recipe, x, y)
     with study.progress(TRAINING_SPEED.name) as report:
         timings = interleaved(steps, study.effort.repetitions, report)
     seconds = np.array([[timing.median, min(timing.seconds), max(timing.seconds)] for timing in timings.values()])
@@ -53,23 +48,6 @@ def _measure(study: Study) -> tuple[Panel, ...]:
             ("relative to unrolled training", "times", relative),
         )
     )
-
-
-def _step(model: DEQ, plan: Plan, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """One step of the optimiser, adversaries included."""
-    recipe, optimizer = plan.recipe, plan.recipe.optimization.optimizer(model)
-
-    def run() -> None:
-        moment = Moment(0, 0.0, torch.Generator(x.device).manual_seed(0))
-        model.execution = recipe.execution
-        with solving(model, **recipe.solver_steps.at(0.0)):
-            found = recipe.objective.adversaries(model, x, y, moment)
-            loss = recipe.objective.read(model, x, y, found, moment).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return run
 
 
 TRAINING_SPEED = Experiment(
