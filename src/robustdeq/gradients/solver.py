@@ -61,6 +61,9 @@ class ThroughSolver(StateGradient):
         def pull_back(cotangent: Tensor, tensors: tuple[Tensor, ...]) -> Sequence[Tensor]:
             return _sweep(solution, self.defense, cotangent.flatten(1), tensors)
 
+        last = solution.trajectory.max_steps + 1
+        if not self.checkpoint and last in self.defense.states(last):
+            solution.record_tail()
         return attach(averaged_state(self.defense, solution), pull_back, (*solution.cell.tensors, solution.initial))
 
 
@@ -76,7 +79,7 @@ def _sweep(
     on_solution = on_image = torch.zeros_like(cotangent)
     reads_final = last in weights
     if reads_final:
-        start, tail = _pull_back_tail(solution, weights[last] * cotangent, through_cell)
+        start, tail = solution.pull_back_tail(weights[last] * cotangent, through_cell)
         totals = [total + part for total, part in zip(totals, tail, strict=True)]
         on_solution, on_image = (on_image, start) if solution.tail.from_image else (start, on_image)
 
@@ -108,16 +111,3 @@ def _sweep(
         on_state = on_state + through_state - on_residual
     found = dict(zip(map(id, through_cell), totals, strict=True)) | {id(solution.initial): on_state}
     return [found[id(tensor)].view_as(tensor) for tensor in tensors]
-
-
-def _pull_back_tail(
-    solution: Solution, cotangent: Float[Tensor, "batch dim"], tensors: tuple[Tensor, ...]
-) -> tuple[Float[Tensor, "batch dim"], Sequence[Tensor]]:
-    """The cotangents of where the tail starts and of `tensors`, given that of the final state."""
-    start = solution.start.detach().requires_grad_()
-    with torch.enable_grad():
-        final = solution.tail(solution.cell, start).flatten(1)
-    on_start, *parts = torch.autograd.grad(
-        final, (start, *tensors), cotangent, allow_unused=True, materialize_grads=True
-    )
-    return on_start.flatten(1), parts

@@ -6,7 +6,7 @@ differentiated is a `Gradient`'s business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -273,6 +273,35 @@ class Solution:
         """Where the tail starts: z* or f(z*)."""
         t = self.trajectory
         return (t.best_value if self.tail.from_image else t.solution).view(t.shape)
+
+    @cached_property
+    def _recorded_tail(self) -> tuple[Float[Tensor, "batch *state"], Float[Tensor, "batch *state"]]:
+        with torch.enable_grad():
+            start = self.start.detach().requires_grad_()
+            return start, self.tail(self.cell, start)
+
+    def record_tail(self) -> None:
+        """Compute the final state with the graph of the tail, which `pull_back_tail` then need not evaluate again."""
+        self.final = self._recorded_tail[1].detach()
+
+    def pull_back_tail(
+        self, cotangent: Float[Tensor, "batch dim"], to: tuple[Tensor, ...]
+    ) -> tuple[Float[Tensor, "batch dim"], Sequence[Tensor]]:
+        """Pull a cotangent of the final state back through the tail; its graph is given up.
+
+        Args:
+            cotangent: of z_{N+1}.
+            to: tensors that f depends on.
+
+        Returns:
+            The cotangents of where the tail starts and of each tensor of `to`.
+        """
+        start, final = self._recorded_tail
+        on_start, *parts = torch.autograd.grad(
+            final, (start, *to), cotangent.view_as(final), allow_unused=True, materialize_grads=True
+        )
+        self.__dict__.pop("_recorded_tail")
+        return on_start.flatten(1), parts
 
     @cached_property
     def final(self) -> Float[Tensor, "batch *state"]:
