@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import robustdeq as rd
-from robustdeq.attacks import APGD, PGD, AutoAttack, Square
+from robustdeq.attacks import APGD, PGD, AutoAttack, Square, StoppingPGD
 from robustdeq.attacks.pgd import correct
 from robustdeq.defenses import EarlyState, EnsembleState, FinalState
 from robustdeq.evaluation import Estimators, GridResult, Store, Strict, assemble, deq_evaluation, network_evaluation
@@ -56,7 +56,7 @@ def test_strict_goes_beyond_the_paper_with_every_attack_of_the_design() -> None:
     names = [column.name for column in columns]
     assert len(set(names)) == len(names)
     attacks = {attempt.attack for column in columns for attempt in column.attempts}
-    assert replace(ATTACK, steps=3, restarts=2) in attacks
+    assert StoppingPGD.like(ATTACK, steps=3, restarts=2) in attacks
     assert APGD(eps=0.1, steps=4) in attacks
     assert Square(eps=0.1, queries=10) in attacks
     for column in columns:

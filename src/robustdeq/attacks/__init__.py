@@ -6,6 +6,7 @@ from robustdeq.attacks.continued import ContinuedPGD, Stages
 from robustdeq.attacks.joint import JointAttack
 from robustdeq.attacks.judged import Judged
 from robustdeq.attacks.pgd import FGSM, PGD
+from robustdeq.attacks.stopping import StoppingPGD
 from robustdeq.threat import Norm, ThreatModel
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Norm",
     "Square",
     "Stages",
+    "StoppingPGD",
     "TargetedAPGD",
     "TargetedFAB",
     "ThreatModel",

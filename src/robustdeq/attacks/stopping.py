@@ -1,0 +1,86 @@
+"""Worst-case PGD: a sample is left alone as soon as an iterate fools the judge.
+
+What counts is whether any iterate of any run succeeds, so nothing that comes after the first success matters: such
+samples leave the batch, and every further step costs what still stands.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from jaxtyping import Float, Int, Integer
+from torch import Tensor, nn
+from typing_extensions import override
+
+from robustdeq.attacks.judged import Judged
+from robustdeq.attacks.pgd import PGD, checked, correct, warn_of_training
+from robustdeq.gradients.base import total_loss
+
+
+@dataclass(frozen=True)
+class StoppingPGD(PGD):
+    """PGD that keeps, for each sample, the first iterate that fools the judge, or else the last; settings as for `PGD`.
+
+    Iterates are judged by the logits that are differentiated (`Judged`): through the solver of the defense that judges,
+    that costs no further solve.
+    """
+
+    @classmethod
+    def like(cls, attack: PGD, steps: int, restarts: int) -> StoppingPGD:
+        """With the settings of another PGD, but for its steps and restarts."""
+        return cls(**asdict(replace(attack, steps=steps, restarts=restarts)))
+
+    @property
+    @override
+    def queries(self) -> int:
+        """How many forward passes it takes per image beyond its gradients, at most: one for the end of each run."""
+        return self.restarts
+
+    @override
+    def __call__(
+        self,
+        surrogate: nn.Module,
+        x: Float[Tensor, "batch *image"],
+        y: Integer[Tensor, "batch"],
+        target: nn.Module | None = None,
+    ) -> Float[Tensor, "batch *image"]:
+        """Make adversaries; see `PGD.__call__`, where `target` is what every iterate is judged on."""
+        self.threat.check(x, y)
+        y = y.long()
+        judged = Judged(surrogate, target)
+        warn_of_training(judged)
+        generator = torch.Generator(device=x.device).manual_seed(self.seed)
+        adversaries = x.detach().clone()
+        standing = torch.arange(len(x), device=x.device)
+        for _ in range(self.restarts):
+            adversaries[standing] = self.start(x, generator)[standing]
+            standing = self._climb(judged, x, adversaries, y, standing)
+            if len(standing) == 0:
+                break
+        return adversaries
+
+    def _climb(
+        self,
+        judged: Judged,
+        x: Float[Tensor, "batch *image"],
+        adversaries: Float[Tensor, "batch *image"],
+        y: Int[Tensor, "batch"],
+        standing: Int[Tensor, "active"],
+    ) -> Int[Tensor, "still_active"]:
+        """Move the adversaries of `standing`, each until it succeeds, and return those that have not."""
+        ascent = -self.step_size if self.targeted else self.step_size
+        for _ in range(self.steps):
+            leaf = adversaries[standing].requires_grad_()
+            with torch.enable_grad():
+                logits = judged.answers(leaf)
+                finite = logits.isfinite().all(dim=1, keepdim=True)
+                loss = total_loss(checked(self.loss, y[standing]), torch.where(finite, logits, 0))
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            going = correct(logits, y[standing]) != self.targeted
+            standing = standing[going]
+            if len(standing) == 0:
+                return standing
+            moved = leaf.detach()[going] + ascent * self.threat.steepest(gradient[going])
+            adversaries[standing] = self.threat.project(moved, x[standing])
+        return standing[~self.fooled(judged.target, adversaries[standing], y[standing])]
