@@ -62,8 +62,8 @@ class ThroughSolver(StateGradient):
             return _sweep(solution, self.defense, cotangent.flatten(1), tensors)
 
         last = solution.trajectory.max_steps + 1
-        if not self.checkpoint and last in self.defense.states(last):
-            solution.record_tail()
+        if last in self.defense.states(last):
+            solution.run_tail(record=not self.checkpoint)
         return attach(averaged_state(self.defense, solution), pull_back, (*solution.cell.tensors, solution.initial))
 
 

@@ -6,7 +6,7 @@ differentiated is a `Gradient`'s business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -251,6 +251,8 @@ class Solution:
         tail: the model's tail.
         trajectory: the states.
         tape: f at z_0, z_1, … with its graph, as far as it was recorded.
+        tail_states: where the tail evaluated f, if it was run to be gone back along.
+        tail_tape: f there with its graph, as far as it was recorded.
     """
 
     u: Float[Tensor, "batch *injection"]
@@ -259,6 +261,8 @@ class Solution:
     tail: Unroll
     trajectory: Trajectory
     tape: dict[int, Linearization] = field(default_factory=dict)
+    tail_states: list[Float[Tensor, "batch *state"]] = field(default_factory=list)
+    tail_tape: dict[int, Linearization] = field(default_factory=dict)
 
     def linearize(self, n: int) -> Linearization:
         """The cell at z_n: from the tape, which gives it up, or evaluated again."""
@@ -274,20 +278,30 @@ class Solution:
         t = self.trajectory
         return (t.best_value if self.tail.from_image else t.solution).view(t.shape)
 
-    @cached_property
-    def _recorded_tail(self) -> tuple[Float[Tensor, "batch *state"], Float[Tensor, "batch *state"]]:
-        with torch.enable_grad():
-            start = self.start.detach().requires_grad_()
-            return start, self.tail(self.cell, start)
+    def run_tail(self, record: bool) -> None:
+        """Compute the final state, and keep the states of the tail so that `pull_back_tail` can go back along them.
 
-    def record_tail(self) -> None:
-        """Compute the final state with the graph of the tail, which `pull_back_tail` then need not evaluate again."""
-        self.final = self._recorded_tail[1].detach()
+        Args:
+            record: keep the graphs of f there too.
+        """
+        state, known = self.start, not record and not self.tail.from_image
+        for step in range(self.tail.steps):
+            self.tail_states.append(state)
+            if record:
+                latest = self.tail_tape[step] = Linearization(self.cell, state)
+                value = latest.value
+            elif step == 0 and known:
+                value = self.trajectory.best_value.view_as(state)
+            else:
+                with torch.no_grad():
+                    value = self.cell(state)
+            state = torch.lerp(state, value, self.tail.damping)
+        self.final = state
 
     def pull_back_tail(
         self, cotangent: Float[Tensor, "batch dim"], to: tuple[Tensor, ...]
-    ) -> tuple[Float[Tensor, "batch dim"], Sequence[Tensor]]:
-        """Pull a cotangent of the final state back through the tail; its graph is given up.
+    ) -> tuple[Float[Tensor, "batch dim"], list[Tensor]]:
+        """Pull a cotangent of the final state back through the tail that was run; recorded graphs are given up.
 
         Args:
             cotangent: of z_{N+1}.
@@ -296,12 +310,13 @@ class Solution:
         Returns:
             The cotangents of where the tail starts and of each tensor of `to`.
         """
-        start, final = self._recorded_tail
-        on_start, *parts = torch.autograd.grad(
-            final, (start, *to), cotangent.view_as(final), allow_unused=True, materialize_grads=True
-        )
-        self.__dict__.pop("_recorded_tail")
-        return on_start.flatten(1), parts
+        totals = [torch.zeros_like(tensor) for tensor in to]
+        for step, state in reversed([*enumerate(self.tail_states)]):
+            linearization = self.tail_tape.pop(step, None) or Linearization(self.cell, state)
+            through_cell, parts = linearization.vjp(self.tail.damping * cotangent, to)
+            totals = [total + part for total, part in zip(totals, parts, strict=True)]
+            cotangent = (1 - self.tail.damping) * cotangent + through_cell
+        return cotangent, totals
 
     @cached_property
     def final(self) -> Float[Tensor, "batch *state"]:

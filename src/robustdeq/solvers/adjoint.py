@@ -65,6 +65,7 @@ class RecursionAdjoint:
         on_increments, on_latest = (w.detach() for w in weights)
         s, g, v = increments.transpose(0, 1), residuals.transpose(0, 1), cotangent[:, None]
         target = self.increments[rows].transpose(0, 1)
-        target += on_increments[:, :, None] * v + torch.bmm(on_gram + on_gram.mT, s) + torch.bmm(on_mixed, g)
+        for coefficients, vectors in ((on_increments[:, :, None], v), (on_gram + on_gram.mT, s), (on_mixed, g)):
+            target.baddbmm_(coefficients, vectors)
         made = on_latest[:, :, None] * v + torch.bmm(on_residuals + on_residuals.mT, g) + torch.bmm(on_mixed.mT, s)
         return made.transpose(0, 1)
