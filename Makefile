@@ -33,7 +33,7 @@ docs: install
 	$(BIN)/mkdocs build --strict
 
 bench: install
-	$(BIN)/python -m benchmarks
+	$(BIN)/robustdeq bench
 
 clean:
 	rm -rf .venv site dist .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The command line: `robustdeq demo | train | evaluate | reproduce | report | export | convert | models | recipes`.
+"""The command line: `robustdeq demo | train | evaluate | reproduce | report | bench | export | convert | models | …`.
 
 Every option has a default that works, every function here is one command, and its signature is its help. Options can
 also stand in a YAML file (`--config file.yaml`), and dotted options override it.
@@ -26,6 +26,8 @@ from rich.table import Table
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
+from robustdeq.benchmarks import BENCHES, Setting, bench_named
+from robustdeq.benchmarks import run as run_bench
 from robustdeq.data import Images
 from robustdeq.data import load as load_data
 from robustdeq.defenses import EarlyState
@@ -61,6 +63,7 @@ from robustdeq.models.zoo import packaged_names, read_card
 from robustdeq.progress import Report, progress_bar
 from robustdeq.reporting import (
     checks_table,
+    claims_table,
     experiments_table,
     grid_table,
     is_report,
@@ -70,6 +73,7 @@ from robustdeq.reporting import (
     save_document,
     save_drawing,
     save_page,
+    save_performance,
     save_profile_figure,
     save_training_figure,
 )
@@ -379,6 +383,51 @@ def _reproduce(experiment: Experiment, study: Study, format: str, overwrite: boo
     )
 
 
+def bench(
+    name: str = "all",
+    size: str = "large",
+    batch: int = 16,
+    repetitions: int = 5,
+    device: str = "auto",
+    output: Path = Path("runs/bench"),
+    document: Path | None = None,
+) -> None:
+    """Measure speed and memory as ratios, every side in one run, and say which bounds they keep.
+
+    Args:
+        name: of the benchmark: solve, peers, gradients, grid, freezing, growth, throughput, training, accuracy; or all.
+        size: of the MDEQ, with random weights.
+        batch: how many images at once.
+        repetitions: how often every side is timed.
+        device: cpu, cuda or auto.
+        output: the folder for the results, one JSON file per benchmark.
+        document: write all results of that folder as one Markdown file, and measure nothing.
+    """
+    if document is not None:
+        save_performance(output, document)
+        _console.print(f"wrote {document}")
+        return
+    benches = [*BENCHES.values()] if name == "all" else [bench_named(name)]
+    if size not in PRESETS:
+        raise InputError(f"there is no MDEQ {size!r}; choose one of {', '.join(PRESETS)}.")
+    setting = Setting(size, batch, repetitions, _device(device))
+    _refuse_file(output)
+    failed = 0
+    for chosen in benches:
+        with progress_bar(chosen.title) as report:
+            result = run_bench(chosen, replace(setting, report=report))
+        result.save(output / f"{chosen.name}.json")
+        for panel in result.measured.panels:
+            _console.print(panel_table(panel))
+        if result.measured.claims:
+            _console.print(claims_table(result.measured.claims))
+        failed += sum(not claim.holds for claim in result.measured.claims)
+    _console.print(f"The results are in {output}.")
+    if failed:
+        _console.print(f"{failed} of the bounds {'is' if failed == 1 else 'are'} not kept.", style="red")
+        sys.exit(1)
+
+
 def export(results: Path, to: Path | None = None) -> None:
     """Write the results of an evaluation in the format of another tool.
 
@@ -633,8 +682,8 @@ def _spelt_out(arguments: list[str]) -> list[str]:
             return ["report", *[json.dumps(runs)] * bool(runs), *rest[len(runs) :]]
         case ["reproduce", "--list", *rest] if rest[:1] not in (["true"], ["false"]):
             return ["reproduce", "--list", "true", *rest]
-        case ["reproduce", name, *rest] if not name.startswith("-"):
-            return ["reproduce", "--name", name, *rest]
+        case ["reproduce" | "bench" as command, name, *rest] if not name.startswith("-"):
+            return [command, "--name", name, *rest]
         case ["train", recipe, *rest] if not recipe.startswith("-"):
             return ["train", "--config", str(locate_recipe(recipe)), *rest]
     return arguments
@@ -648,7 +697,7 @@ def _fail(sentence: str) -> NoReturn:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; input that cannot be used ends it with one sentence and status 2."""
     given = sys.argv[1:] if arguments is None else arguments
-    commands = [demo, train, evaluate, reproduce, report, export, convert, models, recipes]
+    commands = [demo, train, evaluate, reproduce, report, bench, export, convert, models, recipes]
     try:
         auto_cli(commands, args=_spelt_out([*map(_long, given)]), prog="robustdeq", parser_class=_Parser)
     except InputError as error:

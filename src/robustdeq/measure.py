@@ -42,20 +42,24 @@ class Timing:
         return f"{1e3 * self.median:.0f} ms ± {self.spread:.0%}"
 
 
-def interleaved(sides: Mapping[str, Side], repetitions: int, report: Report | None = None) -> dict[str, Timing]:
-    """Time all sides in turn, again and again, after one warm-up of each, so that a disturbance meets them alike.
+def interleaved(
+    sides: Mapping[str, Side], repetitions: int, report: Report | None = None, warm_up: bool = True
+) -> dict[str, Timing]:
+    """Time all sides in turn, again and again, so that a disturbance meets them alike.
 
     Args:
         sides: what is timed, by name.
         repetitions: how often each is.
         report: told how far it is.
+        warm_up: begin with a round that is not timed.
     """
     report = report or (lambda share, what: None)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    rounds = repetitions + 1
-    for number in range(rounds):
+    rounds = repetitions + warm_up
+    for number in range(1 - warm_up, repetitions + 1):
         for i, (name, side) in enumerate(sides.items()):
-            report((number + i / len(sides)) / rounds, f"{name}, {number} of {repetitions}" if number else "warm-up")
+            done = (number + warm_up - 1 + i / len(sides)) / rounds
+            report(done, f"{name}, {number} of {repetitions}" if number else "warm-up")
             gc.collect()
             start = time.perf_counter()
             side()

@@ -6,12 +6,14 @@ from robustdeq.reporting.export import export, latex_table, long_frame, robustbe
 from robustdeq.reporting.figures import save_profile_figure, save_training_figure
 from robustdeq.reporting.page import save_page
 from robustdeq.reporting.panels import experiments_table, panel_latex, panel_markdown, panel_table, reproduction_latex
+from robustdeq.reporting.performance import claims_table, save_performance
 from robustdeq.reporting.runs import ReportedRun, is_report, read_run
 from robustdeq.reporting.tables import checks_table, grid_table
 
 __all__ = [
     "ReportedRun",
     "checks_table",
+    "claims_table",
     "experiments_table",
     "export",
     "grid_table",
@@ -27,6 +29,7 @@ __all__ = [
     "save_document",
     "save_drawing",
     "save_page",
+    "save_performance",
     "save_profile_figure",
     "save_training_figure",
 ]

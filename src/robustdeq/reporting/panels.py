@@ -72,7 +72,8 @@ def panel_table(panel: Panel) -> Table:
     turned = len(columns) > len(rows) and max(map(len, columns)) > _NARROW
     across, down = (rows, columns) if turned else (columns, rows)
     with_intervals = panel.low is not None and len(across) <= _ROOM
-    said = ["the 95 % interval"] * with_intervals + ["in parentheses the paper's number"] * (panel.paper is not None)
+    said = [f"the {panel.interval}"] * with_intervals
+    said += ["in parentheses the paper's number"] * (panel.paper is not None)
     caption = f"below each number: {', '.join(said)}" if said else None
     table = Table(title=f"{panel.title}{_in_unit(panel)}", caption=caption, caption_style="dim", box=box.SIMPLE_HEAD)
     table.add_column(panel.column_axis if turned else panel.row_axis)

@@ -18,6 +18,8 @@ from robustdeq.evaluation.statistics import wilson_intervals
 from robustdeq.files import write_text
 
 Matrix = Float[np.ndarray, "rows columns"]
+CONFIDENCE = "95 % interval"
+RANGE = "range of all rounds"
 
 
 class Drawing(StrEnum):
@@ -40,11 +42,12 @@ class Panel:
         values: what was measured; nan where nothing is to be measured.
         row_axis: what the rows are.
         column_axis: what the columns are.
-        low: the lower ends of the 95 % intervals; None where there are none.
+        low: the lower ends of the intervals; None where there are none.
         high: their upper ends.
         paper: what the paper reports in the same place; nan where it reports nothing, None where it has no such panel.
         drawing: how it is best looked at.
         logarithmic: whether the numbers span orders of magnitude.
+        interval: what the intervals are.
 
     Raises:
         InputError: the shapes of the matrices are not those of the labels.
@@ -62,6 +65,7 @@ class Panel:
     paper: Matrix | None = None
     drawing: Drawing = Drawing.HEATMAP
     logarithmic: bool = False
+    interval: str = CONFIDENCE
 
     def __post_init__(self) -> None:
         shape = (len(self.rows), len(self.columns))
@@ -88,6 +92,7 @@ class Panel:
             **matrices,
             "drawing": self.drawing,
             "logarithmic": self.logarithmic,
+            "interval": self.interval,
         }
 
     @classmethod

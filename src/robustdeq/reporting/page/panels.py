@@ -34,7 +34,7 @@ def panel_chart(panel: Panel) -> Chart:
             figure = bars(rows, columns, panel.values, panel.unit, ends, panel.paper, panel.logarithmic)
             note = "The paper's numbers are the hatched bars." if _reports(panel) else ""
     if ends is not None and panel.drawing is not Drawing.HEATMAP:
-        note = f"The thin lines are 95 % intervals. {note}".strip()
+        note = f"The thin lines: {panel.interval}. {note}".strip()
     table = Table(
         (panel.row_axis or "row", *columns),
         tuple((row, *(_cell(panel, i, j) for j in range(len(columns)))) for i, row in enumerate(rows)),
@@ -81,7 +81,7 @@ def _cell(panel: Panel, i: int, j: int) -> str:
 def _detail(panel: Panel, i: int, j: int) -> str:
     parts = [f"{number(panel.values[i, j], panel.logarithmic)} {panel.unit}".strip()]
     if ends := interval(panel, i, j):
-        parts.append(f"95 % interval {ends}")
+        parts.append(f"{panel.interval} {ends}")
     if np.isfinite(panel.reported[i, j]):
         parts.append(f"paper {number(panel.reported[i, j])}")
     return "; ".join(parts)
@@ -89,7 +89,7 @@ def _detail(panel: Panel, i: int, j: int) -> str:
 
 def _caption(panel: Panel) -> str:
     said = [f"In {panel.unit}"] if panel.unit else ["Numbers without unit"]
-    said += ["in parentheses the 95 % interval"] * (panel.low is not None)
+    said += [f"in parentheses the {panel.interval}"] * (panel.low is not None)
     said += ["after a stroke the paper's number"] * _reports(panel)
     return f"{', '.join(said)}."
 

@@ -15,7 +15,7 @@ from robustdeq.models import DEQ
 from robustdeq.models.deq import evaluating
 from robustdeq.reproduce.configurations import UNROLLED
 from robustdeq.reproduce.experiment import Experiment
-from robustdeq.reproduce.panel import Drawing, Panel
+from robustdeq.reproduce.panel import RANGE, Drawing, Panel
 from robustdeq.reproduce.study import Study
 
 
@@ -53,6 +53,7 @@ def _measure(study: Study) -> tuple[Panel, ...]:
             low=1e3 * seconds[:, 1:2],
             high=1e3 * seconds[:, 2:],
             drawing=Drawing.BARS,
+            interval=RANGE,
         ),
     )
 
@@ -71,5 +72,5 @@ ATTACK_TIME = Experiment(
     "The cost of each attack",
     (UNROLLED,),
     _measure,
-    legend="A product with the Jacobian counts as two evaluations of f. The interval is the range of all repetitions.",
+    legend="A product with the Jacobian counts as two evaluations of f.",
 )

@@ -9,7 +9,7 @@ from robustdeq.measure import interleaved
 from robustdeq.models import DEQ
 from robustdeq.reproduce.configurations import ALIGNED, EXACT_8_7, EXACT_18_20, EXACT_50_50, UNROLLED
 from robustdeq.reproduce.experiment import Experiment
-from robustdeq.reproduce.panel import Drawing, Panel
+from robustdeq.reproduce.panel import RANGE, Drawing, Panel
 from robustdeq.reproduce.study import Study
 from robustdeq.training.step import single_step
 
@@ -42,6 +42,7 @@ def _measure(study: Study) -> tuple[Panel, ...]:
             low=values[:, 2:],
             high=values[:, 1:2],
             drawing=Drawing.BARS,
+            interval=RANGE,
         )
         for title, unit, values in (
             ("one step of adversarial training, fresh weights", "images/s", rates),
@@ -57,5 +58,4 @@ TRAINING_SPEED = Experiment(
     (),
     _measure,
     "Many solver steps keep the fixed-point structure of the exact-trained DEQ and slow its training down.",
-    legend="The interval is the range of all repetitions.",
 )

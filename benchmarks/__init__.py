@@ -1,1 +1,0 @@
-"""Speed and memory as ratios: every side of a comparison is measured in one run, on the same inputs."""

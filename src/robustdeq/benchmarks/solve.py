@@ -1,0 +1,58 @@
+"""A solve over the bare evaluations of the cell that it makes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from robustdeq.benchmarks.bench import Bench, Claim, Measured, Setting, times_panel
+from robustdeq.measure import Side, interleaved
+from robustdeq.models.deq import bind, initial_state
+from robustdeq.solvers import Broyden
+
+STEPS = (8, 18, 30, 50)
+BOUNDS = {8: 1.10, 30: 1.15}
+
+
+def bare(cell: Side, times: int) -> Side:
+    """The cell alone, so many times."""
+
+    def run() -> None:
+        for _ in range(times):
+            cell()
+
+    return run
+
+
+def _measure(setting: Setting) -> Measured:
+    deq = setting.model().eval()
+    x, _ = setting.images(deq, setting.batch)
+    with torch.no_grad():
+        u = deq.injection(x)
+        cell, z0 = bind(deq.cell, u), initial_state(deq.cell, u)
+        z = Broyden(max_steps=8, tol=0).solve(cell, z0).solution.view_as(z0)
+
+        def solve(steps: int) -> Side:
+            solver = Broyden(max_steps=steps, tol=0)
+            return lambda: solver.solve(cell, z0)
+
+        def evaluate() -> Tensor:
+            return cell(z)
+
+        sides: dict[str, Side] = {}
+        for steps in STEPS:
+            sides |= {f"solve, N = {steps}": solve(steps), f"{steps + 1} bare cells": bare(evaluate, steps + 1)}
+        times = interleaved(sides, setting.repetitions, setting.report)
+    claims = tuple(
+        Claim.of_times(
+            f"MDEQ-{setting.size}, N = {steps}, batch {setting.batch}: solve over its {steps + 1} bare cells",
+            times[f"solve, N = {steps}"],
+            times[f"{steps + 1} bare cells"],
+            bound,
+        )
+        for steps, bound in BOUNDS.items()
+    )
+    return Measured((times_panel(f"MDEQ-{setting.size}, batch {setting.batch}", times, "Side"),), claims)
+
+
+SOLVE = Bench("solve", "A solve over the bare cells it evaluates", _measure)

@@ -1,0 +1,85 @@
+"""Benchmarks for the terminal, and as a Markdown document made from stored results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+
+from robustdeq.benchmarks import BENCHES, BenchResult, Claim
+from robustdeq.errors import InputError
+from robustdeq.files import write_text
+from robustdeq.reporting.panels import panel_markdown
+
+_INTRODUCTION = """# Performance
+
+<!-- made by robustdeq bench -->
+
+    robustdeq bench                      # everything: hours on two cores
+    robustdeq bench gradients --size large --batch 16 --repetitions 5
+    robustdeq bench --output FOLDER --document performance.md      # this document, from the stored results
+
+All sides of a comparison are timed in turn, round after round in one run, on the same random images and weights; a
+ratio is the median over the rounds, and what stands in parentheses is the least and the greatest of a round.
+
+## The model of cost
+
+An evaluation of f is the unit; a product with its Jacobian costs another, and recording f for it nothing. With N solver
+steps, a tail of k steps and a phantom gradient of p steps, one input gradient takes
+
+| gradient | evaluations of f | products | live memory |
+|---|--:|--:|---|
+| phantom, unrolled intermediate at z_n | n + p (n ≤ N), N + 1 + p | p | p graphs of f, N increments |
+| exact, b backward steps | N + 2 | b + 2 | one graph, N + b increments |
+| Jacobian-free, SHINE | N + 2 | 1 | one graph, N increments |
+| simultaneous adjoint, all N + 1 states and their sum | N + k + 2 | N + 1 | N graphs and increments |
+| through the solver | N + 1 + k | N + 1 + k | N + k graphs, 2 N increments |
+| through the solver, f checkpointed | 2 (N + 1 + k) | N + 1 + k | one graph, 2 N increments |
+
+A solve keeps its N increments, D numbers each, and nothing else that grows; each of its steps reads them twice.
+"""
+
+
+def claims_table(claims: Sequence[Claim]) -> Table:
+    """Ratios beside the bounds they are to keep, for the terminal."""
+    table = Table("ratio", "measured", "bound", "", box=box.SIMPLE_HEAD)
+    for claim in claims:
+        table.add_row(claim.subject, _ratio(claim), _bound(claim), "holds" if claim.holds else "[red]FAILS[/red]")
+    return table
+
+
+def _ratio(claim: Claim) -> str:
+    spread = "" if claim.low == claim.high else f" ({claim.low:.2f}–{claim.high:.2f})"
+    return f"{claim.ratio:.2f}{spread}"
+
+
+def _bound(claim: Claim) -> str:
+    return f"{'≥' if claim.at_least else '≤'} {claim.bound:g}"
+
+
+def save_performance(folder: Path, path: Path) -> None:
+    """Write all benchmarks of a folder as one Markdown file.
+
+    Args:
+        folder: where `robustdeq bench` kept them.
+        path: the file.
+
+    Raises:
+        InputError: the folder holds no benchmark.
+    """
+    found = [BenchResult.read(file) for name in BENCHES if (file := folder / f"{name}.json").is_file()]
+    if not found:
+        raise InputError(f"{folder} holds no benchmarks; make some with `robustdeq bench`.")
+    write_text(path, "\n".join([_INTRODUCTION, *map(_section, found)]))
+
+
+def _section(result: BenchResult) -> str:
+    claims = result.measured.claims
+    rows = [f"| {c.subject} | {_ratio(c)} | {_bound(c)} | {'yes' if c.holds else '**no**'} |" for c in claims]
+    table = "\n".join(["| ratio | measured | bound | holds |", "|---|--:|--:|---|", *rows]) if rows else ""
+    source = ", ".join(f"{key} {value}" for key, value in result.provenance.items() if key not in ("command", "code"))
+    command = f"`{result.provenance['command']}` ({source})"
+    parts = [f"## {result.title}", table, *map(panel_markdown, result.measured.panels), command]
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
