@@ -1,8 +1,8 @@
 """The paper's grid, made once for all defenses, over every column and defense by itself, as the published code does.
 
-There every attack runs the whole solve for every candidate, whatever state it reads; an ensemble is a solve for each of
-its members; and the adversaries are made again for each defense. Both sides run on our own solver and cell, so that the
-ratio is that of the organisation alone.
+There every attack runs the whole solve for every candidate, whatever state it reads, and backward passes differentiate
+with respect to the weights too; an ensemble is a solve for each of its members; and the adversaries are made again for
+each defense. Both sides run on our own solver and cell, so that the ratio is that of the organisation alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from robustdeq.evaluation.protocol import Estimators, estimated_gradients
 from robustdeq.gradients import Ensemble, Gradient, SimultaneousAdjoint, Surrogate, UnrolledIntermediate
 from robustdeq.gradients.base import Loss, total_loss
 from robustdeq.measure import Side, interleaved
-from robustdeq.models.deq import DEQ, evaluating
+from robustdeq.models.deq import DEQ
 from robustdeq.reproduce.panel import Drawing, Panel
 
 _STEPS = PGD().steps
@@ -55,8 +55,10 @@ class Separate(Gradient):
         return self.gradient.logits(deq, x)
 
     @override
-    def differentiate(self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
-        return torch.stack([self._alone(member, deq, x, loss) for member in self.members(deq)]).sum(dim=0)
+    def input_gradient(self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            return torch.stack([self._alone(member, deq, leaf, loss) for member in self.members(deq)]).sum(dim=0)
 
     @staticmethod
     def _alone(gradient: Gradient, deq: DEQ, x: Tensor, loss: Loss) -> Tensor:
@@ -65,9 +67,10 @@ class Separate(Gradient):
             n = deq.last_state if gradient.state is None else gradient.state
             ((_, on_injection),) = gradient.sweep(deq, solution, loss, range(n, n + 1))
             return torch.autograd.grad(solution.u, x, on_injection)[0]
-        if isinstance(gradient, UnrolledIntermediate):
-            return torch.autograd.grad(total_loss(loss, deq.head(gradient.read(deq.solution(x)))), x)[0]
-        return gradient.differentiate(deq, x, loss)
+        whole = isinstance(gradient, UnrolledIntermediate)
+        logits = deq.head(gradient.read(deq.solution(x))) if whole else gradient.logits(deq, x)
+        weights = [parameter for parameter in deq.parameters() if parameter.requires_grad]
+        return torch.autograd.grad(total_loss(loss, logits), (x, *weights), allow_unused=True)[0]
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ WAYS = {
 
 
 def _measure(setting: Setting) -> Measured:
-    deq, images = setting.model(), 2 * setting.batch
+    deq, images = setting.model().eval(), 2 * setting.batch
     x, y = setting.images(deq, images)
     columns = {
         f"{family}, {reads}": gradients
@@ -130,9 +133,8 @@ def _measure(setting: Setting) -> Measured:
     sides |= {
         f"{column}, {name}": way.step(deq, columns[column], x, y) for column in columns for name, way in WAYS.items()
     }
-    with evaluating(deq):
-        counting_sides = {key: counting(key, side) for key, side in sides.items()}
-        times = interleaved(counting_sides, 1, setting.report, warm_up=False)
+    counting_sides = {key: counting(key, side) for key, side in sides.items()}
+    times = interleaved(counting_sides, 1, setting.report, warm_up=False)
 
     def whole(parts: Mapping[str, float]) -> Float[np.ndarray, "columns ways"]:
         """All steps of PGD and the judgement of every candidate."""
