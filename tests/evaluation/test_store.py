@@ -309,6 +309,17 @@ def test_folder_without_results_cannot_be_read(place: str, tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+def test_store_in_a_folder_that_cannot_be_written_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(file).close()
+    database = sqlite3.connect(file)
+    database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.close()
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with Store.read(file) as store:
+        assert [entry.name for entry in file.parent.iterdir()] == [file.name]
+        assert held(store) == ALL
+
+
 def test_two_evaluations_may_share_a_store(file: Path) -> None:
     with Store.create(file, MANIFEST) as one, Store.create(file, MANIFEST) as other:
         for store in (one, other):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -311,9 +312,16 @@ def _connect(path: Path | None) -> sqlite3.Connection:
     try:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        return sqlite3.connect(":memory:" if path is None else path, timeout=60, isolation_level=None)
+        address = ":memory:" if path is None else _address(path)
+        return sqlite3.connect(address, timeout=60, isolation_level=None, uri=path is not None)
     except (OSError, sqlite3.OperationalError) as error:
         raise InputError(f"{path} cannot be opened ({error}); choose another --output.") from error
+
+
+def _address(path: Path) -> str:
+    """How SQLite opens a file; one in a folder that cannot be written, as a file that nobody changes."""
+    still = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+    return f"{path.resolve().as_uri()}{'?immutable=1' if still else ''}"
 
 
 def _text(manifest: Mapping[str, Any]) -> str:
