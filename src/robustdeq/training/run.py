@@ -89,21 +89,8 @@ def fit(
         raise InputError(f"a {type(model).__name__} could not be kept; train an MDEQ or a residual network.")
     for images in (train, held_out):
         _check_fit(model, images)
-    share, rest = divmod(schedule.batch_size, hardware.world * schedule.accumulate)
-    if rest or share < 1:
-        raise InputError(
-            f"a batch of {schedule.batch_size} images cannot be shared by {hardware.world} processes in "
-            f"{schedule.accumulate} parts each; make it a multiple of {hardware.world * schedule.accumulate}."
-        )
-    if hardware.strategy == "fsdp" and (recipe.averaging or recipe.overfitting.every):
-        raise InputError(
-            "sharded weights can be neither averaged nor taken back; set averaging and overfitting.every to 0, or "
-            "choose the strategy ddp."
-        )
-    if schedule.batch_size > len(train):
-        raise InputError(
-            f"batch_size is {schedule.batch_size}, and {train.source} has {len(train)} images; give a smaller one."
-        )
+    _check_hardware(recipe, hardware, train)
+    share = schedule.batch_size // (hardware.world * schedule.accumulate)
     provenance = _provenance(model, recipe, train, held_out)
     if resume and _is_finished(folder, provenance):
         model.load_state_dict(load(weights).state_dict())
@@ -310,6 +297,25 @@ def _early_state(model: nn.Module, recipe: Recipe, held_out: Images, device: tor
     x, y = (tensor.to(device) for tensor in held_out.tensors())
     validation = recipe.validation
     return choose_early_state(model, x, y, validation.attack, validation.gradient, recipe.schedule.batch_size)
+
+
+def _check_hardware(recipe: Recipe, hardware: Hardware, train: Images) -> None:
+    """Raise `InputError` where a recipe cannot be followed on this hardware, or with so few images."""
+    schedule = recipe.schedule
+    if schedule.batch_size % (hardware.world * schedule.accumulate):
+        raise InputError(
+            f"a batch of {schedule.batch_size} images cannot be shared by {hardware.world} processes in "
+            f"{schedule.accumulate} parts each; make it a multiple of {hardware.world * schedule.accumulate}."
+        )
+    if hardware.strategy == "fsdp" and (recipe.averaging or recipe.overfitting.every):
+        raise InputError(
+            "sharded weights can be neither averaged nor taken back; set averaging and overfitting.every to 0, or "
+            "choose the strategy ddp."
+        )
+    if schedule.batch_size > len(train):
+        raise InputError(
+            f"batch_size is {schedule.batch_size}, and {train.source} has {len(train)} images; give a smaller one."
+        )
 
 
 def _check_fit(model: nn.Module, images: Images) -> None:
