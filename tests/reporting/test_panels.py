@@ -85,6 +85,14 @@ def test_markdown_has_every_cell_and_escapes_what_would_break_it() -> None:
     assert second == "| b \\| c | – | 1,234 (1,234–1,235) |"
 
 
+def test_markdown_lies_on_its_side_where_it_is_very_wide() -> None:
+    values = np.arange(32.0).reshape(2, 16)
+    panel = Panel("wide", "", ("a", "b"), tuple(f"u_{n}" for n in range(16)), values, column_axis="Adjoint state")
+    _, _, head, rule, *lines = panel_markdown(panel).strip().splitlines()
+    assert (head, rule) == ("| Adjoint state | a | b |", "|---|--:|--:|")
+    assert lines == [f"| u\\_{n} | {number(n)} | {number(16 + n)} |" for n in range(16)]
+
+
 def test_latex_is_a_table_that_escapes_what_would_break_it() -> None:
     text = panel_latex(PANEL, "tab:x")
     assert r"robust \& small\_$\varepsilon$ (\%)" in text

@@ -85,7 +85,7 @@ def panel_table(panel: Panel) -> Table:
     return table
 
 
-_NARROW, _ROOM = 10, 6
+_NARROW, _ROOM, _WIDE = 10, 6, 12
 
 
 def _cell(panel: Panel, i: int, j: int, with_interval: bool) -> Text:
@@ -110,7 +110,12 @@ def _in_unit(panel: Panel) -> str:
 
 
 def panel_markdown(panel: Panel) -> str:
-    """A panel as a Markdown table; each cell holds our number, its interval, and the paper's after a stroke."""
+    """A panel as a Markdown table, on its side where it is very wide.
+
+    Each cell holds our number, its interval, and the paper's after a stroke.
+    """
+    turned = len(panel.columns) > max(len(panel.rows), _WIDE)
+    across, down = (panel.rows, panel.columns) if turned else (panel.columns, panel.rows)
 
     def cell(i: int, j: int) -> str:
         ends = interval(panel, i, j)
@@ -118,13 +123,12 @@ def panel_markdown(panel: Panel) -> str:
         reported = panel.reported[i, j]
         return f"{text} / *{number(reported)}*" if np.isfinite(reported) else text
 
-    heading = [panel.row_axis or " ", *panel.columns]
+    heading = [(panel.column_axis if turned else panel.row_axis) or " ", *across]
     lines = [f"**{panel.title}{_in_unit(panel)}**", ""]
-    lines += [f"| {' | '.join(map(_escaped, heading))} |", "|---|" + "--:|" * len(panel.columns)]
-    lines += [
-        f"| {' | '.join([_escaped(row), *(cell(i, j) for j in range(len(panel.columns)))])} |"
-        for i, row in enumerate(panel.rows)
-    ]
+    lines += [f"| {' | '.join(map(_escaped, heading))} |", "|---|" + "--:|" * len(across)]
+    for i, name in enumerate(down):
+        cells = [cell(j, i) if turned else cell(i, j) for j in range(len(across))]
+        lines.append(f"| {' | '.join([_escaped(name), *cells])} |")
     return "\n".join(lines) + "\n"
 
 
