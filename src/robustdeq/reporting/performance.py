@@ -35,7 +35,7 @@ steps, a tail of k steps and a phantom gradient of p steps, one input gradient t
 | exact, b backward steps | N + 2 | b + 2 | one graph, N + b increments |
 | Jacobian-free, SHINE | N + 2 | 1 | one graph, N increments |
 | simultaneous adjoint, all N + 1 states and their sum | N + k + 2 | N + 1 | N graphs and increments |
-| through the solver | N + 1 + k | N + 1 + k | N + k graphs, 2 N increments |
+| through the solver | N + 1 + k | N + 1 + k | N + 1 + k graphs, 2 N increments |
 | through the solver, f checkpointed | 2 (N + 1 + k) | N + 1 + k | one graph, 2 N increments |
 
 A solve keeps its N increments, D numbers each, and nothing else that grows; each of its steps reads them twice.
