@@ -400,7 +400,7 @@ def bench(
         batch: how many images at once.
         repetitions: how often every side is timed.
         device: cpu, cuda or auto.
-        output: the folder for the results, one JSON file per benchmark.
+        output: the folder for the results, one JSON file per benchmark; trainings that were interrupted go on there.
         document: write all results of that folder as one Markdown file, and measure nothing.
     """
     if document is not None:
@@ -410,7 +410,7 @@ def bench(
     benches = [*BENCHES.values()] if name == "all" else [bench_named(name)]
     if size not in PRESETS:
         raise InputError(f"there is no MDEQ {size!r}; choose one of {', '.join(PRESETS)}.")
-    setting = Setting(size, batch, repetitions, _device(device))
+    setting = Setting(size, batch, repetitions, _device(device), folder=output / "trained")
     _refuse_file(output)
     failed = 0
     for chosen in benches:

@@ -23,8 +23,8 @@ SEEDS = (0, 1, 2)
 _DIGITS = PGD(eps=0.25, step_size=0.0625, steps=10)
 
 
-def _accuracies(option: Option, splits: Splits, seed: int) -> tuple[float, float]:
-    """Clean and robust accuracy on the held-out digits, in percent."""
+def _accuracies(option: Option, splits: Splits, seed: int, folder: Path) -> tuple[float, float]:
+    """Clean and robust accuracy on the held-out digits, in percent, of a training in a folder, new or gone on with."""
     torch.manual_seed(seed)
     deq = mdeq("nano", in_channels=1)
     deq.gradient = option.gradient
@@ -38,20 +38,21 @@ def _accuracies(option: Option, splits: Splits, seed: int) -> tuple[float, float
         execution=option.execution,
         averaging=option.averaging,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        fit(deq, splits, recipe, Path(folder))
-        best = json.loads((Path(folder) / "training.json").read_text(encoding="utf-8"))["best"]
+    fit(deq, splits, recipe, folder, resume=True)
+    best = json.loads((folder / "training.json").read_text(encoding="utf-8"))["best"]
     return 100 * best["clean"], 100 * best["robust"]
 
 
 def _measure(setting: Setting) -> Measured:
     splits = load("digits")
     found = []
-    for i, (name, option) in enumerate(OPTIONS.items()):
-        found.append([])
-        for j, seed in enumerate(SEEDS):
-            setting.report((i + j / len(SEEDS)) / len(OPTIONS), f"{name}, seed {seed}")
-            found[-1].append(_accuracies(option, splits, seed))
+    with tempfile.TemporaryDirectory() as passing:
+        for i, (name, option) in enumerate(OPTIONS.items()):
+            found.append([])
+            for j, seed in enumerate(SEEDS):
+                setting.report((i + j / len(SEEDS)) / len(OPTIONS), f"{name}, seed {seed}")
+                folder = (setting.folder or Path(passing)) / f"option-{i}-seed-{seed}"
+                found[-1].append(_accuracies(option, splits, seed, folder))
     accuracies = np.array(found)
     return Measured(
         (

@@ -73,6 +73,7 @@ class Setting:
         repetitions: how often every side is timed.
         device: where.
         report: told how far it is.
+        folder: where trainings are kept, so that a benchmark that was interrupted goes on; None keeps none.
 
     Raises:
         InputError: a count is not positive.
@@ -83,6 +84,7 @@ class Setting:
     repetitions: int = 5
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Report = lambda share, what: None
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch", "repetitions"):
