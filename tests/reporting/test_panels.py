@@ -126,6 +126,14 @@ def test_picture_of_every_kind_is_written_in_every_format(drawing: Drawing, suff
             assert expected in words
 
 
+@pytest.mark.parametrize("suffix", [".svg", ".pdf", ".png"])
+def test_the_same_picture_is_the_same_file(suffix: str, tmp_path: Path) -> None:
+    found = Reproduction("table2", "Table 2", "a title", (PANEL,))
+    for name in ("first", "second"):
+        save_drawing(found, tmp_path / f"{name}{suffix}")
+    assert (tmp_path / f"first{suffix}").read_bytes() == (tmp_path / f"second{suffix}").read_bytes()
+
+
 def test_document_holds_tables_figures_notes_and_sources(tmp_path: Path) -> None:
     provenance = {"command": "robustdeq reproduce a | b", "images": 4, "max_steps": None}
     fig = Reproduction("fig4", "Fig. 4", "alignment", (PANEL,), "u follows z.", provenance)

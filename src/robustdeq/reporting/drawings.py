@@ -14,7 +14,13 @@ from robustdeq.reproduce import Drawing, Panel, Reproduction
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "robustdeq",  # the same picture is the same file
+}
 
 
 def save_drawing(reproduction: Reproduction, path: Path) -> None:
@@ -39,7 +45,9 @@ def save_drawing(reproduction: Reproduction, path: Path) -> None:
         for spare in axes[len(panels) :]:
             spare.set_visible(False)
         figure.suptitle(f"{reproduction.source}: {reproduction.title}", fontsize=10)
-        replace_with(path, lambda temporary: figure.savefig(temporary, dpi=160))
+        dated = {".svg": "Date", ".pdf": "CreationDate"}.get(path.suffix)
+        metadata = {} if dated is None else {dated: None}
+        replace_with(path, lambda temporary: figure.savefig(temporary, dpi=160, metadata=metadata))
 
 
 def _width(panel: Panel) -> float:
