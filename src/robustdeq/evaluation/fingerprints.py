@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 DISPLAY = ("cli.py", "progress.py", "reporting")
-ABOVE = (*DISPLAY, "reproduce")
+ABOVE = (*DISPLAY, "benchmarks", "reproduce")
 
 
 def code_fingerprint(unrelated: tuple[str, ...] = (*ABOVE, "training")) -> str:

@@ -17,12 +17,12 @@ _INTRODUCTION = """# Performance
 
 <!-- made by robustdeq bench -->
 
-    robustdeq bench                      # everything: hours on two cores
+    robustdeq bench                      # everything, which takes long
     robustdeq bench gradients --size large --batch 16 --repetitions 5
     robustdeq bench --output FOLDER --document performance.md      # this document, from the stored results
 
-All sides of a comparison are timed in turn, round after round in one run, on the same random images and weights; a
-ratio is the median over the rounds, and what stands in parentheses is the least and the greatest of a round.
+All sides of a comparison are timed in turn, round after round in one run, on the same random images and weights (seed
+0); a ratio is the median over the rounds, and what stands in parentheses is the least and the greatest of a round.
 
 ## The model of cost
 

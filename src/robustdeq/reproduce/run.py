@@ -54,7 +54,7 @@ def reproduce(experiment: Experiment, study: Study) -> Reproduction:
         "threads": torch.get_num_threads(),
         "batch_size": study.batch_size,
         "seconds": round(time.perf_counter() - begun, 1),
-        "code": code_fingerprint(unrelated=DISPLAY),
+        "code": code_fingerprint(unrelated=(*DISPLAY, "benchmarks")),
         "robustdeq": version("robustdeq"),
         "torch": torch.__version__,
     }
