@@ -11,6 +11,7 @@ from rich.text import Text
 
 from robustdeq.reproduce import EXPERIMENTS, Panel, Reproduction, Scale
 from robustdeq.reproduce.experiment import BEYOND
+from robustdeq.reproduce.times import Time, measured_times
 
 _LATEX = str.maketrans(
     {
@@ -51,16 +52,26 @@ def number(value: float, logarithmic: bool = False) -> str:
 def experiments_table(scale: Scale) -> Table:
     """Everything that can be reproduced, and what each needs at a scale."""
     table = Table(title=f"what can be reproduced, at the scale {scale.name}", title_style="bold")
-    for heading in ("name", "what it is", "models it needs"):
+    times = measured_times().get(scale.name, {})
+    for heading in ("name", "what it is", "models it needs", *["measured time"] * bool(times)):
         table.add_column(heading)
     for name, experiment in EXPERIMENTS.items():
         ways = ", ".join(way.name for way in experiment.configurations) or "none"
         both = experiment.every_size and len(scale.sizes) > 1
         source = "" if experiment.source == BEYOND else f"{experiment.source}: "
-        table.add_row(name, source + experiment.title, f"{ways} ({' and '.join(scale.sizes)})" if both else ways)
-    trainings = "A model that is missing is trained once, for all that need it"
-    table.caption = f"{trainings}: {scale.time} each."
+        row = [name, source + experiment.title, f"{ways} ({' and '.join(scale.sizes)})" if both else ways]
+        table.add_row(*row, *[_time(times[name]) if name in times else ""] * bool(times))
+    table.caption = f"A model that is missing is trained once, for all that need it: {scale.time} each."
+    if times:
+        places = sorted({f"{time.device}, {time.threads} thread{'s' * (time.threads > 1)}" for time in times.values()})
+        table.caption += f" The times are of each alone, from nothing, on {' and '.join(places)}."
     return table
+
+
+def _time(time: Time) -> str:
+    """How long an experiment takes, and on what."""
+    took = f"{time.seconds:.0f} s" if time.seconds < 100 else f"{time.seconds / 60:.0f} min"
+    return f"{took}, {time.images} images{', weights given' * time.given}"
 
 
 def panel_table(panel: Panel) -> Table:

@@ -45,7 +45,7 @@ def reproduce(experiment: Experiment, study: Study) -> Reproduction:
         InputError: weights, images or folder cannot be used, or a training came to nothing.
     """
     begun = time.perf_counter()
-    study = replace(study, used={}, weights={} if experiment.trains else study.weights)
+    study = replace(study, used={}, kept={}, weights={} if experiment.trains else study.weights)
     panels = experiment.measure(study)
     provenance = settings(experiment, study) | {
         "models": dict(study.used),
@@ -54,6 +54,7 @@ def reproduce(experiment: Experiment, study: Study) -> Reproduction:
         "threads": torch.get_num_threads(),
         "batch_size": study.batch_size,
         "seconds": round(time.perf_counter() - begun, 1),
+        "seconds_from_nothing": round(time.perf_counter() - begun + sum(study.kept.values()), 1),
         "code": code_fingerprint(unrelated=(*DISPLAY, "benchmarks")),
         "robustdeq": version("robustdeq"),
         "torch": torch.__version__,

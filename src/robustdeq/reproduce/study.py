@@ -38,7 +38,7 @@ from robustdeq.models.zoo import read_card
 from robustdeq.progress import Report
 from robustdeq.reproduce.configurations import Configuration
 from robustdeq.reproduce.scales import Budget, Scale
-from robustdeq.training import fit
+from robustdeq.training import fit, seconds_trained
 
 _CHOSEN_ON = 256
 
@@ -148,6 +148,7 @@ class Study:
         device: where everything is computed.
         progress: makes, for each training or measurement, something that shows how far it is.
         used: the fingerprints of the models that were asked for, by name; `trained` notes them.
+        kept: the seconds that went, before this run, into each folder of a training or measurement that it uses.
 
     Raises:
         InputError: a count is not positive, or the images do not fit the threat model.
@@ -167,6 +168,7 @@ class Study:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = _silent
     used: dict[str, str] = field(default_factory=dict)
+    kept: dict[Path, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("seeds", "batch_size"):
@@ -214,6 +216,7 @@ class Study:
         plan = self.scale.plan(configuration, size, self.budget, seed)
         digest = _digest([repr(plan), train.fingerprint()])
         folder = self.folder / "trained" / f"{plan.model}-{configuration.name}-{digest}"
+        self.kept.setdefault(folder, seconds_trained(folder))
         torch.manual_seed(plan.recipe.schedule.seed)
         model = plan.build(train).to(self.device)
         with self.progress(f"training {plan.model} {configuration.name}") as report:
@@ -242,6 +245,7 @@ class Study:
         path = self.folder / "measured" / _digest(manifest) / FILE
         with Store.create(path, manifest) as store, self.progress(title) as report:
             publish_manifest(store)
+            self.kept.setdefault(path.parent, sum(run.seconds for *_, run in store))
             evaluation.run(store, report=report)
             report(1.0, "done")
             return assemble(store)

@@ -13,6 +13,7 @@ from robustdeq.training.objectives import (
     Standard,
 )
 from robustdeq.training.recipe import Recipe, Schedule
+from robustdeq.training.record import seconds_trained
 from robustdeq.training.regularizers import FixedPointCorrection, JacobianRegularization, jacobian_penalty
 from robustdeq.training.run import fit
 from robustdeq.training.schedules import Optimization, SolverSteps
@@ -40,4 +41,5 @@ __all__ = [
     "Validation",
     "fit",
     "jacobian_penalty",
+    "seconds_trained",
 ]

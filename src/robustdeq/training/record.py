@@ -22,6 +22,8 @@ from robustdeq.models import save
 from robustdeq.progress import Report
 from robustdeq.training.module import Training
 
+METRICS = "metrics.csv"
+
 _TRAINED = ("loss", "accuracy", "jacobian", "correction", "residual", "solver_steps")
 _VALIDATED = ("clean", "robust", "diverged", "final_residual", "spectral_radius", "lipschitz")
 _COLUMNS: tuple[str, ...] = ("step", "seconds", "images_per_second", "learning_rate", *_TRAINED, *_VALIDATED)
@@ -87,7 +89,7 @@ class KeepBest(Callback):
 
 
 class Record(Callback):
-    """Writes `metrics.csv`, a row every so many steps and one per validation, and reports how far the run is.
+    """Writes a table of metrics, a row every so many steps and one per validation, and reports how far the run is.
 
     What a row says of a step is the mean over its parts and over all processes. A resumed run goes on where its
     checkpoint was made; rows beyond it are dropped.
@@ -181,6 +183,16 @@ class Record(Callback):
         self._seconds = state_dict["seconds"]
 
 
+def seconds_trained(folder: Path) -> float:
+    """How long the training in a folder has taken so far; 0 where there is none.
+
+    Args:
+        folder: of the run, which holds its `metrics.csv`.
+    """
+    rows = _rows(folder / METRICS)
+    return float(rows[-1]["seconds"]) if rows else 0.0
+
+
 def _validated(trainer: lightning.Trainer) -> dict[str, float]:
     """What a validation measured."""
     return {name: float(trainer.callback_metrics[name]) for name in _VALIDATED if name in trainer.callback_metrics}
@@ -188,7 +200,12 @@ def _validated(trainer: lightning.Trainer) -> dict[str, float]:
 
 def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
     """The rows of an earlier piece of the run, up to a step, without one that was cut short."""
-    if step == 0 or not path.is_file():
+    return [row for row in _rows(path) if int(row["step"]) <= step] if step else []
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a file of metrics, without one that was cut short."""
+    if not path.is_file():
         return []
     lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    return [row for row in csv.DictReader(lines) if int(row["step"]) <= step]
+    return list(csv.DictReader(lines))

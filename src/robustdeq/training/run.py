@@ -42,11 +42,11 @@ from robustdeq.training.hardware import Hardware
 from robustdeq.training.module import Training
 from robustdeq.training.processes import is_first_process, together
 from robustdeq.training.recipe import Recipe
-from robustdeq.training.record import KeepBest, Record
+from robustdeq.training.record import METRICS, KeepBest, Record
 
 _log = logging.getLogger(__name__)
 
-_RESULTS = ("training.json", "model.safetensors", "model.md", "metrics.csv")
+_RESULTS = ("training.json", "model.safetensors", "model.md", METRICS)
 _DECISIVE = ("recipe", "model", "gradient", "data")
 _HALFWAY = ("checkpoints/.step=*.ckpt.*", ".model.*", *(f".{name}.*" for name in ("training", "run", "metrics")))
 
@@ -108,7 +108,7 @@ def fit(
         schedule.seed,
     )
     best = KeepBest(weights)
-    record = Record(folder / "metrics.csv", schedule.log_every, report or (lambda share, what: None))
+    record = Record(folder / METRICS, schedule.log_every, report or (lambda share, what: None))
     with _quiet():
         trainer, checkpoints = _trainer(recipe, folder, hardware, [best, record], held_out, len(train))
         place, rank = trainer.strategy.root_device, trainer.global_rank
