@@ -37,6 +37,14 @@ def test_a_benchmark_is_stored_and_becomes_a_document(name: str, tmp_path: Path,
         assert f"{claim.subject} | {claim.ratio:.2f}" in text
 
 
+def test_every_attack_of_the_strict_protocol_has_a_price(tmp_path: Path) -> None:
+    cli.main(["bench", "strict", *TINY, "--output", str(tmp_path)])
+    counts, times = (panel.values[:, 0] for panel in BenchResult.read(tmp_path / "strict.json").measured.panels)
+    *attacks, papers, everything = counts
+    assert everything == pytest.approx(sum(attacks)) and 0 < papers < everything
+    assert (times > 0).all()
+
+
 def test_ratios_are_those_of_rounds() -> None:
     claim = Claim.of_times("a over b", Timing([2.0, 3.0, 8.0]), Timing([1.0, 2.0, 2.0]), bound=2.0)
     assert (claim.ratio, claim.low, claim.high) == (2.0, 1.5, 4.0)

@@ -137,5 +137,5 @@ def test_the_grid_in_one_go_takes_far_fewer_evaluations(deq: MDEQ, x: Tensor) ->
             with counted(deq) as found:
                 for column in candidates:
                     way.step(deq, column, x, torch.zeros(IMAGES, dtype=torch.long))()
-            totals[name] = found.total
+            totals[name] = len(way.judges) * found.total
     assert totals["separately"] > 2.5 * totals["together"]

@@ -10,12 +10,14 @@ from robustdeq.benchmarks.grid import GRID
 from robustdeq.benchmarks.growth import GROWTH
 from robustdeq.benchmarks.peers import PEERS
 from robustdeq.benchmarks.solve import SOLVE
+from robustdeq.benchmarks.strict import STRICT
 from robustdeq.benchmarks.throughput import THROUGHPUT
 from robustdeq.benchmarks.training import TRAINING
 from robustdeq.errors import InputError, hint
 
 BENCHES = {
-    bench.name: bench for bench in (SOLVE, PEERS, GRADIENTS, GRID, FREEZING, GROWTH, THROUGHPUT, TRAINING, ACCURACY)
+    bench.name: bench
+    for bench in (SOLVE, PEERS, GRADIENTS, GRID, STRICT, FREEZING, GROWTH, THROUGHPUT, TRAINING, ACCURACY)
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,16 +9,14 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.attacks import PGD, Judged, StoppingPGD
+from robustdeq.attacks import PGD, Judged
 from robustdeq.attacks.pgd import checked, correct
 from robustdeq.benchmarks.bench import Bench, Claim, Measured, Setting, times_panel
-from robustdeq.defenses import FinalState
+from robustdeq.benchmarks.victim import victim
 from robustdeq.errors import InputError
 from robustdeq.evaluation import Strict
-from robustdeq.gradients import Defended, Surrogate, ThroughSolver
 from robustdeq.gradients.base import total_loss
 from robustdeq.measure import interleaved
-from robustdeq.models.deq import evaluating
 
 ROBUST = 0.4
 
@@ -58,38 +55,19 @@ class UnrelentingPGD(PGD):
         return found
 
 
-def radius_that_leaves(share: float, attack: PGD, surrogate: nn.Module, x: Tensor, y: Tensor, target: nn.Module) -> PGD:
-    """The attack with a radius that about this share of the samples withstands, by bisection of its logarithm."""
-    low, high = 1e-3, 1.0
-    for _ in range(8):
-        eps = math.sqrt(low * high)
-        attack = replace(attack, eps=eps, step_size=eps / 4)
-        left = correct(target(attack(surrogate, x, y, target)), y).float().mean()
-        low, high = (eps, high) if left > share else (low, eps)
-    return attack
-
-
-@torch.no_grad()
 def _measure(setting: Setting) -> Measured:
-    deq, images = setting.model().eval(), 2 * setting.batch
-    x, _ = setting.images(deq, images)
-    with evaluating(deq):
-        surrogate, target = Surrogate(deq, ThroughSolver()), Defended(deq, FinalState())
-        deq.head.get_parameter("classifier.bias").sub_(
-            target(x).mean(dim=0)
-        )  # random weights see one class in all images otherwise
-        y = target(x).argmax(dim=1)
-        attack = radius_that_leaves(ROBUST, StoppingPGD(steps=10), surrogate, x, y, target)
-        stopping = replace(attack, restarts=Strict().restarts)
+    images = 2 * setting.batch
+    with victim(setting, images, ROBUST) as v:
+        stopping = replace(v.attack, restarts=Strict().restarts)
         unrelenting = UnrelentingPGD(**vars(stopping))
-        outcomes = [correct(target(found(surrogate, x, y, target)), y) for found in (stopping, unrelenting)]
+        sides = {
+            "broken samples frozen": lambda: stopping(v.surrogate, v.x, v.y, v.target),
+            "all samples to the end": lambda: unrelenting(v.surrogate, v.x, v.y, v.target),
+        }
+        outcomes = [correct(v.target(side()), v.y) for side in sides.values()]
         if not torch.equal(*outcomes):
             raise InputError("freezing changed an outcome, which is a defect of this program; please report it.")
         left = outcomes[0].float().mean().item()
-        sides = {
-            "broken samples frozen": lambda: stopping(surrogate, x, y, target),
-            "all samples to the end": lambda: unrelenting(surrogate, x, y, target),
-        }
         times = interleaved(sides, max(setting.repetitions // 2, 1), setting.report, warm_up=False)
     attacked = f"worst case of PGD-{stopping.steps} in {stopping.restarts} runs, MDEQ-{setting.size}"
     title = f"{attacked}, {images} images of which {left:.0%} withstand it"

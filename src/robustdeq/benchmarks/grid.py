@@ -86,13 +86,12 @@ class Way:
     judges: tuple[tuple[Defense, ...], ...]
 
     def step(self, deq: DEQ, candidates: tuple[Gradient, ...], x: Tensor, y: Tensor) -> Side:
-        """One step of PGD of all candidates."""
+        """One step of PGD of all candidates, once; it is made `len(judges)` times."""
         surrogates = [Surrogate(deq, self.climb(gradient)) for gradient in candidates]
 
         def run() -> None:
             for surrogate in surrogates:
-                for _ in self.judges:
-                    PGD(steps=1)(surrogate, x, y)
+                PGD(steps=1)(surrogate, x, y)
 
         return run
 
@@ -140,8 +139,12 @@ def _measure(setting: Setting) -> Measured:
         """All steps of PGD and the judgement of every candidate."""
         return np.array(
             [
-                [_STEPS * parts[f"{name}, {way}"] + len(candidates) * parts[f"judgement, {way}"] for way in WAYS]
-                for name, candidates in columns.items()
+                [
+                    _STEPS * len(way.judges) * parts[f"{column}, {name}"]
+                    + len(candidates) * parts[f"judgement, {name}"]
+                    for name, way in WAYS.items()
+                ]
+                for column, candidates in columns.items()
             ]
         )
 

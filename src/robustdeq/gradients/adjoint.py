@@ -74,7 +74,8 @@ class SimultaneousAdjoint(Family):
                 if u_bar:
                     yield n, u_bar[0]
             with torch.enable_grad():
-                state = solution.state(n).detach().requires_grad_()
+                state = solution.state(n) if linearization is None else linearization.state
+                state = state.detach().requires_grad_()
                 c = torch.autograd.grad(total_loss(loss, deq.head(state)), state)[0].flatten(1)
             v = pulled + c - u
             inverse = trajectory.inverse(n)

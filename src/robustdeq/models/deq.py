@@ -157,6 +157,11 @@ class Linearization:
             self._value = cell(self._state)
 
     @property
+    def state(self) -> Float[Tensor, "batch *state"]:
+        """Where f was evaluated."""
+        return self._state.detach()
+
+    @property
     def value(self) -> Float[Tensor, "batch *state"]:
         """f(z)."""
         return self._value.detach()
