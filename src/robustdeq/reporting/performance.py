@@ -38,7 +38,24 @@ steps, a tail of k steps and a phantom gradient of p steps, one input gradient t
 | through the solver | N + 1 + k | N + 1 + k | N + 1 + k graphs, 2 N increments |
 | through the solver, f checkpointed | 2 (N + 1 + k) | N + 1 + k | one graph, 2 N increments |
 
-A solve keeps its N increments, D numbers each, and nothing else that grows; each of its steps reads them twice.
+A solve keeps its N increments, D numbers each, and nothing else that grows; each of its steps reads them twice. An
+attack of S steps costs S gradients per image and one judgement, N + 1 + k evaluations, for all defenses together.
+
+## At scale
+
+    robustdeq evaluate WEIGHTS --data DATA --batch_size 512                       # one GPU: as many images as fit
+    robustdeq evaluate WEIGHTS --data DATA --devices 8                            # one machine
+    torchrun --nnodes 4 --nproc-per-node 8 … --no-python robustdeq evaluate … --devices 8 --nodes 4
+    robustdeq train RECIPE --data DATA --devices 8 --execution.precision bfloat16 --objective.warm_steps 3
+
+- Batches of an evaluation do not depend on each other: each process takes its share, nothing is exchanged before the
+  end, and the result is the same on any number of devices. Give each process at least one batch.
+- The memory of an attack is the live memory of its gradient, from the table above, times the batch. Where the gradient
+  through the solver does not fit, `ThroughSolver(checkpoint=True)` keeps the states alone.
+- A training exchanges the gradients of the weights once per step, and the statistics of BatchNorm; the adversaries of a
+  step are made on each device alone, which is where nearly all the time goes.
+- With a tolerance of 0 (`--solver_steps.asynchronous true` in a training) a solve never makes the host wait for the
+  device.
 """
 
 
