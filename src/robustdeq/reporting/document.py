@@ -66,6 +66,7 @@ def _section(reproduction: Reproduction, note: str, figure: str) -> str:
     source = reproduction.source[:1].upper() + reproduction.source[1:]
     parts = [
         f"## {source}: {reproduction.title}",
+        _measured_on(reproduction),
         said,
         reproduction.legend,
         note.strip(),
@@ -74,6 +75,14 @@ def _section(reproduction: Reproduction, note: str, figure: str) -> str:
         _source(reproduction),
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def _measured_on(reproduction: Reproduction) -> str:
+    """Whose numbers ours are, in a line."""
+    known = reproduction.provenance
+    weights = ", ".join(f"`{path}`" for path in known.get("weights", {}).values())
+    models = f"given weights {weights}" if weights else f"models trained on {known.get('trained_on')}"
+    return f"*Ours: scale {known.get('scale')}, {models}; images: {known.get('data')}.*"
 
 
 def _source(reproduction: Reproduction) -> str:
