@@ -395,8 +395,8 @@ def bench(
     """Measure speed and memory as ratios, every side in one run, and say which bounds they keep.
 
     Args:
-        name: of the benchmark: solve, peers, gradients, grid, strict, freezing, growth, throughput, training, accuracy;
-            or all.
+        name: of the benchmark: solve, peers, profile, gradients, grid, strict, freezing, growth, throughput, training,
+            accuracy; or all.
         size: of the MDEQ, with random weights.
         batch: how many images at once.
         repetitions: how often every side is timed.

@@ -18,7 +18,7 @@ from robustdeq.models.deq import evaluating
 TINY = ["--size", "nano", "--batch", "2", "--repetitions", "1", "--device", "cpu"]
 
 
-@pytest.mark.parametrize("name", ["solve", "gradients"])
+@pytest.mark.parametrize("name", ["solve", "profile", "gradients"])
 def test_a_benchmark_is_stored_and_becomes_a_document(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder, document = tmp_path / "bench", tmp_path / "performance.md"
     try:

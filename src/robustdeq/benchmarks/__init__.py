@@ -9,6 +9,7 @@ from robustdeq.benchmarks.gradients import GRADIENTS
 from robustdeq.benchmarks.grid import GRID
 from robustdeq.benchmarks.growth import GROWTH
 from robustdeq.benchmarks.peers import PEERS
+from robustdeq.benchmarks.profile import PROFILE
 from robustdeq.benchmarks.solve import SOLVE
 from robustdeq.benchmarks.strict import STRICT
 from robustdeq.benchmarks.throughput import THROUGHPUT
@@ -17,7 +18,7 @@ from robustdeq.errors import InputError, hint
 
 BENCHES = {
     bench.name: bench
-    for bench in (SOLVE, PEERS, GRADIENTS, GRID, STRICT, FREEZING, GROWTH, THROUGHPUT, TRAINING, ACCURACY)
+    for bench in (SOLVE, PEERS, PROFILE, GRADIENTS, GRID, STRICT, FREEZING, GROWTH, THROUGHPUT, TRAINING, ACCURACY)
 }
 
 
