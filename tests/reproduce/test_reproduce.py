@@ -14,7 +14,7 @@ from robustdeq import cli
 from robustdeq.attacks import AutoAttack
 from robustdeq.data import load
 from robustdeq.errors import InputError
-from robustdeq.evaluation import Estimators
+from robustdeq.evaluation import Estimators, Store
 from robustdeq.evaluation.run import Evaluation
 from robustdeq.reproduce import (
     EXPERIMENTS,
@@ -29,8 +29,11 @@ from robustdeq.reproduce import (
 )
 from robustdeq.reproduce.configurations import CONFIGURATIONS, EXACT_8_7, EXACT_50_50, RESNET, UNROLLED
 from robustdeq.reproduce.run import reproduce
+from robustdeq.reproduce.times import collect, measured_times
+from robustdeq.training import seconds_trained
 
 IMAGES = 4
+STORED = Path(__file__).parents[2] / "results"
 QUICK = [
     *("--scale", "nano", "-n", str(IMAGES), "--batch_size", "4", "--device", "cpu"),
     *("--budget", '{"max_steps": 2, "validation_images": 8, "validations": 1}'),
@@ -152,7 +155,7 @@ def test_it_says_where_it_comes_from(folder: Path, name: str) -> None:
     assert provenance["images"] == IMAGES
     assert provenance["data"] == f"digits of scikit-learn, 400 of 1797, stratified with seed 0, first {IMAGES} of 400"
     assert provenance["device"] == "cpu"
-    assert provenance["seconds"] > 0
+    assert provenance["seconds_from_nothing"] >= provenance["seconds"] > 0
     needed = {way.name for way in EXPERIMENTS[name].configurations}
     assert {model.split()[1] for model in provenance["models"]} == needed
 
@@ -210,8 +213,15 @@ def test_the_same_command_measures_nothing_again(folder: Path, monkeypatch: pyte
 
     monkeypatch.setattr("robustdeq.evaluation.attempt.Attempt.adversaries", measured_again)
     cli.main(["reproduce", "table2", *QUICK, "--output", str(folder)])
-    for old, new in zip(before.panels, found(folder, "table2").panels, strict=True):
+    after = found(folder, "table2")
+    for old, new in zip(before.panels, after.panels, strict=True):
         np.testing.assert_array_equal(old.values, new.values)
+    kept = after.provenance["seconds_from_nothing"] - after.provenance["seconds"]
+    stored = [store for path in folder.glob("measured/*/results.sqlite") for store in [Store.read(path)]]
+    spent = [sum(run.seconds for *_, run in store) for store in stored]
+    trained = [seconds_trained(path) for path in folder.glob("trained/nano-*")]
+    assert kept > 0.9 * (min(spent) + min(trained))
+    assert kept < sum(spent) + sum(trained)
 
 
 def test_other_settings_do_not_replace_results(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -375,3 +385,21 @@ def test_list_names_everything_and_what_it_needs(capsys: pytest.CaptureFixture[s
     for name in EXPERIMENTS:
         assert name in said
     assert "exact-50-50" in said
+
+
+def test_list_says_how_long_each_took(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("robustdeq.reporting.panels.measured_times", lambda: collect([folder]))
+    cli.main(["reproduce", "--list"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "measured time" in said
+    assert f"{IMAGES} images" in said
+    monkeypatch.setattr("robustdeq.reporting.panels.measured_times", dict)
+    cli.main(["reproduce", "--list"])
+    assert "measured time" not in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not STORED.is_dir(), reason="the stored results are not part of this distribution")
+def test_the_times_that_are_shipped_are_those_of_the_stored_results() -> None:
+    assert measured_times() == collect(sorted(STORED.glob("reproduction-*")))

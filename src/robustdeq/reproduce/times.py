@@ -50,7 +50,8 @@ def collect(folders: Iterable[Path]) -> Times:
     """The times of reproductions that were stored, by scale and experiment.
 
     Args:
-        folders: of reproductions; where two hold the same experiment at the same scale, the first counts.
+        folders: of reproductions; where two hold the same experiment at the same scale, the first counts. Results of
+            versions that did not measure it are left out.
 
     Raises:
         InputError: a file cannot be read.
@@ -59,6 +60,8 @@ def collect(folders: Iterable[Path]) -> Times:
     for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
         found = Reproduction.read(path)
         said = found.provenance
+        if "seconds_from_nothing" not in said:
+            continue
         time = Time(
             said["seconds_from_nothing"], said["images"], said["device"], said["threads"], given=bool(said["weights"])
         )
