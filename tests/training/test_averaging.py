@@ -67,7 +67,7 @@ def test_average_is_what_is_validated_and_kept(tmp_path: Path) -> None:
     assert column(tmp_path, "clean")[7] == pytest.approx(clean)
     assert column(tmp_path, "final_residual")[7] == pytest.approx(residual, rel=1e-4)
     best = found["callbacks"]["KeepBest"]
-    kept = max(best["history"], key=lambda entry: entry["robust"])["step"]
+    kept = max(best["history"], key=lambda entry: entry[objective.aim])["step"]
     assert_same(objective.seen[8], {name: found["current_model_state"][f"model.{name}"] for name in average})
     assert (kept == 8) == all(torch.equal(best["weights"][name], average[name]) for name in average)
     assert_same(rd.load(tmp_path / "model.safetensors").state_dict(), weights(tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -86,7 +87,13 @@ def respond(
 
 
 class Objective:
-    """Which images a step trains on, and the loss there."""
+    """Which images a step trains on, and the loss there.
+
+    Attributes:
+        aim: the accuracy on the development split that says which weights are best: `"robust"` or `"clean"`.
+    """
+
+    aim: ClassVar[str] = "robust"
 
     def adversaries(
         self, model: nn.Module, x: Float[Tensor, "batch *image"], y: Int[Tensor, "batch"], moment: Moment
@@ -128,7 +135,9 @@ class Objective:
 
 @dataclass(frozen=True)
 class Standard(Objective):
-    """Clean images."""
+    """Clean images; the best weights are those of highest clean accuracy."""
+
+    aim: ClassVar[str] = "clean"
 
 
 @dataclass(frozen=True)

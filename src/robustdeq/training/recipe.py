@@ -24,7 +24,8 @@ class Schedule:
         accumulate: a step's batch is worked off in so many parts.
         validation_images: how many images of the development split are attacked in a validation.
         validations: how many validations the training holds, evenly spaced; the last step is followed by one.
-        patience: stop after so many validations without a better robust accuracy; None to go on.
+        patience: stop after so many validations without a better accuracy (robust; clean in standard training); None to
+            go on.
         checkpoint_every: how many steps pass between checkpoints, from which a run can go on.
         log_every: how many steps pass between rows of the metrics.
         seed: of the order of the images and everything else that is random.

@@ -51,16 +51,18 @@ def _whole(module: Training) -> Iterator[None]:
 
 
 class KeepBest(Callback):
-    """Keeps the weights with the highest robust accuracy on the development split, and the history of it.
+    """Keeps the weights with the highest accuracy on the development split, and the history of it.
 
     Of equally good ones the earliest are kept, and none that are not finite.
 
     Args:
         path: the weights file.
+        aim: which accuracy, `"robust"` or `"clean"`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, aim: str) -> None:
         self.path = path
+        self.aim = aim
         self.best = -1.0
         self.weights: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
@@ -72,8 +74,8 @@ class KeepBest(Callback):
         self.history.append({"step": float(trainer.global_step), **found})
         with _whole(pl_module):
             weights = pl_module.model.state_dict()
-            if found["robust"] > self.best and all(bool(tensor.isfinite().all()) for tensor in weights.values()):
-                self.best = found["robust"]
+            if found[self.aim] > self.best and all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+                self.best = found[self.aim]
                 self.weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
                 if trainer.is_global_zero:
                     save(pl_module.model, self.path)

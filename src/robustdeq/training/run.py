@@ -107,7 +107,7 @@ def fit(
         recipe.validation,
         schedule.seed,
     )
-    best = KeepBest(weights)
+    best = KeepBest(weights, recipe.objective.aim)
     record = Record(folder / METRICS, schedule.log_every, report or (lambda share, what: None))
     with _quiet():
         trainer, checkpoints = _trainer(recipe, folder, hardware, [best, record], held_out, len(train))
@@ -142,7 +142,7 @@ def fit(
             if trainer.is_global_zero:
                 found = {name: value for name, value in provenance.items() if name != "model"} | {
                     "history": best.history,
-                    "best": max(best.history, key=lambda entry: entry["robust"]) | {"images": len(held_out)},
+                    "best": max(best.history, key=lambda entry: entry[best.aim]) | {"images": len(held_out)},
                     "seconds": round(record.seconds, 1),
                     "images_per_second": round(trainer.global_step * schedule.batch_size / record.seconds, 2),
                     "device": _device_name(module.device),
@@ -169,7 +169,7 @@ def _trainer(
     if recipe.averaging:
         guards.append(Averaging(recipe.averaging))
     if schedule.patience is not None:
-        guards.append(EarlyStopping("robust", mode="max", patience=schedule.patience, check_finite=False))
+        guards.append(EarlyStopping(recipe.objective.aim, mode="max", patience=schedule.patience, check_finite=False))
     checkpoints = Checkpoints(folder / "checkpoints", schedule.checkpoint_every, interval, guard)
     trainer = lightning.Trainer(
         **hardware.trainer_settings(),
