@@ -18,8 +18,6 @@ from robustdeq.evaluation import Strict
 from robustdeq.gradients.base import total_loss
 from robustdeq.measure import interleaved
 
-ROBUST = 0.4
-
 
 @dataclass(frozen=True)
 class UnrelentingPGD(PGD):
@@ -57,7 +55,7 @@ class UnrelentingPGD(PGD):
 
 def _measure(setting: Setting) -> Measured:
     images = 2 * setting.batch
-    with victim(setting, images, ROBUST) as v:
+    with victim(setting, images) as v:
         stopping = replace(v.attack, restarts=Strict().restarts)
         unrelenting = UnrelentingPGD(**vars(stopping))
         sides = {

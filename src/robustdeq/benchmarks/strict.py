@@ -10,18 +10,16 @@ import numpy as np
 from robustdeq.attacks import PGD
 from robustdeq.benchmarks.bench import Bench, Measured, Setting
 from robustdeq.benchmarks.counting import counted
-from robustdeq.benchmarks.victim import victim
+from robustdeq.benchmarks.victim import ROBUST, victim
 from robustdeq.evaluation import Store
 from robustdeq.evaluation.plan import deq_evaluation
 from robustdeq.evaluation.protocol import Role
 from robustdeq.reproduce.panel import Drawing, Panel
 
-_ROBUST = 0.4
-
 
 def _measure(setting: Setting) -> Measured:
     names, evaluations, seconds = [], [], []
-    with victim(setting, setting.batch, _ROBUST) as v:
+    with victim(setting, setting.batch) as v:
         attack = PGD(v.attack.eps, v.attack.step_size, v.attack.steps)
         whole = deq_evaluation(v.deq, v.x, v.y, "strict", attack, early=1, batch_size=setting.batch)
         with Store.create(None, whole.manifest()) as store:
@@ -36,7 +34,7 @@ def _measure(setting: Setting) -> Measured:
     papers = np.array([column.role is Role.PAPER for column in whole.columns])
     columns = (*(name[0].upper() + name[1:] for name in names), "The paper's columns", "Everything")
     title = (
-        f"the strict protocol, MDEQ-{setting.size}, {setting.batch} images of which about {_ROBUST:.0%} withstand PGD"
+        f"the strict protocol, MDEQ-{setting.size}, {setting.batch} images of which about {ROBUST:.0%} withstand PGD"
     )
     return Measured(
         tuple(

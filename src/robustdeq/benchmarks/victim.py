@@ -20,6 +20,7 @@ from robustdeq.models import MDEQ
 from robustdeq.models.deq import evaluating
 
 _ROUNDS = 8
+ROBUST = 0.4
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Victim:
 
 
 @contextmanager
-def victim(setting: Setting, count: int, share: float) -> Iterator[Victim]:
+def victim(setting: Setting, count: int, share: float = ROBUST) -> Iterator[Victim]:
     """A model that keeps about this share of its accuracy under attack.
 
     Random weights see one class in all images; so the mean of the logits is taken out of the head. The radius of the
