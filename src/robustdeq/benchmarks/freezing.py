@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.attacks import PGD, Judged
+from robustdeq.attacks import PGD, Judged, StoppingPGD
 from robustdeq.attacks.pgd import checked, correct
 from robustdeq.benchmarks.bench import Bench, Claim, Measured, Setting, times_panel
 from robustdeq.benchmarks.victim import victim
@@ -55,8 +55,8 @@ class UnrelentingPGD(PGD):
 
 def _measure(setting: Setting) -> Measured:
     images = 2 * setting.batch
-    with victim(setting, images) as v:
-        stopping = replace(v.attack, restarts=Strict().restarts)
+    with victim(setting, images, StoppingPGD(steps=10, restarts=Strict().restarts)) as v:
+        stopping = v.attack
         unrelenting = UnrelentingPGD(**vars(stopping))
         sides = {
             "broken samples frozen": lambda: stopping(v.surrogate, v.x, v.y, v.target),

@@ -17,9 +17,9 @@ from robustdeq.reproduce.panel import Drawing, Panel
 _KINDS = {
     "convolution": ("conv",),
     "group norm": ("group_norm", "groupnorm"),
-    "inner products and combinations": ("bmm", "addmm", "aten::mm", "triangular", "vector_norm"),
+    "inner products": ("bmm", "addmm", "aten::mm", "triangular", "vector_norm"),
 }
-_OTHERS = "everything else"
+_OTHERS = "the rest"
 
 
 def _kind(operation: str) -> str:
@@ -46,7 +46,7 @@ def _measure(setting: Setting) -> Measured:
         return F.cross_entropy(logits, y, reduction="none")
 
     gradients = {
-        "Phantom gradient, 5 steps": Phantom(5, 0.5),
+        "Phantom, 5 steps": Phantom(5, 0.5),
         "Simultaneous adjoint": SimultaneousAdjoint(),
         "Through the solver": ThroughSolver(),
     }

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from robustdeq.attacks import PGD
+from robustdeq.attacks import PGD, StoppingPGD
 from robustdeq.benchmarks.bench import Bench, Measured, Setting
 from robustdeq.benchmarks.counting import counted
 from robustdeq.benchmarks.victim import ROBUST, victim
@@ -19,7 +19,7 @@ from robustdeq.reproduce.panel import Drawing, Panel
 
 def _measure(setting: Setting) -> Measured:
     names, evaluations, seconds = [], [], []
-    with victim(setting, setting.batch) as v:
+    with victim(setting, setting.batch, StoppingPGD(steps=10)) as v:
         attack = PGD(v.attack.eps, v.attack.step_size, v.attack.steps)
         whole = deq_evaluation(v.deq, v.x, v.y, "strict", attack, early=1, batch_size=setting.batch)
         with Store.create(None, whole.manifest()) as store:
@@ -33,9 +33,8 @@ def _measure(setting: Setting) -> Measured:
                 seconds.append((time.perf_counter() - begun) / setting.batch)
     papers = np.array([column.role is Role.PAPER for column in whole.columns])
     columns = (*(name[0].upper() + name[1:] for name in names), "The paper's columns", "Everything")
-    title = (
-        f"the strict protocol, MDEQ-{setting.size}, {setting.batch} images of which about {ROBUST:.0%} withstand PGD"
-    )
+    images = f"{setting.batch} images of which about {ROBUST:.0%} withstand one run of PGD"
+    title = f"the strict protocol, MDEQ-{setting.size}, {images}"
     return Measured(
         tuple(
             Panel(

@@ -1,4 +1,4 @@
-"""A model whose robust accuracy is chosen: random weights, labels of its own, and the radius that leaves so many."""
+"""A model of chosen robust accuracy: random weights, labels of its own, and the radius that leaves so many."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROBUST = 0.4
 
 @dataclass(frozen=True)
 class Victim:
-    """A model, its images, and an attack that leaves the chosen share of them standing, about.
+    """A model, its images, and an attack that leaves about `ROBUST` of them standing.
 
     Attributes:
         deq: the model, in eval mode and with weights that need no gradient.
@@ -33,7 +33,7 @@ class Victim:
         y: what the model sees in them.
         surrogate: the model, differentiated through the solver.
         target: the model as it is, which judges.
-        attack: PGD through the solver, 10 steps.
+        attack: the attack with the radius that was found.
     """
 
     deq: MDEQ
@@ -45,8 +45,8 @@ class Victim:
 
 
 @contextmanager
-def victim(setting: Setting, count: int, share: float = ROBUST) -> Iterator[Victim]:
-    """A model that keeps about this share of its accuracy under attack.
+def victim(setting: Setting, count: int, attack: StoppingPGD) -> Iterator[Victim]:
+    """A model that keeps about `ROBUST` of its accuracy under an attack through the solver.
 
     Random weights see one class in all images; so the mean of the logits is taken out of the head. The radius of the
     attack is found by bisection of its logarithm.
@@ -54,7 +54,7 @@ def victim(setting: Setting, count: int, share: float = ROBUST) -> Iterator[Vict
     Args:
         setting: the size of the model, and where.
         count: how many images.
-        share: of them that withstand the attack.
+        attack: the attack, but for its radius.
     """
     deq = setting.model().eval()
     x, _ = setting.images(deq, count)
@@ -62,10 +62,10 @@ def victim(setting: Setting, count: int, share: float = ROBUST) -> Iterator[Vict
         surrogate, target = Surrogate(deq, ThroughSolver()), Defended(deq, FinalState())
         deq.head.get_parameter("classifier.bias").sub_(target(x).mean(dim=0))
         y = target(x).argmax(dim=1)
-        attack, low, high = StoppingPGD(steps=10), 1e-3, 1.0
+        low, high = 1e-3, 1.0
         for _ in range(_ROUNDS):
             eps = math.sqrt(low * high)
             attack = replace(attack, eps=eps, step_size=eps / 4)
             left = correct(target(attack(surrogate, x, y, target)), y).float().mean()
-            low, high = (eps, high) if left > share else (low, eps)
+            low, high = (eps, high) if left > ROBUST else (low, eps)
         yield Victim(deq, x, y, surrogate, target, attack)

@@ -64,7 +64,7 @@ def experiments_table(scale: Scale) -> Table:
     table.caption = f"A model that is missing is trained once, for all that need it: {scale.time} each."
     if times:
         places = sorted({f"{time.device}, {time.threads} thread{'s' * (time.threads > 1)}" for time in times.values()})
-        table.caption += f" The times are of each alone, from nothing, on {' and '.join(places)}."
+        table.caption += f" The times, of each alone and from nothing, are a guide: {' and '.join(places)}."
     return table
 
 
