@@ -54,7 +54,7 @@ def experiments_table(scale: Scale) -> Table:
     table = Table(title=f"what can be reproduced, at the scale {scale.name}", title_style="bold")
     times = measured_times().get(scale.name, {})
     for heading in ("name", "what it is", "models it needs", *["measured time"] * bool(times)):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading == "name", overflow="fold")
     for name, experiment in EXPERIMENTS.items():
         ways = ", ".join(way.name for way in experiment.configurations) or "none"
         both = experiment.every_size and len(scale.sizes) > 1
