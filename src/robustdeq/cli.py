@@ -94,6 +94,7 @@ from robustdeq.solvers import Broyden
 from robustdeq.training import AdversarialTraining, Hardware, Objective, Optimization, Recipe, Schedule, Validation, fit
 from robustdeq.training.plan import Plan
 from robustdeq.training.recipes import locate_recipe, recipe_names, recipe_summary
+from robustdeq.training.record import METRICS
 from robustdeq.training.run import is_first_process
 
 DEMO_EPS = 0.25
@@ -191,7 +192,7 @@ def train(
     _console.print(f"training {model} on {images.source}")
     with progress_bar("training") as report:
         weights = fit(network, splits, recipe, folder, report, resume, hardware)
-    save_training_figure(folder / "metrics.csv", folder / "training.png")
+    save_training_figure(folder / METRICS, folder / "training.png")
     _console.print(f"The best weights are in {weights}, described in {weights.with_suffix('.md')}.")
 
 

@@ -39,6 +39,7 @@ from robustdeq.progress import Report
 from robustdeq.reproduce.configurations import Configuration
 from robustdeq.reproduce.scales import Budget, Scale
 from robustdeq.training import fit, seconds_trained
+from robustdeq.training.record import METRICS
 
 _CHOSEN_ON = 256
 
@@ -222,7 +223,7 @@ class Study:
         with self.progress(f"training {plan.model} {configuration.name}") as report:
             weights = fit(model, self.splits, plan.recipe, folder, report, resume=True)
         model.to(self.device)
-        return Trained(model, read_card(weights).early, folder / "metrics.csv", fingerprint(model))
+        return Trained(model, read_card(weights).early, folder / METRICS, fingerprint(model))
 
     def _given(self, weights: str) -> Trained:
         model, early = load(weights).to(self.device), read_card(weights).early

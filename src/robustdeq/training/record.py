@@ -189,7 +189,7 @@ def seconds_trained(folder: Path) -> float:
     """How long the training in a folder has taken so far; 0 where there is none.
 
     Args:
-        folder: of the run, which holds its `metrics.csv`.
+        folder: of the run.
     """
     rows = _rows(folder / METRICS)
     return float(rows[-1]["seconds"]) if rows else 0.0
