@@ -1,5 +1,7 @@
 """What must not grow, counted in a way that is the same on every machine."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor
@@ -93,8 +95,9 @@ def test_a_solve_evaluates_f_once_per_step(deq: MDEQ, x: Tensor) -> None:
 
 
 def test_a_solve_that_takes_all_its_steps_never_waits_for_the_device(deq: MDEQ, x: Tensor) -> None:
+    elsewhere = deepcopy(deq).to("meta")
     with torch.no_grad(), Waits() as waits:
-        deq.solution(x)
+        assert elsewhere.solution(x.to("meta")).final.is_meta
     assert waits.count == 0
     with torch.no_grad(), solving(deq, tol=1e-3), Waits() as waits:
         deq.solution(x)

@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from robustdeq.errors import InputError
 from robustdeq.solvers.base import Solver
-from robustdeq.solvers.inverse import combine
+from robustdeq.solvers.inverse import add_combination, combine
 from robustdeq.solvers.memory import Memory, Products, Window
 
 
@@ -38,12 +38,12 @@ class _Mixture(Memory):
         return residual
 
     def propose(self) -> Tensor:
+        slot = self._increments.slot()
         increments, residuals = self._increments.vectors, self._residuals.vectors
         on_increments, on_residuals = self._solver.coefficients(Products.of(increments, residuals), None)
-        return combine(on_increments, increments) + combine(on_residuals, residuals)
+        return add_combination(slot.copy_(combine(on_residuals, residuals)), on_increments, increments)
 
-    def commit(self, increment: Tensor, step_sizes: Tensor | None) -> None:
-        self._increments.slot().copy_(increment)
+    def commit(self, step_sizes: Tensor | None) -> None:
         self._increments.push(self._solver.history - 1)
 
     def increments(self, max_steps: int) -> Tensor:

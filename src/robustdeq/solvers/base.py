@@ -57,6 +57,11 @@ class Iterate:
         if value is not None:
             self.value = value
 
+    @property
+    def asks(self) -> bool:
+        """Whether the host may look at what is on the device."""
+        return self._run.asks
+
     @cached_property
     def value(self) -> Float[Tensor, "batch dim"]:
         """f(z_n)."""
@@ -86,6 +91,10 @@ class Iteration:
     loop ends after `max_steps`, or, with a positive tolerance, once every sample is frozen. With `tol=0` it never asks
     the device for a decision, so it runs without host synchronisation; a sample whose residual has fallen to rounding
     level is frozen all the same, since further increments would be noise.
+
+    Attributes:
+        asks: whether the host may look at what is on the device, to spare it a pass over the states: with a tolerance
+            it does so in any case, and on the CPU it waits for nothing.
     """
 
     def __init__(self, solver: Solver, function: Function, initial: Tensor, keep: bool) -> None:
@@ -93,6 +102,7 @@ class Iteration:
         self.initial: Float[Tensor, "batch dim"] = initial.flatten(1)
         self.memory = solver.memory(self.initial, keep)
         batch, device = len(initial), initial.device
+        self.asks = solver.tol > 0 or device.type == "cpu"
         self.steps: Int[Tensor, "batch"] = torch.zeros(batch, dtype=torch.long, device=device)
         self.converged: Bool[Tensor, "batch"] = torch.zeros(batch, dtype=torch.bool, device=device)
         self.diverged: Bool[Tensor, "batch"] = torch.zeros(batch, dtype=torch.bool, device=device)
@@ -134,9 +144,10 @@ class Iteration:
             blown_up = active & ~torch.linalg.vector_norm(increment, dim=1).isfinite()
             self.diverged = self.diverged | blown_up
             active = active & ~blown_up
-            increment.masked_fill_(~active[:, None], 0)
+            if not (self.asks and bool(active.all())):
+                increment.masked_fill_(~active[:, None], 0)
             value, step_sizes = solver.search(self.function, iterate, increment)
-            memory.commit(increment, step_sizes)
+            memory.commit(step_sizes)
             state = state + increment
 
 
@@ -164,6 +175,9 @@ class Selection:
         better = iterate.visited & (measure < self._lowest)
         self._lowest = torch.where(better, measure, self._lowest)
         self.index = torch.where(better, iterate.index, self.index)
+        if iterate.asks and bool(better.all()):
+            self.value, self.state = iterate.value, iterate.state if self._states else None
+            return
         self.value = torch.where(better[:, None], iterate.value, self.value)
         if self.state is not None:
             self.state = torch.where(better[:, None], iterate.state, self.state)

@@ -21,14 +21,14 @@ from typing_extensions import override
 
 from robustdeq.errors import InputError
 from robustdeq.solvers.base import Function, Iterate, Solver, Trajectory
-from robustdeq.solvers.inverse import BroydenInverse, InverseJacobian, Updates, combine
+from robustdeq.solvers.inverse import BroydenInverse, InverseJacobian, Updates, add_combination
 from robustdeq.solvers.memory import Memory, Products, Window
 
 _SUFFICIENT_DECREASE = 1e-4
 
 
 class _Increments(Memory):
-    """s_j … s_{n−1} with g_n in the row behind them, their Gram matrix, and the step sizes of a line search."""
+    """s_j … s_{n−1} and in the row behind them g_n, which becomes s_n; their Gram matrix; a line search's step sizes."""
 
     def __init__(self, solver: Broyden, initial: Tensor, keep: bool) -> None:
         self._solver = solver
@@ -47,17 +47,18 @@ class _Increments(Memory):
     def propose(self) -> Tensor:
         start, stop = self._window.start, self._window.stop
         size = stop - start
+        residual = self._window.buffer[stop]
         if size == 0:
-            return self._solver.step_size * self._window.buffer[stop]
+            return residual.mul_(self._solver.step_size)
         vectors = self._window.buffer[start : stop + 1]
-        fresh = torch.bmm(vectors.transpose(0, 1), vectors[-2:].permute(1, 2, 0))
-        self._gram[:, start:stop, stop - 1] = self._gram[:, stop - 1, start:stop] = fresh[:, :-1, 0]
-        products = Products(self._gram[:, start:stop, start:stop], fresh[:, :-1, 1:], fresh[:, -1:, 1:])
+        fresh = torch.bmm(vectors[-2:].transpose(0, 1), vectors.permute(1, 2, 0))
+        self._gram[:, start:stop, stop - 1] = self._gram[:, stop - 1, start:stop] = fresh[:, 0, :-1]
+        products = Products(self._gram[:, start:stop, start:stop], fresh[:, 1:, :-1].mT, fresh[:, 1:, -1:])
         searched = torch.stack(self._searched[-size:], dim=1) if self._searched else None
-        return combine(torch.cat(self._solver.coefficients(products, searched), dim=1), vectors)
+        on_increments, on_residual = self._solver.coefficients(products, searched)
+        return add_combination(residual.mul_(on_residual), on_increments, vectors[:-1])
 
-    def commit(self, increment: Tensor, step_sizes: Tensor | None) -> None:
-        self._window.slot().copy_(increment)
+    def commit(self, step_sizes: Tensor | None) -> None:
         self._window.push(self._solver.capacity + 1)
         if step_sizes is not None:
             self._searched.append(step_sizes)

@@ -35,7 +35,7 @@ class InverseJacobian(ABC):
 
 def inner(vectors: Float[Tensor, "count batch dim"], v: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch count"]:
     """The inner products of v with each of the vectors, per sample."""
-    return torch.bmm(vectors.transpose(0, 1), v[:, :, None])[:, :, 0]
+    return torch.bmm(v[:, None], vectors.permute(1, 2, 0))[:, 0]
 
 
 def combine(
@@ -43,6 +43,14 @@ def combine(
 ) -> Float[Tensor, "batch dim"]:
     """The weighted sum of the vectors, per sample."""
     return torch.bmm(weights[:, None], vectors.transpose(0, 1))[:, 0]
+
+
+def add_combination(
+    target: Float[Tensor, "batch dim"], weights: Float[Tensor, "batch count"], vectors: Float[Tensor, "count batch dim"]
+) -> Float[Tensor, "batch dim"]:
+    """Add the weighted sum of the vectors to `target`, in place, and return it."""
+    target[:, None].baddbmm_(weights[:, None], vectors.transpose(0, 1))
+    return target
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Products:
     ) -> Products:
         """The products of these vectors; `gram` spares those of the increments where they are known."""
         s, g = increments.transpose(0, 1), residuals.transpose(0, 1)
-        return Products(torch.bmm(s, s.mT) if gram is None else gram, torch.bmm(s, g.mT), torch.bmm(g, g.mT))
+        return Products(torch.bmm(s, s.mT) if gram is None else gram, torch.bmm(g, s.mT).mT, torch.bmm(g, g.mT))
 
 
 class Window:
@@ -74,11 +74,14 @@ class Memory(ABC):
 
     @abstractmethod
     def propose(self) -> Float[Tensor, "batch dim"]:
-        """The increment s_n that the method would take from z_n, in a tensor the caller may overwrite."""
+        """The increment s_n that the method would take from z_n, where `commit` will find it; it may overwrite g_n.
+
+        The caller makes it what is taken, in place: zero for a frozen sample, shorter after a line search.
+        """
 
     @abstractmethod
-    def commit(self, increment: Float[Tensor, "batch dim"], step_sizes: Float[Tensor, "batch"] | None) -> None:
-        """Remember the increment that was taken (zero for a frozen sample) and the step size behind it."""
+    def commit(self, step_sizes: Float[Tensor, "batch"] | None) -> None:
+        """Remember the increment last proposed as the one that was taken, and the step size behind it."""
 
     @abstractmethod
     def increments(self, max_steps: int) -> Float[Tensor, "max_steps batch dim"]:

@@ -16,29 +16,25 @@ from robustdeq.solvers.memory import Memory, Products, Window
 
 
 class _LastResidual(Memory):
-    """g_n, and the increments where they are to be kept."""
+    """g_n, which becomes s_n, behind as many increments as are to be kept."""
 
-    def __init__(self, damping: float, initial: Tensor, rows: int | None) -> None:
+    def __init__(self, damping: float, initial: Tensor, kept: int) -> None:
         self._damping = damping
-        self._increments = None if rows is None else Window(initial, rows)
-        self._residual = initial
+        self._kept = kept
+        self._increments = Window(initial, kept + 1)
 
     def receive(self, value: Tensor, state: Tensor) -> Tensor:
-        self._residual = value - state
-        return self._residual
+        return torch.sub(value, state, out=self._increments.slot())
 
     def propose(self) -> Tensor:
-        return self._damping * self._residual
+        return self._increments.slot().mul_(self._damping)
 
-    def commit(self, increment: Tensor, step_sizes: Tensor | None) -> None:
-        if self._increments is not None:
-            self._increments.slot().copy_(increment)
-            self._increments.push(len(self._increments.buffer))
+    def commit(self, step_sizes: Tensor | None) -> None:
+        self._increments.push(self._kept)
 
     def increments(self, max_steps: int) -> Tensor:
-        assert self._increments is not None
         self._increments.buffer[self._increments.stop :] = 0
-        return self._increments.buffer
+        return self._increments.buffer[:max_steps]
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Picard(Solver):
 
     @override
     def memory(self, initial: Float[Tensor, "batch dim"], keep: bool) -> Memory:
-        return _LastResidual(self.damping, initial, self.max_steps if keep else None)
+        return _LastResidual(self.damping, initial, self.max_steps if keep else 0)
 
     @override
     def window(self, step: int) -> tuple[range, range]:
