@@ -1,6 +1,7 @@
 """What must not grow, counted in a way that is the same on every machine."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import robustdeq as rd
-from robustdeq.benchmarks.counting import Waits, counted
+from robustdeq.benchmarks.counting import Allocations, Waits, counted
 from robustdeq.benchmarks.grid import WAYS, Separate
 from robustdeq.evaluation.protocol import Estimators, estimated_gradients
 from robustdeq.gradients import (
@@ -26,6 +27,7 @@ from robustdeq.gradients import (
 from robustdeq.measure import peak_bytes
 from robustdeq.models import MDEQ
 from robustdeq.models.deq import evaluating, solving
+from robustdeq.solvers import Broyden, Picard, Solver
 
 N, TAIL, IMAGES = 7, 3, 2
 STEP = N + 1 + TAIL
@@ -102,6 +104,20 @@ def test_a_solve_that_takes_all_its_steps_never_waits_for_the_device(deq: MDEQ, 
     with torch.no_grad(), solving(deq, tol=1e-3), Waits() as waits:
         deq.solution(x)
     assert waits.count > 0
+
+
+@pytest.mark.parametrize(("solver", "monotone"), [(Picard(tol=0.0), True), (Broyden(tol=0.0), False)], ids=repr)
+def test_a_step_allocates_its_increment_the_next_state_and_what_f_does(solver: Solver, monotone: bool) -> None:
+    torch.manual_seed(0)
+    slope, shift = torch.linspace(-0.99, 0.99, 1 << 16), torch.randn(2, 1 << 16)
+
+    def allocated(steps: int) -> int:
+        with torch.no_grad(), Allocations() as found:
+            replace(solver, max_steps=steps).solve(lambda z: shift.addcmul(z, slope), torch.zeros_like(shift))
+        return found.bytes
+
+    states = 3.05 if monotone else 4  # where a residual rises, z* is put together from two states
+    assert allocated(40) - allocated(10) <= 30 * states * shift.nbytes
 
 
 def test_memory_of_a_solve_grows_by_one_state_per_step(deq: MDEQ, x: Tensor) -> None:

@@ -51,6 +51,14 @@ def test_own_file_is_read_and_its_model_fits_the_images(tmp_path: Path) -> None:
     assert isinstance(deq.tail, Unroll)
 
 
+def test_lists_of_a_file_serve_as_settings_of_the_architecture(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("model: nano\narchitecture: {channels: [8, 8], groups: 1}\n")
+    deq = read_plan(str(file)).build(images())
+    assert isinstance(deq, MDEQ)
+    assert deq.config.channels == (8, 8)
+
+
 @pytest.mark.parametrize(("name", "kind"), [("resnet18", ResNet), ("wrn34-10", WideResNet)])
 def test_explicit_networks_are_built_as_asked(name: str, kind: type) -> None:
     small = {"width": 4, "blocks": (1,)} if kind is ResNet else {"depth": 10, "widening": 1}

@@ -1,4 +1,4 @@
-"""Counts that do not depend on the machine: evaluations of f, vector-Jacobian products, waits for the device."""
+"""Counts that do not depend on the machine: evaluations of f, products, waits for the device, bytes allocated."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from typing_extensions import override
 
 from robustdeq.models.deq import DEQ, BoundCell, bind, initial_state
@@ -87,3 +88,26 @@ class Waits(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += func in _WAITS
         return func(*args, **kwargs or {})
+
+
+class Allocations(TorchDispatchMode):
+    """Within it the memory is counted that operations ask for, whether or not it is given back.
+
+    Attributes:
+        bytes: how much it was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def storages(tree: Any) -> dict[int, int]:
+            held = [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+            return {storage.data_ptr(): storage.nbytes() for storage in held}
+
+        found = func(*args, **kwargs or {})
+        known = storages((args, kwargs))
+        self.bytes += sum(size for place, size in storages(found).items() if place not in known)
+        return found

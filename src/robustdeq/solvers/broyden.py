@@ -28,7 +28,7 @@ _SUFFICIENT_DECREASE = 1e-4
 
 
 class _Increments(Memory):
-    """s_j … s_{n−1} and in the row behind them g_n, which becomes s_n; their Gram matrix; a line search's step sizes."""
+    """s_j … s_{n−1}, behind them g_n, which becomes s_n; their Gram matrix; the step sizes of a line search."""
 
     def __init__(self, solver: Broyden, initial: Tensor, keep: bool) -> None:
         self._solver = solver

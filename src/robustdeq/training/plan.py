@@ -65,7 +65,8 @@ class Plan:
             if key not in settings:
                 meant = hint(key, settings, f"choose from {', '.join(settings)}.")
                 raise InputError(f"the architecture of {self.model} has no {key!r}; {meant}")
-        config = dataclasses.replace(config, **self.architecture)
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in self.architecture.items()}
+        config = dataclasses.replace(config, **given)
         channels, height, width = images.pixels.shape[1:]
         if isinstance(config, ResNetConfig):
             return ResNet(config, len(images.classes), channels)

@@ -1,0 +1,47 @@
+"""The headline run goes from trainings to pages by one command, here in the smallest size there is."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "headline.py"
+BRIEF = ["--schedule.max_steps", "2", "--schedule.validation_images", "8", "--schedule.validations", "1"]
+BUDGET = [option.replace("schedule", "budget") for option in BRIEF]
+UNCOMPILED = ["--execution.compiled", "false"]
+WEAK = [
+    *("-n", "4", "--batch_size", "4", "--estimators.steps", "[1]", "--estimators.dampings", "[1.0]"),
+    *("--strict.steps", "2", "--strict.restarts", "1", "--strict.apgd_steps", "2", "--strict.targets", "1"),
+    *("--strict.queries", "2", "--strict.probe_images", "2"),
+]
+EFFORT = [
+    f"--effort.{name}={count}"
+    for name, count in {"steps": 2, "apgd_steps": 2, "targets": 1, "queries": 2, "repetitions": 1}.items()
+]
+
+
+def test_one_command_trains_measures_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = runpy.run_path(str(EXAMPLE))
+    monkeypatch.setitem(example["main"].__globals__, "EXPERIMENTS", ("fig4",))
+
+    example["main"](
+        "digits",
+        tmp_path,
+        "nano",
+        deq=["--model", "nano", "--architecture.tail_steps", "1", *BRIEF, *UNCOMPILED],
+        network=["--architecture.blocks", "[1]", "--architecture.width", "4", *BRIEF, *UNCOMPILED],
+        evaluate=["--attack.eps", "0.25", "--attack.steps", "2", *WEAK],
+        reproduce=[*WEAK, *EFFORT, *BUDGET],
+    )
+
+    weights = {name: tmp_path / name / "model.safetensors" for name in ("aligned", "unrolled", "resnet18")}
+    assert len({path.read_bytes() for path in weights.values()}) == 3
+    for name in ("aligned", "unrolled"):
+        for protocol in ("paper", "strict"):
+            table = json.loads((tmp_path / f"{name}-{protocol}" / "results.json").read_text())
+            assert table["samples"] == 4
+            assert [row["name"] for row in table["defenses"]][::2] == ["final", "ensemble"]
+        assert "Solver-aligned adversarial training" in (tmp_path / f"{name}.md").read_text()
+        assert (tmp_path / f"{name}-strict.html").stat().st_size > 10_000
+    assert {path.stem for path in (tmp_path / "aligned-reproduction").glob("*.json")} == {"fig4"}

@@ -1,0 +1,24 @@
+"""The table of the README that can be run again holds the stored numbers."""
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_linked_cell_is_the_stored_number() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (place,) = re.findall(r"^\[aligned\]: (\S+)$", text, flags=re.MULTILINE)
+    stored = json.loads((ROOT / place).read_text())["defenses"]
+    expected = {
+        "**clean**": [row["clean"] for row in stored],
+        "**minimum of the paper's columns**": [row["minimum_paper"] for row in stored],
+        "**worst case per image, all columns**": [row["worst_case"] for row in stored],
+    } | {
+        column["name"]: [row["attacks"][j]["accuracy"] for row in stored]
+        for j, column in enumerate(stored[0]["attacks"])
+    }
+    lines = [line for line in text.splitlines() if "][aligned]" in line and line.startswith("|")]
+    shown = {line.split("|")[1].strip(): re.findall(r"\[([\d.]+)\]\[aligned\]", line) for line in lines}
+    assert shown == {name: [f"{100 * value:.1f}" for value in values] for name, values in expected.items()}
