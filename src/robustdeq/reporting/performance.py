@@ -80,23 +80,25 @@ def save_performance(folder: Path, path: Path) -> None:
     """Write all benchmarks of a folder as one Markdown file.
 
     Args:
-        folder: where `robustdeq bench` kept them.
+        folder: where `robustdeq bench` kept them; NAME-ANYTHING.json is a further result of the benchmark NAME.
         path: the file.
 
     Raises:
         InputError: the folder holds no benchmark.
     """
-    found = [BenchResult.read(file) for name in BENCHES if (file := folder / f"{name}.json").is_file()]
-    if not found:
+    files = [file for name in BENCHES for file in (*folder.glob(f"{name}.json"), *sorted(folder.glob(f"{name}-*.json")))]
+    if not files:
         raise InputError(f"{folder} holds no benchmarks; make some with `robustdeq bench`.")
-    write_text(path, "\n".join([_INTRODUCTION, *map(_section, found)]))
+    write_text(path, "\n".join([_INTRODUCTION, *map(_section, files)]))
 
 
-def _section(result: BenchResult) -> str:
+def _section(file: Path) -> str:
+    result = BenchResult.read(file)
     claims = result.measured.claims
     rows = [f"| {c.subject} | {_ratio(c)} | {_bound(c)} | {'yes' if c.holds else '**no**'} |" for c in claims]
     table = "\n".join(["| ratio | measured | bound | holds |", "|---|--:|--:|---|", *rows]) if rows else ""
     source = ", ".join(f"{key} {value}" for key, value in result.provenance.items() if key not in ("command", "code"))
     command = f"`{result.provenance['command']}` ({source})"
-    parts = [f"## {result.title}", table, *map(panel_markdown, result.measured.panels), command]
+    further = file.stem.removeprefix(result.name).replace("-", ": ", 1)
+    parts = [f"## {result.title}{further}", table, *map(panel_markdown, result.measured.panels), command]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
