@@ -86,7 +86,8 @@ def save_performance(folder: Path, path: Path) -> None:
     Raises:
         InputError: the folder holds no benchmark.
     """
-    files = [file for name in BENCHES for file in (*folder.glob(f"{name}.json"), *sorted(folder.glob(f"{name}-*.json")))]
+    patterns = [pattern for name in BENCHES for pattern in (f"{name}.json", f"{name}-*.json")]
+    files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
     if not files:
         raise InputError(f"{folder} holds no benchmarks; make some with `robustdeq bench`.")
     write_text(path, "\n".join([_INTRODUCTION, *map(_section, files)]))
