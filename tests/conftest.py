@@ -1,11 +1,13 @@
 """What all tests share: run-time checks of shapes and types, one thread, a fixed seed."""
 
+import os
 from collections.abc import Iterator
 
 import jaxtyping
 import pytest
 import torch
 
+os.environ.pop("COLUMNS", None)  # which pytest-xdist sets, so that no test could choose a width
 jaxtyping.install_import_hook("robustdeq", "typecheck.checked")
 torch.set_num_threads(1)
 

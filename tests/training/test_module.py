@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from robustdeq.errors import InputError
 from robustdeq.gradients import Phantom, StateGradient, Surrogate, ThroughSolver
 from robustdeq.models import DEQ, MDEQ
 from robustdeq.models.deq import Execution, Unroll
-from robustdeq.solvers import Broyden, Solver
+from robustdeq.solvers import Broyden, Iteration, Solver
 from robustdeq.training import (
     NFGSM,
     TRADES,
@@ -415,7 +416,7 @@ class Uploads(TorchFunctionMode):
 def waits(
     objective: Objective, gradient: StateGradient, settings: dict[str, Any], asynchronous: bool = True
 ) -> list[str]:
-    """What makes the host wait in a step, from the second batch of an epoch to the gradient of the weights."""
+    """What would make the host wait for a GPU in a step, from the second batch of an epoch to the weights' gradient."""
     config = replace(rd.models.PRESETS["nano"], max_steps=3, dropout=0.3)
     deq = rd.models.mdeq(config, in_channels=1).float().train()
     deq.gradient = gradient
@@ -423,7 +424,8 @@ def waits(
     batches = iter(Batches(train, 4, augmentation=RandomCropFlip(1)))
     next(batches)
     module = Step(deq, objective, solver_steps=SolverSteps(asynchronous=asynchronous), **settings)
-    with WaitingOperations() as mode, Uploads(mode.seen):
+    asks = property(lambda run: run.solver.tol > 0)
+    with patch.object(Iteration, "asks", asks), WaitingOperations() as mode, Uploads(mode.seen):
         module.training_step(next(batches), 0).backward()
     return mode.seen
 

@@ -91,10 +91,6 @@ class Iteration:
     loop ends after `max_steps`, or, with a positive tolerance, once every sample is frozen. With `tol=0` it never asks
     the device for a decision, so it runs without host synchronisation; a sample whose residual has fallen to rounding
     level is frozen all the same, since further increments would be noise.
-
-    Attributes:
-        asks: whether the host may look at what is on the device, to spare it a pass over the states: with a tolerance
-            it does so in any case, and on the CPU it waits for nothing.
     """
 
     def __init__(self, solver: Solver, function: Function, initial: Tensor, keep: bool) -> None:
@@ -102,12 +98,19 @@ class Iteration:
         self.initial: Float[Tensor, "batch dim"] = initial.flatten(1)
         self.memory = solver.memory(self.initial, keep)
         batch, device = len(initial), initial.device
-        self.asks = solver.tol > 0 or device.type == "cpu"
         self.steps: Int[Tensor, "batch"] = torch.zeros(batch, dtype=torch.long, device=device)
         self.converged: Bool[Tensor, "batch"] = torch.zeros(batch, dtype=torch.bool, device=device)
         self.diverged: Bool[Tensor, "batch"] = torch.zeros(batch, dtype=torch.bool, device=device)
         self._shape = initial.shape
         self._user_function = function
+
+    @property
+    def asks(self) -> bool:
+        """Whether the host may look at what is on the device, to spare it a pass over the states.
+
+        With a tolerance it does so in any case, and on the CPU it waits for nothing.
+        """
+        return self.solver.tol > 0 or self.initial.device.type == "cpu"
 
     def function(self, state: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         """F on flat states; raises `InputError` when its output is not shaped like its input."""
