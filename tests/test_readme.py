@@ -1,8 +1,10 @@
-"""The table of the README that can be run again holds the stored numbers."""
+"""The tables of the README that can be made again hold the stored numbers."""
 
 import json
 import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,3 +24,17 @@ def test_every_linked_cell_is_the_stored_number() -> None:
     lines = [line for line in text.splitlines() if "][aligned]" in line and line.startswith("|")]
     shown = {line.split("|")[1].strip(): re.findall(r"\[([\d.]+)\]\[aligned\]", line) for line in lines}
     assert shown == {name: [f"{100 * value:.1f}" for value in values] for name, values in expected.items()}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_table_of_the_demo_is_the_stored_one(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    stored = json.loads((ROOT / "docs/images/demo.json").read_text())["defenses"]
+    rows = {
+        column["name"]: [row["attacks"][j]["accuracy"] for row in stored]
+        for j, column in enumerate(stored[0]["attacks"])
+    }
+    rows["**worst case per image, all columns**"] = [row["worst_case"] for row in stored]
+    for name, values in rows.items():
+        mark = "**" if "**" in name else ""
+        assert f"| {name} | " + " | ".join(f"{mark}{100 * value:.1f}{mark}" for value in values) + " |\n" in text
