@@ -8,16 +8,11 @@ import pytest
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "headline.py"
 BRIEF = ["--schedule.max_steps", "2", "--schedule.validation_images", "8", "--schedule.validations", "1"]
-BUDGET = [option.replace("schedule", "budget") for option in BRIEF]
 UNCOMPILED = ["--execution.compiled", "false"]
 WEAK = [
     *("-n", "4", "--batch_size", "4", "--estimators.steps", "[1]", "--estimators.dampings", "[1.0]"),
     *("--strict.steps", "2", "--strict.restarts", "1", "--strict.apgd_steps", "2", "--strict.targets", "1"),
     *("--strict.queries", "2", "--strict.probe_images", "2"),
-]
-EFFORT = [
-    f"--effort.{name}={count}"
-    for name, count in {"steps": 2, "apgd_steps": 2, "targets": 1, "queries": 2, "repetitions": 1}.items()
 ]
 
 
@@ -32,7 +27,7 @@ def test_one_command_trains_measures_and_reports(tmp_path: Path, monkeypatch: py
         deq=["--model", "nano", "--architecture.tail_steps", "1", *BRIEF, *UNCOMPILED],
         network=["--architecture.blocks", "[1]", "--architecture.width", "4", *BRIEF, *UNCOMPILED],
         evaluate=["--attack.eps", "0.25", "--attack.steps", "2", *WEAK],
-        reproduce=[*WEAK, *EFFORT, *BUDGET],
+        reproduce=[*WEAK, "--effort.steps", "2"],
     )
 
     weights = {name: tmp_path / name / "model.safetensors" for name in ("aligned", "unrolled", "resnet18")}

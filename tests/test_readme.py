@@ -26,6 +26,16 @@ def test_every_linked_cell_is_the_stored_number() -> None:
     assert shown == {name: [f"{100 * value:.1f}" for value in values] for name, values in expected.items()}
 
 
+def test_the_table_made_again_agrees_within_three_points() -> None:
+    folder = ROOT / "results" / "small-cifar10-aligned-paper"
+    first, again = (json.loads((folder / name).read_text()) for name in ("results.json", "again.json"))
+    assert first["settings"]["fingerprint"] == again["settings"]["fingerprint"]
+    for one, other in zip(first["defenses"], again["defenses"], strict=True):
+        cells = [(one[key], other[key]) for key in ("clean", "minimum_paper", "worst_case")]
+        cells += [(a["accuracy"], b["accuracy"]) for a, b in zip(one["attacks"], other["attacks"], strict=True)]
+        assert all(abs(a - b) <= 0.03 for a, b in cells)
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
 def test_table_of_the_demo_is_the_stored_one(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -403,7 +403,8 @@ def bench(
         repetitions: how often every side is timed.
         device: cpu, cuda or auto.
         output: the folder for the results, one JSON file per benchmark; trainings that were interrupted go on there.
-        document: write all results of that folder as one Markdown file, and measure nothing.
+        document: write all results of that folder as one Markdown file, NAME-MORE.json beside NAME.json included, and
+            measure nothing.
     """
     if document is not None:
         save_performance(output, document)

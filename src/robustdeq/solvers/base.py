@@ -88,8 +88,8 @@ class Iteration:
     """A running solve: iterate over it for z_0, z_1, …; afterwards it tells how each sample fared.
 
     A sample that has converged or diverged is frozen: it keeps its state, and nothing of it reaches its neighbours. The
-    loop ends after `max_steps`, or, with a positive tolerance, once every sample is frozen. With `tol=0` it never asks
-    the device for a decision, so it runs without host synchronisation; a sample whose residual has fallen to rounding
+    loop ends after `max_steps`, or, with a positive tolerance, once every sample is frozen. With `tol=0` it never waits
+    for the device (`asks`), so it runs without host synchronisation; a sample whose residual has fallen to rounding
     level is frozen all the same, since further increments would be noise.
     """
 
