@@ -5,7 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from robustdeq.models.deq import DEQ, BoundCell, TrainingGradient, Unroll
+from robustdeq.deq.cell import BoundCell
+from robustdeq.deq.model import DEQ, TrainingGradient
+from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Broyden, Solver
 
 IMAGE = (1, 2, 3)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from robustdeq.models.deq import DEQ
+from robustdeq.deq.model import DEQ
 
 Function = Callable[[Tensor], Tensor]
 

@@ -23,7 +23,7 @@ import robustdeq as rd
 from cells import CHANNELS, ConvolutionCell
 from robustdeq.attacks import FGSM, PGD
 from robustdeq.attacks.pgd import correct
-from robustdeq.defenses import Defense, EarlyState, EnsembleState, FinalState
+from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
 from robustdeq.gradients import (
     Defended,
     Ensemble,

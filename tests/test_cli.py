@@ -22,10 +22,10 @@ from robustdeq import cli
 from robustdeq.attacks import PGD
 from robustdeq.evaluation import Store
 from robustdeq.evaluation.store import FILE
-from robustdeq.models.resnet import ResNet, ResNetConfig, WideResNet
-from robustdeq.models.zoo import read_card
 from robustdeq.training import Recipe
 from robustdeq.training.recipes import recipe_names
+from robustdeq.zoo.registry import read_card
+from robustdeq.zoo.resnet import ResNet, ResNetConfig, WideResNet
 
 LEFT = ["exhibits.safetensors", "manifest.json", "results.csv", "results.json", "results.png", "results.sqlite"]
 QUICK = ["--attack.steps", "1", "--estimators.steps", "[1]", "--estimators.dampings", "[1.0]"]

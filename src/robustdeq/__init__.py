@@ -1,7 +1,7 @@
 """Adversarial robustness of deep equilibrium models: measured, attacked and trained with honest gradients."""
 
-from robustdeq import attacks, data, defenses, evaluation, gradients, models, solvers
-from robustdeq.errors import InputError
+from robustdeq import attacks, data, defenses, evaluation, gradients, models, solvers, zoo
+from robustdeq.base.errors import InputError
 from robustdeq.gradients import Defended, Surrogate
 from robustdeq.models import DEQ, Unroll, from_torchdeq, load, save
 from robustdeq.solvers import Trajectory
@@ -25,4 +25,5 @@ __all__ = [
     "models",
     "save",
     "solvers",
+    "zoo",
 ]

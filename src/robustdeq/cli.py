@@ -26,12 +26,14 @@ from rich.table import Table
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
-from robustdeq.benchmarks import BENCHES, Setting, bench_named
-from robustdeq.benchmarks import run as run_bench
+from robustdeq.base.errors import InputError, hint
+from robustdeq.base.files import write_text
+from robustdeq.base.progress import Report, progress_bar
 from robustdeq.data import Images
 from robustdeq.data import load as load_data
-from robustdeq.defenses import EarlyState
-from robustdeq.errors import InputError, hint
+from robustdeq.deq import EntropyReduction, Unroll
+from robustdeq.deq.defenses import EarlyState
+from robustdeq.deq.gradients import Phantom, StateGradient
 from robustdeq.evaluation import (
     Estimators,
     Evaluation,
@@ -48,19 +50,6 @@ from robustdeq.evaluation.exhibits import FILE as EXHIBITS_FILE
 from robustdeq.evaluation.exhibits import Exhibits, exhibits
 from robustdeq.evaluation.protocol import protocol_named
 from robustdeq.evaluation.store import FILE as STORE_FILE
-from robustdeq.files import write_text
-from robustdeq.gradients import EntropyReduction, Phantom, StateGradient
-from robustdeq.models import (
-    MDEQ,
-    PRESETS,
-    Unroll,
-    convert_checkpoint,
-    load,
-    mdeq,
-)
-from robustdeq.models.card import Model
-from robustdeq.models.zoo import packaged_names, read_card
-from robustdeq.progress import Report, progress_bar
 from robustdeq.reporting import (
     checks_table,
     claims_table,
@@ -78,7 +67,8 @@ from robustdeq.reporting import (
     save_training_figure,
 )
 from robustdeq.reporting import export as export_result
-from robustdeq.reproduce import (
+from robustdeq.solvers import Broyden
+from robustdeq.study import (
     EXPERIMENTS,
     Budget,
     Effort,
@@ -88,14 +78,18 @@ from robustdeq.reproduce import (
     experiment_named,
     scale_named,
 )
-from robustdeq.reproduce.run import reproduce as reproduce_experiment
-from robustdeq.reproduce.run import settings as settings_of
-from robustdeq.solvers import Broyden
+from robustdeq.study.bench import BENCHES, Setting, bench_named
+from robustdeq.study.bench import run as run_bench
+from robustdeq.study.run import reproduce as reproduce_experiment
+from robustdeq.study.run import settings as settings_of
 from robustdeq.training import AdversarialTraining, Hardware, Objective, Optimization, Recipe, Schedule, Validation, fit
 from robustdeq.training.plan import Plan
 from robustdeq.training.recipes import locate_recipe, recipe_names, recipe_summary
 from robustdeq.training.record import METRICS
 from robustdeq.training.run import is_first_process
+from robustdeq.zoo import MDEQ, PRESETS, convert_checkpoint, load, mdeq
+from robustdeq.zoo.card import Model
+from robustdeq.zoo.registry import packaged_names, read_card
 
 DEMO_EPS = 0.25
 _EXHIBITED = 6

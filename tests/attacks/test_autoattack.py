@@ -22,7 +22,8 @@ from robustdeq import InputError
 from robustdeq.attacks import APGD, FAB, AutoAttack, Component, Square, TargetedAPGD, TargetedFAB
 from robustdeq.attacks.autoattack import Cascade, cascade
 from robustdeq.attacks.pgd import correct
-from robustdeq.defenses import EnsembleState, FinalState
+from robustdeq.deq.defenses import EnsembleState, FinalState
+from robustdeq.deq.model import DEQ
 from robustdeq.gradients import (
     Defended,
     Gradient,
@@ -31,7 +32,6 @@ from robustdeq.gradients import (
     Surrogate,
     ThroughSolver,
 )
-from robustdeq.models.deq import DEQ
 from robustdeq.solvers import Broyden
 
 CLASSES = 5

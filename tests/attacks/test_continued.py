@@ -7,8 +7,8 @@ import torch
 
 from cells import images, make_deq
 from robustdeq.attacks import PGD, ContinuedPGD, Stages
-from robustdeq.defenses import FinalState
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
+from robustdeq.deq.defenses import FinalState
 from robustdeq.gradients import Phantom, Surrogate, ThroughSolver
 
 SETTINGS = {"eps": 0.3, "step_size": 0.1, "steps": 3, "bounds": (-20.0, 20.0)}

@@ -11,7 +11,7 @@ from robustdeq import DEQ, InputError, Unroll
 from robustdeq.attacks import PGD, JointAttack
 from robustdeq.attacks.joint import JointIterate
 from robustdeq.attacks.pgd import correct
-from robustdeq.defenses import EarlyState, FinalState
+from robustdeq.deq.defenses import EarlyState, FinalState
 from robustdeq.gradients import Defended, Exact, Phantom, Surrogate
 from robustdeq.solvers import Broyden
 

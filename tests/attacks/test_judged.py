@@ -10,7 +10,8 @@ from torch.testing import assert_close
 
 from cells import CLASSES, images, make_deq
 from robustdeq.attacks import PGD, Judged
-from robustdeq.defenses import Defense, EarlyState, EnsembleState, FinalState
+from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
+from robustdeq.deq.model import DEQ
 from robustdeq.gradients import (
     Defended,
     Ensemble,
@@ -22,7 +23,6 @@ from robustdeq.gradients import (
     ThroughSolver,
     UnrolledIntermediate,
 )
-from robustdeq.models.deq import DEQ
 
 pytestmark = pytest.mark.usefixtures("float64")
 GRADIENTS: list[Gradient] = [

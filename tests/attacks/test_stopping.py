@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from cells import CLASSES, images, make_deq
 from robustdeq.attacks import PGD, StoppingPGD
 from robustdeq.attacks.pgd import correct
-from robustdeq.defenses import Defense, EarlyState, EnsembleState, FinalState
+from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
 from robustdeq.gradients import Defended, Gradient, Phantom, Surrogate, ThroughSolver
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robustdeq.base.errors import InputError
 from robustdeq.data import RandomCropFlip
 from robustdeq.data.augmentation import crop
-from robustdeq.errors import InputError
 
 
 def seeded(seed=0):

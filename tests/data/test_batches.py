@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from robustdeq.base.errors import InputError
 from robustdeq.data import Batches, Images, RandomCropFlip
-from robustdeq.errors import InputError
 
 CROP = RandomCropFlip(padding=1)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from robustdeq.base.errors import InputError
 from robustdeq.data import Images, as_batch
-from robustdeq.errors import InputError
 
 
 def images(n=10, channels=3, size=4, scale=255):

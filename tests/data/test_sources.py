@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from robustdeq.base.errors import InputError
 from robustdeq.data import load
-from robustdeq.errors import InputError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 CLASSES = ["cat", "dog", "owl"]

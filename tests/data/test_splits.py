@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robustdeq.base.errors import InputError
 from robustdeq.data import Images, Splits, load
 from robustdeq.data.splits import assemble, hold_out_last, hold_out_stratified
-from robustdeq.errors import InputError
 
 
 def numbered(labels, start=0, source="numbered", classes=None):

@@ -15,7 +15,7 @@ import pytest
 
 import robustdeq as rd
 from robustdeq import cli
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.evaluation import Store
 from robustdeq.evaluation.distributed import launch
 from robustdeq.evaluation.store import FILE

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 import robustdeq as rd
 from cells import images, make_deq
 from robustdeq.attacks import PGD
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.evaluation import Estimators
 from robustdeq.evaluation.agreement import cosine, equal_signs, estimated_gradients, true_gradients
 from robustdeq.evaluation.exhibits import Exhibits, exhibits

@@ -15,8 +15,8 @@ from torch import Tensor
 import robustdeq as rd
 from robustdeq.attacks import PGD
 from robustdeq.attacks.pgd import correct
-from robustdeq.defenses import Defense, EarlyState, EnsembleState, FinalState
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
+from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
 from robustdeq.evaluation import (
     Estimators,
     GridResult,
@@ -126,13 +126,23 @@ def test_robustness_is_the_minimum_over_the_columns_of_the_paper(result: GridRes
     assert result.robustness.tolist() == [min(row[:6]) for row in result.accuracy]
 
 
-def test_worst_case_counts_samples_that_stand_clean_and_under_every_attack(result: GridResult) -> None:
+def test_worst_case_counts_every_adversary_that_was_made_those_of_beaten_candidates_included(
+    deq: DEQ, data: tuple[Tensor, Tensor], result: GridResult
+) -> None:
+    x, y = data
+    gradients = [attempt.gradient for column in COLUMNS for attempt in column.attempts]
+    judged = [outcomes(deq, attacked(deq, gradient, x, y), y) for gradient in gradients if gradient is not None]
+    standing = result.clean & np.logical_and.reduce(judged)
+    assert np.array_equal(result.standing, standing)
     for i in range(3):
-        standing = [
-            bool(result.clean[i, k]) and all(result.per_sample[i, j, k] for j in range(9)) for k in range(SAMPLES)
-        ]
-        assert result.worst_case[i] == sum(standing) / SAMPLES <= result.robustness[i]
-        assert tuple(result.worst_case_intervals[i]) == wilson_interval(sum(standing), SAMPLES)
+        assert result.worst_case[i] == standing[i].sum() / SAMPLES <= result.robustness[i]
+        assert tuple(result.worst_case_intervals[i]) == wilson_interval(int(standing[i].sum()), SAMPLES)
+
+
+def test_worst_case_counts_what_only_a_beaten_candidate_broke() -> None:
+    clean, stands = np.array([[True, True]]), np.array([[[True, True]]])
+    made = GridResult(("d",), ("a",), ("",), (False,), clean, stands, np.array([[True, False]]))
+    assert (made.robustness.tolist(), made.worst_case.tolist()) == ([1.0], [0.5])
 
 
 def test_robustness_leaves_out_what_the_paper_lacks_and_the_worst_case_does_not() -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from cells import make_deq
 from robustdeq.attacks import PGD, AutoAttack, Square
-from robustdeq.defenses import EarlyState, EnsembleState, FinalState
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
+from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState
 from robustdeq.evaluation import Estimators
 from robustdeq.evaluation.attempt import Attempt
 from robustdeq.evaluation.protocol import Family, Role, Rule, Setting, protocol_named

@@ -9,7 +9,7 @@ import torch
 import robustdeq as rd
 from robustdeq.attacks import PGD
 from robustdeq.attacks.pgd import correct
-from robustdeq.defenses import FinalState
+from robustdeq.deq.defenses import FinalState
 from robustdeq.evaluation import Estimators, Store, assemble, reduction_evaluation
 from robustdeq.gradients import Defended, EntropyReduced, EntropyReduction, Surrogate, ThroughSolver
 from robustdeq.models import MDEQ

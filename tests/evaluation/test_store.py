@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.evaluation.attempt import Outcome
 from robustdeq.evaluation.store import Profile, Run, Store
 

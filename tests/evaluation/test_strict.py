@@ -10,7 +10,7 @@ from torch import Tensor
 import robustdeq as rd
 from robustdeq.attacks import APGD, PGD, AutoAttack, Square, StoppingPGD
 from robustdeq.attacks.pgd import correct
-from robustdeq.defenses import EarlyState, EnsembleState, FinalState
+from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState
 from robustdeq.evaluation import Estimators, GridResult, Store, Strict, assemble, deq_evaluation, network_evaluation
 from robustdeq.evaluation.protocol import Family, Role, Rule, Setting, Witness, protocol_named
 from robustdeq.gradients import Defended, Gradient, ThroughSolver

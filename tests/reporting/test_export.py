@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.evaluation import Check, GridResult, wilson_interval
 from robustdeq.reporting import export, latex_table, long_frame
 

@@ -20,8 +20,8 @@ from plotly.colors import hex_to_rgb, sample_colorscale, unlabel_rgb
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
-from robustdeq.defenses import FinalState
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
+from robustdeq.deq.defenses import FinalState
 from robustdeq.evaluation import Check, Estimators, GridResult, StateProfile, wilson_interval
 from robustdeq.evaluation.attempt import Outcome
 from robustdeq.evaluation.exhibits import FILE, Exhibits
@@ -37,7 +37,7 @@ from robustdeq.reporting.page.exhibits import shown
 from robustdeq.reporting.page.panels import panel_chart
 from robustdeq.reporting.page.wording import label, ready_made, threat
 from robustdeq.reporting.runs import ReportedRun, read_run
-from robustdeq.reproduce import Drawing, Panel, Reproduction, published
+from robustdeq.study import Drawing, Panel, Reproduction, published
 
 EVIL = "</script><script>alert(1)</script> & <b>co</b>"
 RNG = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.reporting import (
     ReportedRun,
     is_report,
@@ -20,7 +20,7 @@ from robustdeq.reporting import (
     save_drawing,
 )
 from robustdeq.reporting.panels import number
-from robustdeq.reproduce import Drawing, Panel, Reproduction
+from robustdeq.study import Drawing, Panel, Reproduction
 
 VALUES = np.array([[12.345, 0.5], [np.nan, 1234.5]])
 PANEL = Panel(

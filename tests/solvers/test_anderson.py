@@ -8,7 +8,7 @@ from torchdeq.solver.anderson import anderson_solver
 
 import dense
 from cells import CELLS, images, make_deq
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.solvers import Anderson
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import dense
 from cells import images, make_deq, with_norm
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.solvers import Anderson, Broyden, Picard
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -21,7 +21,6 @@ from robustdeq.attacks import PGD
 from robustdeq.data import RandomCropFlip, Splits
 from robustdeq.gradients import Phantom
 from robustdeq.models import MDEQ, ResNet
-from robustdeq.models.resnet import ResNetConfig
 from robustdeq.training import (
     AdversarialTraining,
     Hardware,
@@ -35,6 +34,7 @@ from robustdeq.training import (
     Validation,
     fit,
 )
+from robustdeq.zoo.resnet import ResNetConfig
 
 ATTACK = PGD(eps=0.15, step_size=0.1, steps=1)
 FIXED = replace(ATTACK, random_start=False)

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 import robustdeq as rd
 from robustdeq.attacks.pgd import correct
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.training import Standard
 from robustdeq.training.averaging import Averaging
 from robustdeq.training.checkpoints import SealedCheckpoints

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import CPU, digits, everything, fit, model
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.training.checkpoints import SealedCheckpoints, newest
 from test_files import small_disk
 

@@ -15,9 +15,9 @@ from runs import FIXED, SHORT, column, digits, finished, fit, model, recipe, rec
 from torch import Tensor, nn
 from typing_extensions import override
 
+from robustdeq.base.errors import InputError
 from robustdeq.data import Images, RandomCropFlip
 from robustdeq.data.batches import Batches
-from robustdeq.errors import InputError
 from robustdeq.training import AdversarialTraining, Hardware, Optimization, Standard
 from robustdeq.training.objectives import Adversaries, Moment
 

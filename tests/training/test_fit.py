@@ -28,14 +28,14 @@ from typing_extensions import override
 
 import robustdeq as rd
 from robustdeq.attacks.pgd import correct
+from robustdeq.base.errors import InputError
 from robustdeq.data import Images, Splits
-from robustdeq.errors import InputError
 from robustdeq.evaluation import choose_early_state
 from robustdeq.gradients import Exact, Gradient, Phantom, StateGradient, Surrogate, ThroughSolver
 from robustdeq.models import DEQ, MDEQ
-from robustdeq.models.zoo import read_card
 from robustdeq.training import AdversarialTraining, Optimization, Standard, Validation
 from robustdeq.training.objectives import Adversaries, Moment, Reading
+from robustdeq.zoo.registry import read_card
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

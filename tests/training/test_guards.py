@@ -12,8 +12,8 @@ from runs import ATTACK, CPU, FIXED, SHORT, assert_same, assert_same_run, digits
 from torch import Tensor, nn
 from typing_extensions import override
 
+from robustdeq.base.errors import InputError
 from robustdeq.data import Splits
-from robustdeq.errors import InputError
 from robustdeq.training import (
     AdversarialTraining,
     Guard,

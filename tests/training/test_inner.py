@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from cells import CLASSES, IMAGE, images, make_deq
 from robustdeq.attacks import PGD
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.gradients import Phantom, ThroughSolver
 from robustdeq.solvers import Broyden
 from robustdeq.training import NFGSM

@@ -19,11 +19,12 @@ import robustdeq as rd
 from cells import CLASSES, IMAGE, make_deq
 from robustdeq.attacks import PGD
 from robustdeq.attacks.pgd import correct
+from robustdeq.base.errors import InputError
 from robustdeq.data import Batches, RandomCropFlip
-from robustdeq.errors import InputError
+from robustdeq.deq.cell import Execution
+from robustdeq.deq.tail import Unroll
 from robustdeq.gradients import Phantom, StateGradient, Surrogate, ThroughSolver
 from robustdeq.models import DEQ, MDEQ
-from robustdeq.models.deq import Execution, Unroll
 from robustdeq.solvers import Broyden, Iteration, Solver
 from robustdeq.training import (
     NFGSM,

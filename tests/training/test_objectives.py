@@ -12,10 +12,10 @@ import robustdeq as rd
 from cells import CLASSES, IMAGE, make_deq
 from dense import parameter_differences
 from robustdeq.attacks import PGD
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
+from robustdeq.deq.tail import Unroll
 from robustdeq.gradients import Exact, Phantom, StateGradient, Surrogate, ThroughSolver, UnrolledIntermediate
 from robustdeq.models import DEQ, MDEQ
-from robustdeq.models.deq import Unroll
 from robustdeq.solvers import Broyden
 from robustdeq.training import NFGSM, TRADES, AdversarialTraining, NoisyFGSM, Objective, RandomState, Standard
 from robustdeq.training.objectives import Adversaries, Moment

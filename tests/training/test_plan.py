@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from robustdeq.base.errors import InputError
 from robustdeq.data import Images, load
-from robustdeq.errors import InputError
 from robustdeq.gradients import Exact, Phantom, ThroughSolver
 from robustdeq.models import MDEQ, ResNet, Unroll, WideResNet
 from robustdeq.training import AdversarialTraining, Standard

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from cells import images, make_deq
 from dense import parameter_differences
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.models import DEQ
 from robustdeq.solvers import Broyden, Picard
 from robustdeq.training.regularizers import FixedPointCorrection, JacobianRegularization, jacobian_penalty

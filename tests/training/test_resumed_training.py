@@ -30,8 +30,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.errors import InputError
-from robustdeq.files import replace_with
+from robustdeq.base.errors import InputError
+from robustdeq.base.files import replace_with
 from robustdeq.models import MDEQ
 from robustdeq.training import AdversarialTraining, Hardware, Recipe, Training, checkpoints, fit
 from robustdeq.training.objectives import Adversaries, Moment

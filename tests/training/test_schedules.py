@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.training import Optimization, Schedule, SolverSteps
 
 HIGHEST, FLOOR = 1e-2, 1e-4

@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from cells import CELLS, images, make_deq
 from dense import jacobian
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
+from robustdeq.deq.solve import Solution
 from robustdeq.models import DEQ
-from robustdeq.models.deq import Solution
 from robustdeq.solvers import Picard
 from robustdeq.training.spectrum import lipschitz_constant, spectral_radius
 

@@ -7,7 +7,7 @@ from robustdeq.attacks.joint import JointAttack
 from robustdeq.attacks.judged import Judged
 from robustdeq.attacks.pgd import FGSM, PGD
 from robustdeq.attacks.stopping import StoppingPGD
-from robustdeq.threat import Norm, ThreatModel
+from robustdeq.base.threat import Norm, ThreatModel
 
 __all__ = [
     "APGD",

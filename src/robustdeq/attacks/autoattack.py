@@ -11,9 +11,9 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from robustdeq.attacks.components import APGD, FAB, Component, Square, TargetedAPGD, TargetedFAB, stand
-from robustdeq.errors import InputError
-from robustdeq.progress import Report
-from robustdeq.threat import ThreatModel
+from robustdeq.base.errors import InputError
+from robustdeq.base.progress import Report
+from robustdeq.base.threat import ThreatModel
 
 
 def cascade(

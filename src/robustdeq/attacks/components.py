@@ -23,9 +23,9 @@ from typing_extensions import override
 
 from robustdeq.attacks.judged import Judged
 from robustdeq.attacks.pgd import checked, correct, warn_of_training
-from robustdeq.errors import InputError
-from robustdeq.models.deq import frozen
-from robustdeq.threat import Norm, ThreatModel
+from robustdeq.base.errors import InputError
+from robustdeq.base.threat import Norm, ThreatModel
+from robustdeq.deq.modes import frozen
 
 _SILENT = logging.Logger("pyautoattack", level=logging.CRITICAL + 1)
 

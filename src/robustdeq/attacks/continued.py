@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.attacks.pgd import PGD
-from robustdeq.errors import InputError
-from robustdeq.gradients.base import Loss
+from robustdeq.base.errors import InputError
+from robustdeq.deq.gradients.base import Loss
 
 
 class Stages(nn.Module):

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.attacks.pgd import PGD, finite_or_zero
-from robustdeq.errors import InputError
-from robustdeq.gradients.base import Loss, total_loss
-from robustdeq.models.deq import DEQ, Linearization, bind, frozen, initial_state
+from robustdeq.base.errors import InputError
+from robustdeq.deq.cell import Linearization, bind, initial_state
+from robustdeq.deq.gradients.base import Loss, total_loss
+from robustdeq.deq.model import DEQ
+from robustdeq.deq.modes import frozen
 
 
 @dataclass(frozen=True)

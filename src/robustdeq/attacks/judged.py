@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustdeq.attacks.pgd import finite_or_zero
-from robustdeq.gradients import Defended, Surrogate, ThroughSolver
-from robustdeq.gradients.base import attach
+from robustdeq.deq import Defended
+from robustdeq.deq.gradients import Surrogate, ThroughSolver
+from robustdeq.deq.gradients.base import attach
 
 
 def _differentiates(surrogate: nn.Module, target: nn.Module) -> bool:

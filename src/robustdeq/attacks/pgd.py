@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-from robustdeq.errors import InputError
-from robustdeq.gradients.base import Loss, Surrogate, total_loss
-from robustdeq.threat import ThreatModel
+from robustdeq.base.errors import InputError
+from robustdeq.base.threat import ThreatModel
+from robustdeq.deq.gradients.base import Loss, Surrogate, total_loss
 
 LabelledLoss = Callable[[Tensor, Tensor], Tensor]
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Int64, Shaped
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 
 
 @dataclass(frozen=True)

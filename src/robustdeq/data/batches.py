@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
+from robustdeq.base.errors import InputError
 from robustdeq.data.augmentation import RandomCropFlip, crop
 from robustdeq.data.images import Images
-from robustdeq.errors import InputError
 
 
 class Batches:

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 
 CHANNELS = {"L": 1, "RGB": 3}
 

@@ -7,11 +7,11 @@ from typing import TypeVar
 
 import torch
 
+from robustdeq.base.errors import InputError
 from robustdeq.data.decoding import decode
 from robustdeq.data.images import Images
 from robustdeq.data.splits import Splits, assemble
 from robustdeq.data.tables import images_from_table
-from robustdeq.errors import InputError
 
 SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d+)$")
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})

@@ -8,7 +8,7 @@ from typing import TypeVar
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 
 Batch = TypeVar("Batch")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from robustdeq.base.errors import InputError
 from robustdeq.data.files import by_role, from_folder, from_parquet
 from robustdeq.data.images import Images
 from robustdeq.data.splits import Splits, assemble, hold_out_stratified
 from robustdeq.data.tables import images_from_table
-from robustdeq.errors import InputError
 
 HUB = {
     "cifar10": ("uoft-cs/cifar10", None),

@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 
+from robustdeq.base.errors import InputError
 from robustdeq.data.images import Images
-from robustdeq.errors import InputError
 
 Role = Literal["train", "development", "test"]
 MOST_HELD_OUT = 1000

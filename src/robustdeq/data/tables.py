@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from robustdeq.base.errors import InputError
 from robustdeq.data.decoding import decode
 from robustdeq.data.images import Images
-from robustdeq.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from robustdeq.defenses import EarlyState
+from robustdeq.deq import DEQ
+from robustdeq.deq.defenses import EarlyState
+from robustdeq.deq.gradients import SHINE, Gradient, JacobianFree, ThroughSolver, UnrolledIntermediate
 from robustdeq.evaluation.protocol import Estimators
-from robustdeq.gradients import SHINE, Gradient, JacobianFree, ThroughSolver, UnrolledIntermediate
-from robustdeq.models import DEQ
 
 Loss = Callable[[Tensor], Tensor]
 Gradients = Float[Tensor, "states batch *image"]

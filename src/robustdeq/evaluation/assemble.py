@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.evaluation.diagnostics import Evidence, checks
 from robustdeq.evaluation.profile import StateProfile
 from robustdeq.evaluation.protocol import (
@@ -51,6 +51,7 @@ def assemble(store: Store) -> GridResult:
             for key in column["attempts"]:
                 errors = errors | np.concatenate([run.outcome.errors for run in runs[key]], axis=1)
     shown = [column for column in columns if column["role"] != Role.PROBE]
+    counted = [attempt for column in shown for attempt in outcomes[column["name"]]]
     table, gradients = [], []
     for column in shown:
         attempts = outcomes[column["name"]]
@@ -69,6 +70,7 @@ def assemble(store: Store) -> GridResult:
         beyond_paper=tuple(column["role"] != Role.PAPER for column in shown),
         clean=standing(clean),
         per_sample=np.stack(table, axis=1),
+        withstood=np.logical_and.reduce(counted),
         profiles=_profiles({CLEAN: clean, "ready-made attack": runs.get(manifest["ready_made"], [])}),
         settings=manifest["settings"] | manifest["environment"],
         cumulative=tuple(column["cumulative"] for column in shown),

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from robustdeq.attacks import AutoAttack, Cascade
 from robustdeq.attacks.pgd import correct
+from robustdeq.base.progress import Report
+from robustdeq.deq.gradients import Gradient
 from robustdeq.evaluation.subject import Subject
-from robustdeq.gradients import Gradient
-from robustdeq.progress import Report
 
 
 @runtime_checkable

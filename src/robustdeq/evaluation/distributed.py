@@ -19,12 +19,12 @@ import torch.distributed
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
+from robustdeq.base.progress import Report
 from robustdeq.evaluation.assemble import assemble
 from robustdeq.evaluation.result import GridResult
 from robustdeq.evaluation.run import Evaluation
 from robustdeq.evaluation.store import FILE, Run, Store, publish_manifest
-from robustdeq.progress import Report
 
 _PATIENCE = timedelta(days=7)  # how long a process that is done waits for the slowest one
 

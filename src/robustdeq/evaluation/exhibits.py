@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustdeq.attacks import PGD
-from robustdeq.defenses import FinalState, state_logits
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
+from robustdeq.base.files import write_tensors
+from robustdeq.deq import DEQ
+from robustdeq.deq.defenses import FinalState, state_logits
+from robustdeq.deq.gradients import Surrogate, ThroughSolver
+from robustdeq.deq.modes import evaluating
 from robustdeq.evaluation.agreement import cosine, estimated_gradients, true_gradients
 from robustdeq.evaluation.protocol import Estimators
-from robustdeq.files import write_tensors
-from robustdeq.gradients import Surrogate, ThroughSolver
-from robustdeq.models import DEQ
-from robustdeq.models.deq import evaluating
 
 FILE = "exhibits.safetensors"
 

@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from robustdeq.attacks import PGD
+from robustdeq.base.progress import Report
+from robustdeq.deq import DEQ
 from robustdeq.evaluation.assemble import assemble
 from robustdeq.evaluation.plan import deq_evaluation
 from robustdeq.evaluation.protocol import (
@@ -21,8 +23,6 @@ from robustdeq.evaluation.protocol import (
 )
 from robustdeq.evaluation.result import GridResult
 from robustdeq.evaluation.store import FILE, Store, publish_manifest
-from robustdeq.models import DEQ
-from robustdeq.progress import Report
 
 
 def white_box_grid(

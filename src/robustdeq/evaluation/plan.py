@@ -10,8 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from robustdeq.attacks import PGD, ContinuedPGD, Stages
-from robustdeq.defenses import Defense, EarlyState, EnsembleState, FinalState
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
+from robustdeq.base.progress import Report
+from robustdeq.deq import DEQ, EntropyReduced, EntropyReduction
+from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
+from robustdeq.deq.entropy import Backward
+from robustdeq.deq.gradients import Gradient, Surrogate, ThroughSolver
+from robustdeq.deq.modes import evaluating
 from robustdeq.evaluation.attempt import Attempt
 from robustdeq.evaluation.profile import most_robust_state, state_profile
 from robustdeq.evaluation.protocol import (
@@ -24,11 +29,6 @@ from robustdeq.evaluation.protocol import (
 )
 from robustdeq.evaluation.run import Evaluation
 from robustdeq.evaluation.subject import DefendedDEQ, Network, ReducedDEQ
-from robustdeq.gradients import EntropyReduced, EntropyReduction, Gradient, Surrogate, ThroughSolver
-from robustdeq.gradients.entropy import Backward
-from robustdeq.models import DEQ
-from robustdeq.models.deq import evaluating
-from robustdeq.progress import Report
 
 
 def deq_evaluation(

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from robustdeq.attacks.pgd import correct
-from robustdeq.defenses import state_logits
-from robustdeq.models import DEQ
+from robustdeq.deq import DEQ
+from robustdeq.deq.defenses import state_logits
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from robustdeq.attacks import APGD, PGD, AutoAttack, JointAttack, Square, StoppingPGD, TargetedAPGD
-from robustdeq.errors import InputError
-from robustdeq.evaluation.attempt import Attack, Attempt
-from robustdeq.gradients import (
+from robustdeq.base.errors import InputError
+from robustdeq.deq.gradients import (
     SHINE,
     Ensemble,
     Exact,
@@ -19,6 +18,7 @@ from robustdeq.gradients import (
     SimultaneousAdjoint,
     UnrolledIntermediate,
 )
+from robustdeq.evaluation.attempt import Attack, Attempt
 
 
 class Family(StrEnum):

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
+from robustdeq.base.files import write_text
+from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation.diagnostics import Check
 from robustdeq.evaluation.profile import StateProfile
-from robustdeq.evaluation.statistics import wilson_intervals
-from robustdeq.files import write_text
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class GridResult:
         beyond_paper: which columns the paper does not have.
         clean: whether each defense classifies each image correctly, (defenses, samples).
         per_sample: whether it still does under each attack, (defenses, columns, samples).
+        withstood: whether it does under every adversary that was made, those of candidates that are not the strongest
+            of their column included, (defenses, samples); None where nothing is known beyond `per_sample`.
         profiles: accuracy and residual along the trajectory, clean and under the ready-made attack.
         settings: what produced it.
         cumulative: which columns attacked only what had withstood all columns before, and so include those.
@@ -44,6 +46,7 @@ class GridResult:
     beyond_paper: tuple[bool, ...]
     clean: Bool[np.ndarray, "defenses samples"]
     per_sample: Bool[np.ndarray, "defenses columns samples"]
+    withstood: Bool[np.ndarray, "defenses samples"] | None = None
     profiles: dict[str, StateProfile] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     cumulative: tuple[bool, ...] = ()
@@ -62,12 +65,13 @@ class GridResult:
 
     @property
     def standing(self) -> Bool[np.ndarray, "defenses samples"]:
-        """Whether a sample is classified correctly, clean and under every single attack."""
-        return self.clean & self.per_sample.all(axis=1)
+        """Whether a sample is classified correctly, clean and under every adversary that was made."""
+        shown = self.clean & self.per_sample.all(axis=1)
+        return shown if self.withstood is None else shown & self.withstood
 
     @property
     def worst_case(self) -> Float[np.ndarray, "defenses"]:
-        """The share of samples on which every attack fails."""
+        """The share of samples on which every attack fails, every candidate of a searched column included."""
         return self.standing.mean(axis=1)
 
     @property
@@ -104,6 +108,7 @@ class GridResult:
                     "clean_per_sample": digits(self.clean[i]),
                     "minimum_paper": float(self.robustness[i]),
                     "worst_case": float(self.worst_case[i]),
+                    "worst_case_per_sample": digits(self.standing[i]),
                     "worst_case_interval": self.worst_case_intervals[i].tolist(),
                     "errors": self.errors[i] if self.errors else 0,
                     "attacks": [

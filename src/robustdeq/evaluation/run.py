@@ -16,19 +16,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from robustdeq.attacks.pgd import correct
-from robustdeq.defenses import state_logits
+from robustdeq.base.files import write_tensors
+from robustdeq.base.progress import Report
+from robustdeq.base.provenance import code_fingerprint, tensor_fingerprint
+from robustdeq.deq.defenses import state_logits
+from robustdeq.deq.modes import evaluating
 from robustdeq.evaluation.attempt import Attempt, judge
-from robustdeq.evaluation.fingerprints import code_fingerprint, tensor_fingerprint
 from robustdeq.evaluation.protocol import (
     Column,
     Role,
 )
 from robustdeq.evaluation.store import Profile, Run, Store
 from robustdeq.evaluation.subject import DefendedDEQ, Subject
-from robustdeq.files import write_tensors
-from robustdeq.models.card import fingerprint
-from robustdeq.models.deq import evaluating
-from robustdeq.progress import Report
+from robustdeq.zoo.card import fingerprint
 
 CLEAN = "clean"
 

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
+from robustdeq.base.files import write_text
 from robustdeq.evaluation.attempt import Outcome
-from robustdeq.files import write_text
 
 _SCHEMA = """
 CREATE TABLE manifest (text TEXT NOT NULL, digest TEXT NOT NULL);

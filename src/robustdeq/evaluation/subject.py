@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.defenses import Defense, FinalState, defended_logits
-from robustdeq.errors import InputError
-from robustdeq.gradients import Defended, EntropyReduced, EntropyReduction, Gradient, Surrogate
-from robustdeq.models import DEQ
+from robustdeq.base.errors import InputError
+from robustdeq.deq import DEQ, Defended, EntropyReduced, EntropyReduction
+from robustdeq.deq.defenses import Defense, FinalState, defended_logits
+from robustdeq.deq.gradients import Gradient, Surrogate
 
 
 class Subject(ABC):

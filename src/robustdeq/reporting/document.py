@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustdeq.errors import InputError
-from robustdeq.files import write_text
+from robustdeq.base.errors import InputError
+from robustdeq.base.files import write_text
 from robustdeq.reporting.drawings import save_drawing
 from robustdeq.reporting.panels import panel_markdown
 from robustdeq.reporting.runs import MARKS, ReportedRun
-from robustdeq.reproduce import EXPERIMENTS, Reproduction
+from robustdeq.study import EXPERIMENTS, Reproduction
 
 _INTRODUCTION = f"""# Reproduction
 

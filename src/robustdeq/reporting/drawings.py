@@ -8,9 +8,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from robustdeq.files import replace_with
+from robustdeq.base.files import replace_with
 from robustdeq.reporting.panels import number
-from robustdeq.reproduce import Drawing, Panel, Reproduction
+from robustdeq.study import Drawing, Panel, Reproduction
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
+from robustdeq.base.files import replace_with, write_text
+from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import GridResult
-from robustdeq.evaluation.statistics import wilson_intervals
-from robustdeq.files import replace_with, write_text
 
 _LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}

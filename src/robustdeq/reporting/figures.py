@@ -7,8 +7,8 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 
+from robustdeq.base.files import replace_with
 from robustdeq.evaluation import GridResult
-from robustdeq.files import replace_with
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _MARKERS = ("o", "s", "^", "D")

@@ -9,9 +9,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from robustdeq.reproduce import EXPERIMENTS, Panel, Reproduction, Scale
-from robustdeq.reproduce.experiment import BEYOND
-from robustdeq.reproduce.times import Time, measured_times
+from robustdeq.study import EXPERIMENTS, Panel, Reproduction, Scale
+from robustdeq.study.experiment import BEYOND
+from robustdeq.study.times import Time, measured_times
 
 _LATEX = str.maketrans(
     {

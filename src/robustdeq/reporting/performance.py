@@ -8,10 +8,10 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from robustdeq.benchmarks import BENCHES, BenchResult, Claim
-from robustdeq.errors import InputError
-from robustdeq.files import write_text
+from robustdeq.base.errors import InputError
+from robustdeq.base.files import write_text
 from robustdeq.reporting.panels import panel_markdown
+from robustdeq.study.bench import BENCHES, BenchResult, Claim
 
 _INTRODUCTION = """# Performance
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.evaluation import GridResult, Store, assemble
 from robustdeq.evaluation.exhibits import FILE as EXHIBITS
 from robustdeq.evaluation.exhibits import Exhibits
 from robustdeq.evaluation.store import FILE as STORE
 from robustdeq.evaluation.store import MANIFEST
-from robustdeq.reproduce import Panel, Reproduction
-from robustdeq.reproduce.panel import shares
+from robustdeq.study import Panel, Reproduction
+from robustdeq.study.panel import shares
 
 _RESULTS = "results.json"
 MARKS = ('<meta name="generator" content="robustdeq', "<!-- made by robustdeq report -->")

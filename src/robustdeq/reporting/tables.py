@@ -7,8 +7,8 @@ from jaxtyping import Float
 from rich.table import Table
 from rich.text import Text
 
+from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import GridResult
-from robustdeq.evaluation.statistics import wilson_intervals
 
 
 def _percent(share: float) -> str:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.solvers.base import Solver
 from robustdeq.solvers.inverse import add_combination, combine
 from robustdeq.solvers.memory import Memory, Products, Window

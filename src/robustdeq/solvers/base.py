@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.solvers.inverse import InverseJacobian, combine
 from robustdeq.solvers.memory import Memory, Products
 

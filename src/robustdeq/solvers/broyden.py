@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import override
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.solvers.base import Function, Iterate, Solver, Trajectory
 from robustdeq.solvers.inverse import BroydenInverse, InverseJacobian, Updates, add_combination
 from robustdeq.solvers.memory import Memory, Products, Window

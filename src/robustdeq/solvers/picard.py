@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 from robustdeq.solvers.base import Solver, Trajectory
 from robustdeq.solvers.inverse import InverseJacobian
 from robustdeq.solvers.memory import Memory, Products, Window

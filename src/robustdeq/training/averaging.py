@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 
 
 class Averaging(WeightAveraging):

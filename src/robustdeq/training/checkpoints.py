@@ -21,8 +21,8 @@ from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
-from robustdeq.errors import InputError
-from robustdeq.files import replace_with
+from robustdeq.base.errors import InputError
+from robustdeq.base.files import replace_with
 from robustdeq.training.guards import DivergenceGuard
 
 _SEAL = b"robustdeq checkpoint, sha-256 "

@@ -16,10 +16,10 @@ from typing_extensions import override
 
 from robustdeq.attacks import PGD
 from robustdeq.attacks.pgd import correct
-from robustdeq.errors import InputError
-from robustdeq.gradients import Surrogate
-from robustdeq.models import DEQ
-from robustdeq.models.deq import evaluating
+from robustdeq.base.errors import InputError
+from robustdeq.deq import DEQ
+from robustdeq.deq.gradients import Surrogate
+from robustdeq.deq.modes import evaluating
 from robustdeq.training.averaging import Averaging
 from robustdeq.training.module import Training
 

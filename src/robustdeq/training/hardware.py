@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
-from robustdeq.errors import InputError
-from robustdeq.gradients import Surrogate
-from robustdeq.gradients.base import Loss, StateGradient, total_loss
-from robustdeq.models import DEQ
-from robustdeq.models.deq import frozen, solving
+from robustdeq.base.errors import InputError
+from robustdeq.deq import DEQ
+from robustdeq.deq.gradients import Surrogate
+from robustdeq.deq.gradients.base import Loss, StateGradient, total_loss
+from robustdeq.deq.model import solving
+from robustdeq.deq.modes import frozen
 
 
 @dataclass(frozen=True)

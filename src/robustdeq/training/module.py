@@ -16,10 +16,13 @@ from typing_extensions import override
 
 from robustdeq.attacks import PGD
 from robustdeq.attacks.pgd import correct
-from robustdeq.errors import InputError
-from robustdeq.gradients import Gradient, Phantom, Surrogate, ThroughSolver
-from robustdeq.models import DEQ
-from robustdeq.models.deq import Execution, Unroll, evaluating, solving
+from robustdeq.base.errors import InputError
+from robustdeq.deq import DEQ
+from robustdeq.deq.cell import Execution
+from robustdeq.deq.gradients import Gradient, Phantom, Surrogate, ThroughSolver
+from robustdeq.deq.model import solving
+from robustdeq.deq.modes import evaluating
+from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Picard
 from robustdeq.training.objectives import AdversarialTraining, Adversaries, Moment, Objective, Reading, Standard
 from robustdeq.training.regularizers import FixedPointCorrection, JacobianRegularization, jacobian_penalty

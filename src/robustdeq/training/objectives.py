@@ -14,11 +14,13 @@ from torch.nn.functional import cross_entropy, kl_div
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
-from robustdeq.errors import InputError
-from robustdeq.gradients import Phantom, Surrogate, UnrolledIntermediate
-from robustdeq.gradients.base import Loss, StateGradient
-from robustdeq.models import DEQ
-from robustdeq.models.deq import Solution, evaluating, solving
+from robustdeq.base.errors import InputError
+from robustdeq.deq import DEQ
+from robustdeq.deq.gradients import Phantom, Surrogate, UnrolledIntermediate
+from robustdeq.deq.gradients.base import Loss, StateGradient
+from robustdeq.deq.model import solving
+from robustdeq.deq.modes import evaluating
+from robustdeq.deq.solve import Solution
 from robustdeq.training.inner import NFGSM, WarmStarted
 
 

@@ -9,22 +9,13 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from robustdeq.base.errors import InputError, hint
 from robustdeq.data import Images
-from robustdeq.errors import InputError, hint
-from robustdeq.gradients import Phantom, StateGradient
-from robustdeq.models import (
-    MDEQ,
-    PRESETS,
-    MDEQConfig,
-    ResNet,
-    ResNetConfig,
-    WideResNet,
-    WideResNetConfig,
-    mdeq,
-)
-from robustdeq.models.card import Model
+from robustdeq.deq.gradients import Phantom, StateGradient
 from robustdeq.training.recipe import Recipe
 from robustdeq.training.recipes import locate_recipe
+from robustdeq.zoo import MDEQ, PRESETS, MDEQConfig, ResNet, ResNetConfig, WideResNet, WideResNetConfig, mdeq
+from robustdeq.zoo.card import Model
 
 _SIZES: Mapping[str, MDEQConfig | ResNetConfig | WideResNetConfig] = {
     **PRESETS,

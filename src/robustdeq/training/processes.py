@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import torch.distributed
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 
 _PATIENCE = 20.0  # seconds from the end of one process in which the first one should notice by itself
 _BROKEN = re.compile(r"gloo|NCCL|[Cc]onnection (was )?(closed|reset|refused)|[Bb]roken pipe")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from robustdeq.base.errors import InputError
 from robustdeq.data import RandomCropFlip
-from robustdeq.errors import InputError
-from robustdeq.models.deq import Execution
+from robustdeq.deq.cell import Execution
 from robustdeq.training.guards import Guard, OverfittingWatch
 from robustdeq.training.module import Pretraining, Regularization, Validation
 from robustdeq.training.objectives import AdversarialTraining, Objective

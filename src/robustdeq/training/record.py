@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 from typing_extensions import override
 
-from robustdeq.files import write_text
-from robustdeq.models import save
-from robustdeq.progress import Report
+from robustdeq.base.files import write_text
+from robustdeq.base.progress import Report
 from robustdeq.training.module import Training
+from robustdeq.zoo import save
 
 METRICS = "metrics.csv"
 

@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from robustdeq.errors import InputError
-from robustdeq.gradients.phantom import check_steps
-from robustdeq.models.deq import DEQ, Solution, Unroll
+from robustdeq.base.errors import InputError
+from robustdeq.deq.gradients.phantom import check_steps
+from robustdeq.deq.model import DEQ
+from robustdeq.deq.solve import Solution
+from robustdeq.deq.tail import Unroll
 
 
 def jacobian_penalty(solution: Solution, probes: int, generator: torch.Generator | None = None) -> Float[Tensor, ""]:

@@ -24,16 +24,14 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
+from robustdeq.base.errors import InputError
+from robustdeq.base.files import write_text
+from robustdeq.base.progress import Report
+from robustdeq.base.provenance import ABOVE, code_fingerprint
 from robustdeq.data import Images, Splits
 from robustdeq.data.batches import Batches
-from robustdeq.errors import InputError
+from robustdeq.deq import DEQ
 from robustdeq.evaluation import choose_early_state
-from robustdeq.evaluation.fingerprints import ABOVE, code_fingerprint
-from robustdeq.files import write_text
-from robustdeq.models import DEQ, MDEQ, load, save
-from robustdeq.models.card import Model
-from robustdeq.models.zoo import card_of
-from robustdeq.progress import Report
 from robustdeq.training.averaging import Averaging
 from robustdeq.training.batchnorm import synchronized
 from robustdeq.training.checkpoints import Checkpoints, SealedCheckpoints, newest
@@ -43,6 +41,9 @@ from robustdeq.training.module import Training
 from robustdeq.training.processes import is_first_process, together
 from robustdeq.training.recipe import Recipe
 from robustdeq.training.record import METRICS, KeepBest, Record
+from robustdeq.zoo import MDEQ, load, save
+from robustdeq.zoo.card import Model
+from robustdeq.zoo.registry import card_of
 
 _log = logging.getLogger(__name__)
 

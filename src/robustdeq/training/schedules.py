@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from robustdeq.errors import InputError
+from robustdeq.base.errors import InputError
 
 
 class Decay(StrEnum):

@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdeq.errors import InputError
-from robustdeq.models.deq import Linearization, Solution
+from robustdeq.base.errors import InputError
+from robustdeq.deq.cell import Linearization
+from robustdeq.deq.solve import Solution
 
 
 def spectral_radius(

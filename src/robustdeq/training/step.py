@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from robustdeq.models import DEQ
-from robustdeq.models.deq import solving
+from robustdeq.deq import DEQ
+from robustdeq.deq.model import solving
 from robustdeq.training.objectives import Moment
 from robustdeq.training.recipe import Recipe
 

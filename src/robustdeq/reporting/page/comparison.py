@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import GridResult
-from robustdeq.evaluation.statistics import wilson_intervals
 from robustdeq.reporting.page.charts import Chart, Table, dots
 from robustdeq.reporting.page.evaluation import best
 from robustdeq.reporting.page.wording import label, threat
 from robustdeq.reporting.panels import number
-from robustdeq.reproduce import published
+from robustdeq.study import published
 
 _ENSEMBLE = 2
 _MEASURES = ("clean", "PGD", "AutoAttack", "worst case per image")

@@ -15,8 +15,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from robustdeq.errors import InputError
-from robustdeq.files import write_text
+from robustdeq.base.errors import InputError
+from robustdeq.base.files import write_text
 from robustdeq.reporting.page.charts import Chart, templates
 from robustdeq.reporting.page.comparison import comparison_chart
 from robustdeq.reporting.page.evaluation import (
@@ -32,7 +32,7 @@ from robustdeq.reporting.page.exhibits import Exhibit, agreement_chart, largest_
 from robustdeq.reporting.page.panels import alignment_chart, panel_chart
 from robustdeq.reporting.page.wording import count, flat, label
 from robustdeq.reporting.runs import ReportedRun
-from robustdeq.reproduce import Reproduction
+from robustdeq.study import Reproduction
 
 
 @dataclass(frozen=True)

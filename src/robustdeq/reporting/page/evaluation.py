@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import Check, GridResult, StateProfile
-from robustdeq.evaluation.statistics import wilson_intervals
 from robustdeq.reporting.page.charts import Chart, Table, curves, heat_map, heat_map_width
 from robustdeq.reporting.page.wording import (
     count,

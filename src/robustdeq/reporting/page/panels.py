@@ -10,7 +10,7 @@ from plotly import graph_objects as go
 from robustdeq.reporting.page.charts import Chart, Table, bars, curves, heat_map, heat_map_width
 from robustdeq.reporting.page.wording import label, wrapped
 from robustdeq.reporting.panels import interval, number
-from robustdeq.reproduce import Drawing, Panel
+from robustdeq.study import Drawing, Panel
 
 
 def panel_chart(panel: Panel) -> Chart:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from robustdeq.base.threat import Norm
 from robustdeq.evaluation import GridResult
 from robustdeq.evaluation.protocol import Family
-from robustdeq.threat import Norm
 
 _SUBSCRIPT = str.maketrans("0123456789n+", "₀₁₂₃₄₅₆₇₈₉ₙ₊")
 _INDEX = re.compile(r"\b([zu])_(?:(\d+|n)\b|\{([\dn+]+)\})")

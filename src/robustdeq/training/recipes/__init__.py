@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from robustdeq.errors import InputError, hint
+from robustdeq.base.errors import InputError, hint
 
 _FOLDER = Path(__file__).parent
 

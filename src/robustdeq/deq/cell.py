@@ -1,0 +1,156 @@
+"""The cell of a DEQ: bound to an input, evaluated in some precision, linearised at a state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch._functorch.config
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from robustdeq.base.errors import InputError
+
+
+@dataclass(frozen=True)
+class BoundCell:
+    """A cell with everything that is constant during one solve computed once.
+
+    Attributes:
+        function: z → f(z; u), on states of the cell's own shape.
+        tensors: u, then every other tensor that f depends on besides z; gradients of f stop there.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    tensors: tuple[Tensor, ...]
+
+    def __call__(self, z: Float[Tensor, "batch *state"]) -> Tensor:
+        """f(z; u)."""
+        return self.function(z)
+
+
+class Precision(StrEnum):
+    """What a cell's convolutions and products are computed in: the precision of its weights, or bfloat16."""
+
+    FULL = "full"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How f is evaluated. States and residuals stay in the precision of the weights, and so does a solver's algebra.
+
+    Args:
+        precision: `"full"`, or `"bfloat16"` for autocast within f; for training, and for making adversaries in it.
+        compiled: compile f with `torch.compile`, which takes a minute or so at first.
+
+    Raises:
+        InputError: there is no such precision.
+    """
+
+    precision: str = "full"
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in list(Precision):
+            known = " or ".join(repr(str(precision)) for precision in Precision)
+            raise InputError(f"precision is {self.precision!r}; choose {known}.")
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context in which f is evaluated."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == Precision.BFLOAT16)
+
+    def of(self, cell: BoundCell) -> BoundCell:
+        """The same f, evaluated this way."""
+        if self == Execution():
+            return cell
+        function = cell.function
+        if self.compiled:
+            # An implicit gradient pulls back through one evaluation of f many times.
+            torch._functorch.config.donated_buffer = False
+            function = torch.compile(function)
+
+        def executed(z: Tensor) -> Tensor:
+            with self.autocast(z.device):
+                return function(z).to(z.dtype)
+
+        return replace(cell, function=executed)
+
+
+@runtime_checkable
+class _BindingCell(Protocol):
+    def bind(self, u: Tensor) -> BoundCell: ...
+
+
+@runtime_checkable
+class _StartingCell(Protocol):
+    def initial_state(self, u: Tensor) -> Tensor: ...
+
+
+def bind(cell: nn.Module, u: Float[Tensor, "batch *injection"]) -> BoundCell:
+    """Bind a cell to its injection: the cell's own `bind(u)` where it defines one, else `cell(·, u)` as it is."""
+    if isinstance(cell, _BindingCell):
+        return cell.bind(u)
+    return BoundCell(lambda z: cell(z, u), (u, *cell.parameters()))
+
+
+def initial_state(cell: nn.Module, u: Float[Tensor, "batch *injection"]) -> Float[Tensor, "batch *state"]:
+    """z_0: `cell.initial_state(u)` where the cell defines it, else zeros of the shape of u."""
+    return cell.initial_state(u) if isinstance(cell, _StartingCell) else torch.zeros_like(u)
+
+
+class Linearization:
+    """The cell at one state, evaluated with its graph."""
+
+    def __init__(self, cell: BoundCell, state: Float[Tensor, "batch *state"]) -> None:
+        self._tensors = cell.tensors
+        self._state = state.detach().requires_grad_()
+        with torch.enable_grad():
+            self._value = cell(self._state)
+
+    @property
+    def state(self) -> Float[Tensor, "batch *state"]:
+        """Where f was evaluated."""
+        return self._state.detach()
+
+    @property
+    def value(self) -> Float[Tensor, "batch *state"]:
+        """f(z)."""
+        return self._value.detach()
+
+    @property
+    def residual(self) -> Float[Tensor, "batch dim"]:
+        """g(z) = f(z) − z, flat."""
+        return (self._value - self._state).detach().flatten(1)
+
+    def vjp(
+        self, cotangent: Float[Tensor, "batch dim"], to: tuple[Tensor, ...] = (), retain: bool = False
+    ) -> tuple[Float[Tensor, "batch dim"], list[Tensor]]:
+        """Jᵀ c for a flat cotangent c, flat, and (∂f/∂t)ᵀ c for each tensor t of `to`; `retain` keeps the graph."""
+        state, *others = torch.autograd.grad(
+            self._value,
+            (self._state, *to),
+            cotangent.reshape(self._value.shape),
+            retain_graph=retain,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return state.flatten(1), others
+
+    def tensor_vjp(
+        self, cotangent: Float[Tensor, "batch dim"], to: tuple[Tensor, ...], retain: bool = False
+    ) -> list[Tensor]:
+        """(∂f/∂t)ᵀ c alone, for each tensor t of `to`."""
+        return list(
+            torch.autograd.grad(
+                self._value,
+                to,
+                cotangent.reshape(self._value.shape),
+                retain_graph=retain,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        )

@@ -1,0 +1,187 @@
+"""Input entropy reduction (Yang, Li, Pang and Liu, ICML 2023, §3.2): a defense that moves its input while it solves.
+
+After every T_f steps of the solver the input takes R steps that lower the entropy of the prediction it leads to,
+
+    x ← Π(x − β d),   d the direction of steepest ascent of H(x; z) = entropy(softmax(head(f(z; x)))) in x, z fixed,
+
+with z the state that the solver has reached and Π the projection onto the ball around the given input; the solver then
+goes on from z with the input so moved. The published evaluation attacks the bare model, which knows nothing of the
+moves. What is defended is a function of the given input all the same, and here is its derivative: through the tail,
+every segment of the solve and every move.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from robustdeq.base.errors import InputError
+from robustdeq.base.threat import Norm, ThreatModel
+from robustdeq.deq.cell import bind
+from robustdeq.deq.gradients.solver import ThroughSolver
+from robustdeq.deq.model import DEQ
+from robustdeq.deq.modes import frozen
+from robustdeq.deq.tail import Unroll
+
+
+class Backward(StrEnum):
+    """How the moves of the input are differentiated.
+
+    `through` differentiates the direction d as well, by a second backward pass through head and f: exactly for L2; for
+    Linf, where the sign has derivative zero, the backward pass alone takes tanh(g / (τ mean|g|)) for sign(g).
+    `straight-through` takes d to be constant. Both differentiate the projection.
+    """
+
+    THROUGH = "through"
+    STRAIGHT_THROUGH = "straight-through"
+
+
+@dataclass(frozen=True)
+class EntropyReduction:
+    """How the input is moved; the defaults are the published ones, for a model of N = 8 steps.
+
+    Args:
+        interval: T_f, the solver steps between two moves; from N on, the input is never moved.
+        steps: R, the steps of a move; 0 leaves the input where it is.
+        step_size: β, how far each step goes, in the units of pixels and the norm of the ball.
+        eps: the radius of the ball around the given input that the moves stay in.
+        norm: `"Linf"` or `"L2"`.
+        bounds: the least and the greatest pixel.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    interval: int = 2
+    steps: int = 10
+    step_size: float = 2 / 255
+    eps: float = 8 / 255
+    norm: str = "Linf"
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        self.threat  # noqa: B018
+        if self.interval < 1:
+            raise InputError(f"interval is {self.interval}; a segment of the solve takes at least 1 step.")
+        if self.steps < 0:
+            raise InputError(f"steps is {self.steps}; a move of the input makes 0 or more steps.")
+        if not self.step_size > 0:
+            raise InputError(f"step_size is {self.step_size}; give a positive number.")
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The ball that the moves stay in."""
+        return ThreatModel(self.eps, self.norm, self.bounds)
+
+    def segments(self, max_steps: int) -> list[int]:
+        """How many steps each segment of a solve of N steps takes; a move stands between any two."""
+        whole, rest = divmod(max_steps, self.interval)
+        return [self.interval] * whole + [rest] * (rest > 0)
+
+
+def prediction_entropy(
+    deq: DEQ, x: Float[Tensor, "batch *image"], state: Float[Tensor, "batch *state"]
+) -> Float[Tensor, "batch"]:
+    """H(x; z), the entropy in nats of the prediction after one evaluation of f at z.
+
+    Args:
+        deq: the model.
+        x: the inputs.
+        state: z.
+    """
+    log_probabilities = deq.head(bind(deq.cell, deq.injection(x))(state)).log_softmax(dim=1)
+    return -(log_probabilities.exp() * log_probabilities).sum(dim=1)
+
+
+class EntropyReduced(nn.Module):
+    """A model x → logits that reduces the entropy of its predictions along the solve.
+
+    Each segment starts at the z* of the one before, with the method's memory empty; the last one ends in the model's
+    own tail. The backward pass reaches the input alone: the weights are constants.
+
+    Args:
+        deq: the model.
+        reduction: how the input is moved.
+        backward: `"through"` or `"straight-through"`, how the moves are differentiated.
+        temperature: τ of the smooth sign, without unit.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    def __init__(
+        self, deq: DEQ, reduction: EntropyReduction, backward: str = "through", temperature: float = 1.0
+    ) -> None:
+        super().__init__()
+        if backward not in list(Backward):
+            known = ", ".join(repr(str(choice)) for choice in Backward)
+            raise InputError(f"backward is {backward!r}; choose one of {known}.")
+        if not temperature > 0:
+            raise InputError(f"temperature is {temperature}; give a positive number.")
+        self.deq = deq
+        self.reduction = reduction
+        self.backward = Backward(backward)
+        self.temperature = temperature
+
+    def forward(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+        """The defended logits; nan for a sample that diverged in any segment: it counts as an error of the defense."""
+        self.deq.check_input(x)
+        *segments, last = self.reduction.segments(self.deq.solver.max_steps)
+        with frozen(self.deq):
+            moved, state = x, None
+            diverged = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+            for steps in segments:
+                state, failed = self._solve(moved, state, steps, Unroll(0))
+                diverged = diverged | failed
+                moved = self.move(moved, state, x)
+            state, failed = self._solve(moved, state, last, self.deq.tail)
+            return self.deq.head(state).masked_fill((diverged | failed)[:, None], torch.nan)
+
+    def move(
+        self,
+        x: Float[Tensor, "batch *image"],
+        state: Float[Tensor, "batch *state"],
+        center: Float[Tensor, "batch *image"],
+    ) -> Float[Tensor, "batch *image"]:
+        """The input after R steps that lower H(x; z).
+
+        Args:
+            x: where the input is.
+            state: z.
+            center: the given input, the center of the ball.
+        """
+        threat = self.reduction.threat
+        for _ in range(self.reduction.steps):
+            x = threat.project(x - self.reduction.step_size * self._direction(x, state), center)
+        return x
+
+    def _solve(
+        self, x: Tensor, state: Tensor | None, steps: int, tail: Unroll
+    ) -> tuple[Float[Tensor, "batch *state"], Bool[Tensor, "batch"]]:
+        """The state that a segment ends in, differentiable in x and in the state it starts from; who diverged."""
+        deq = self.deq
+        segment = DEQ(deq.injection, deq.cell, deq.head, replace(deq.solver, max_steps=steps), tail)
+        solution = segment.solution(x, record=True, initial=state)
+        return ThroughSolver().read(solution), solution.trajectory.diverged
+
+    def _direction(self, x: Tensor, state: Tensor) -> Float[Tensor, "batch *image"]:
+        """d; zero for a sample whose entropy is flat to the last digit."""
+        through = self.backward is Backward.THROUGH and torch.is_grad_enabled() and x.requires_grad
+        if not through:
+            x, state = x.detach(), state.detach()
+        with torch.enable_grad():
+            here = x.view_as(x).requires_grad_()
+            entropy = prediction_entropy(self.deq, here, state).sum()
+            gradient = torch.autograd.grad(entropy, here, create_graph=through)[0]
+        flat = (gradient == 0).flatten(1).all(dim=1).view(-1, *[1] * (x.ndim - 1))
+        gradient = gradient.masked_fill(flat, 1)
+        direction = self.reduction.threat.steepest(gradient)
+        if self.reduction.norm == Norm.LINF and through:
+            scale = gradient.abs().mean(dim=tuple(range(1, x.ndim)), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+            smooth = torch.tanh(gradient / (self.temperature * scale))
+            direction = direction.detach() + (smooth - smooth.detach())
+        return direction.masked_fill(flat, 0)

@@ -1,0 +1,25 @@
+"""How a trajectory is differentiated."""
+
+from robustdeq.deq.gradients.adjoint import SimultaneousAdjoint
+from robustdeq.deq.gradients.base import Family, Gradient, StateGradient, Surrogate
+from robustdeq.deq.gradients.ensemble import Ensemble
+from robustdeq.deq.gradients.implicit import SHINE, Exact, JacobianFree
+from robustdeq.deq.gradients.phantom import Neumann, Phantom
+from robustdeq.deq.gradients.solver import ThroughSolver
+from robustdeq.deq.gradients.unrolled import UnrolledIntermediate
+
+__all__ = [
+    "SHINE",
+    "Ensemble",
+    "Exact",
+    "Family",
+    "Gradient",
+    "JacobianFree",
+    "Neumann",
+    "Phantom",
+    "SimultaneousAdjoint",
+    "StateGradient",
+    "Surrogate",
+    "ThroughSolver",
+    "UnrolledIntermediate",
+]

@@ -1,0 +1,106 @@
+"""The simultaneous adjoint (paper, §4.1): an adjoint state that is updated along with the forward solve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from robustdeq.base.errors import InputError
+from robustdeq.deq.gradients.base import Family, Loss, attach, total_loss
+from robustdeq.deq.model import DEQ
+from robustdeq.deq.solve import Solution
+
+
+@dataclass(frozen=True)
+class SimultaneousAdjoint(Family):
+    """The gradient (∂f(z_n)/∂x) u_n (Eq. 11) of an adjoint state that follows the trajectory (Eqs. 9, 10).
+
+        u_0 = 0,   v_k = J(z_k)ᵀ u_k + ∂L(z_k)/∂z − u_k,   u_{k+1} = u_k − β B_kᵀ v_k.
+
+    v is the residual of a linear system with Jacobian Jᵀ − I, to which B_kᵀ belongs; the paper writes B_k.
+
+    Args:
+        state: n, from 1 to N + 1; None for N + 1, the final state.
+        step_size: β.
+        transpose: B_kᵀ (True) or, as in the paper's Eq. 10, B_k (False).
+
+    Raises:
+        InputError: a setting is out of its range, or the solver keeps no inverse estimate.
+    """
+
+    state: int | None = None
+    step_size: float = 1.0
+    transpose: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.step_size > 0:
+            raise InputError(f"step_size is {self.step_size}; give a positive number.")
+
+    @override
+    def check(self, deq: DEQ) -> None:
+        if self.state is not None:
+            deq.check_state(self.state)
+
+    @override
+    def recorded_solution(self, deq: DEQ, x: Float[Tensor, "batch *image"], until: int | None) -> Solution:
+        return deq.solution(x, until=until, record=True)
+
+    @override
+    def evaluations(self, deq: DEQ) -> int:
+        return deq.evaluations(self.state) + 1 + 2 * self._target(deq)
+
+    @override
+    def sweep_evaluations(self, deq: DEQ) -> int:
+        return deq.evaluations(None) + 1 + 2 * deq.last_state
+
+    @override
+    def sweep(
+        self, deq: DEQ, solution: Solution, loss: Loss, states: range
+    ) -> Iterator[tuple[int, Float[Tensor, "batch *injection"]]]:
+        trajectory = solution.trajectory
+        u = torch.zeros_like(trajectory.initial)
+        for n in range(states[-1] + 1):
+            linearization = None if n == 0 else solution.linearize(n)
+            if linearization is not None and n == states[-1]:
+                yield n, linearization.tensor_vjp(u, (solution.u,))[0]
+                return
+            pulled = u
+            if linearization is not None:
+                pulled, u_bar = linearization.vjp(u, (solution.u,) if n in states else ())
+                if u_bar:
+                    yield n, u_bar[0]
+            with torch.enable_grad():
+                state = solution.state(n) if linearization is None else linearization.state
+                state = state.detach().requires_grad_()
+                c = torch.autograd.grad(total_loss(loss, deq.head(state)), state)[0].flatten(1)
+            v = pulled + c - u
+            inverse = trajectory.inverse(n)
+            u = u - self.step_size * (inverse.rmatvec(v) if self.transpose else inverse.matvec(v))
+
+    def _target(self, deq: DEQ) -> int:
+        return deq.last_state if self.state is None else self.state
+
+    @override
+    def differentiate(self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+        n = self._target(deq)
+        solution = self.recorded_solution(deq, x, n)
+        ((_, u_bar),) = self.sweep(deq, solution, loss, range(n, n + 1))
+        return torch.autograd.grad(solution.u, x, u_bar)[0]
+
+    @override
+    def logits(self, deq: DEQ, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+        n = self._target(deq)
+        solution = self.recorded_solution(deq, x, n)
+
+        def pull_back(cotangent: Tensor, tensors: tuple[Tensor, ...]) -> Sequence[Tensor]:
+            ((_, u_bar),) = self.sweep(deq, solution, lambda logits: (logits * cotangent).sum(1), range(n, n + 1))
+            return [u_bar]
+
+        with torch.no_grad():
+            logits = deq.head(solution.state(n))
+        return attach(logits, pull_back, (solution.u,))

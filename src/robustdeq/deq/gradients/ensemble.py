@@ -1,0 +1,56 @@
+"""The gradient ensemble (Eq. 17): the sum of a family's gradients over all states, in one sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from robustdeq.deq.defenses import EnsembleState, averaged_state
+from robustdeq.deq.gradients.base import Family, Gradient, Loss, attach
+from robustdeq.deq.model import DEQ
+from robustdeq.deq.solve import Solution
+
+
+@dataclass(frozen=True)
+class Ensemble(Gradient):
+    """Σ_n [∂L/∂x]_n over the states each sample visited, z_1 … z_steps, and the final one.
+
+    As a `Surrogate` its logits are those of the ensemble defense.
+
+    Args:
+        family: `SimultaneousAdjoint(...)` or `UnrolledIntermediate(...)`; its own state does not matter.
+    """
+
+    family: Family
+
+    @override
+    def evaluations(self, deq: DEQ) -> int:
+        return self.family.sweep_evaluations(deq)
+
+    def _injection_gradient(self, deq: DEQ, solution: Solution, loss: Loss) -> Tensor:
+        total = torch.zeros_like(solution.u)
+        for n, u_bar in self.family.sweep(deq, solution, loss, range(1, deq.last_state + 1)):
+            visited = solution.trajectory.visited(n).view(-1, *[1] * (u_bar.ndim - 1))
+            total = total + torch.where(visited, u_bar, 0)
+        return total
+
+    @override
+    def differentiate(self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+        solution = self.family.recorded_solution(deq, x, None)
+        return torch.autograd.grad(solution.u, x, self._injection_gradient(deq, solution, loss))[0]
+
+    @override
+    def logits(self, deq: DEQ, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+        solution = self.family.recorded_solution(deq, x, None)
+
+        def pull_back(cotangent: Tensor, tensors: tuple[Tensor, ...]) -> Sequence[Tensor]:
+            return [self._injection_gradient(deq, solution, lambda logits: (logits * cotangent).sum(1))]
+
+        with torch.no_grad():
+            logits = deq.head(averaged_state(EnsembleState(), solution))
+        return attach(logits, pull_back, (solution.u,))

@@ -1,0 +1,94 @@
+"""Implicit gradients: (∂f/∂x) u, where u estimates (I − Jᵀ)⁻¹ ∂L/∂z at z* (Eqs. 2, 3)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from robustdeq.deq.cell import Linearization
+from robustdeq.deq.gradients.base import StateGradient, attach
+from robustdeq.deq.model import DEQ
+from robustdeq.deq.solve import Solution
+from robustdeq.solvers import Broyden
+
+
+class Implicit(StateGradient):
+    """Reads the loss at z* and pulls it back through one application of the cell there."""
+
+    @abstractmethod
+    def adjoint(
+        self, solution: Solution, linearization: Linearization, c: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch dim"]:
+        """The estimate u of (I − Jᵀ)⁻¹ c, with J linearised at z*."""
+
+    @property
+    def products(self) -> int:
+        """How many products with Jᵀ the estimate takes at most."""
+        return 0
+
+    @override
+    def evaluations(self, deq: DEQ) -> int:
+        return deq.last_state + 1 + 2 * (self.products + 1)
+
+    @override
+    def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
+        trajectory = solution.trajectory
+        fixed_point = trajectory.solution.view(trajectory.shape)
+
+        def pull_back(cotangent: Tensor, tensors: tuple[Tensor, ...]) -> Sequence[Tensor]:
+            linearization = Linearization(solution.cell, fixed_point)
+            return linearization.tensor_vjp(self.adjoint(solution, linearization, cotangent.flatten(1)), tensors)
+
+        return attach(fixed_point, pull_back, solution.cell.tensors)
+
+
+@dataclass(frozen=True)
+class Exact(Implicit):
+    """u = Jᵀ u + c solved by Broyden's method (Eqs. 2, 3): exact where the solver has reached the fixed point.
+
+    Args:
+        max_steps: the most steps of the backward solver.
+        tol: its relative tolerance.
+    """
+
+    max_steps: int = 50
+    tol: float = 1e-6
+
+    def __post_init__(self) -> None:
+        self._solver  # noqa: B018
+
+    @property
+    def _solver(self) -> Broyden:
+        return Broyden(max_steps=self.max_steps, tol=self.tol)
+
+    @property
+    @override
+    def products(self) -> int:
+        return self.max_steps + 1
+
+    @override
+    def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:
+        return self._solver.solve(lambda u: linearization.vjp(u, retain=True)[0] + c, c.new_zeros(c.shape)).solution
+
+
+@dataclass(frozen=True)
+class SHINE(Implicit):
+    """u = −B_Nᵀ c: the forward solver's inverse estimate instead of a solve (Ramzi et al., ICLR 2022; App. D)."""
+
+    @override
+    def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:
+        return -solution.trajectory.inverse(solution.trajectory.max_steps).rmatvec(c)
+
+
+@dataclass(frozen=True)
+class JacobianFree(Implicit):
+    """u = c: the inverse replaced by the identity (Fung et al., "JFB: Jacobian-free backpropagation", AAAI 2022)."""
+
+    @override
+    def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:
+        return c

@@ -1,0 +1,91 @@
+"""Phantom gradients (Geng et al., "On training implicit models", NeurIPS 2021): a few damped steps beyond z*."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from robustdeq.base.errors import InputError
+from robustdeq.deq.cell import Linearization
+from robustdeq.deq.gradients.base import StateGradient
+from robustdeq.deq.gradients.implicit import Implicit
+from robustdeq.deq.model import DEQ
+from robustdeq.deq.solve import Solution
+from robustdeq.deq.tail import Unroll
+
+
+def check_steps(steps: int, damping: float) -> None:
+    """Raise `InputError` unless there is at least one step and 0 < damping ≤ 1."""
+    if steps < 1:
+        raise InputError(f"steps is {steps}; a gradient needs at least 1 step.")
+    if not 0 < damping <= 1:
+        raise InputError(f"damping is {damping}; give a number in (0, 1].")
+
+
+@dataclass(frozen=True)
+class Phantom(StateGradient):
+    """The unrolling-based phantom gradient: autograd through Eq. 6, ẑ_{N+t} = (1 − λ) ẑ_{N+t−1} + λ f(ẑ_{N+t−1}).
+
+    The loss is read at ẑ_{N+k} and the steps start, as a constant, where the model's tail starts: at z* (Eq. 6) or at
+    f(z*) (the published unrolling-trained models).
+
+    Args:
+        steps: k.
+        damping: λ.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    steps: int = 5
+    damping: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps, self.damping)
+
+    @override
+    def evaluations(self, deq: DEQ) -> int:
+        return deq.last_state + 3 * self.steps
+
+    @override
+    def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
+        return Unroll(self.steps, self.damping)(solution.cell, solution.start)
+
+    @override
+    def reads_final(self, tail: Unroll) -> bool:
+        return (tail.steps, tail.damping) == (self.steps, self.damping)
+
+
+@dataclass(frozen=True)
+class Neumann(Implicit):
+    """The series form: u = λ Σ_{t=0}^{k−1} (λ Jᵀ + (1 − λ) I)^t c, with J and c at z*.
+
+    Args:
+        steps: k, the number of terms.
+        damping: λ.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    steps: int = 5
+    damping: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps, self.damping)
+
+    @property
+    @override
+    def products(self) -> int:
+        return self.steps - 1
+
+    @override
+    def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:
+        term = total = c
+        for _ in range(self.steps - 1):
+            term = term.lerp(linearization.vjp(term, retain=True)[0], self.damping)
+            total = total + term
+        return self.damping * total

@@ -1,0 +1,71 @@
+"""Unrolled intermediates (paper, §4.2): the phantom gradient taken at a state of the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from robustdeq.deq.gradients.base import Family, Loss, StateGradient, total_loss
+from robustdeq.deq.gradients.phantom import check_steps
+from robustdeq.deq.model import DEQ
+from robustdeq.deq.solve import Solution
+from robustdeq.deq.tail import Unroll
+
+
+@dataclass(frozen=True)
+class UnrolledIntermediate(StateGradient, Family):
+    """Autograd through ẑ_{n+t} = (1 − λ) ẑ_{n+t−1} + λ f(ẑ_{n+t−1}), t = 1 … k, from ẑ_n = z_n (Eqs. 13–16).
+
+    The loss is read at ẑ_{n+k}.
+
+    Args:
+        state: n, from 1 to N + 1; None for N + 1, the final state.
+        steps: k.
+        damping: λ.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    state: int | None = None
+    steps: int = 1
+    damping: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps, self.damping)
+
+    @override
+    def check(self, deq: DEQ) -> None:
+        if self.state is not None:
+            deq.check_state(self.state)
+
+    @override
+    def until(self, deq: DEQ) -> int | None:
+        return self.state
+
+    @override
+    def evaluations(self, deq: DEQ) -> int:
+        return deq.evaluations(self.state) + 3 * self.steps
+
+    @override
+    def sweep_evaluations(self, deq: DEQ) -> int:
+        return deq.evaluations(None) + 3 * self.steps * deq.last_state
+
+    @override
+    def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
+        n = solution.trajectory.max_steps + 1 if self.state is None else self.state
+        return Unroll(self.steps, self.damping)(solution.cell, solution.state(n))
+
+    @override
+    def sweep(
+        self, deq: DEQ, solution: Solution, loss: Loss, states: range
+    ) -> Iterator[tuple[int, Float[Tensor, "batch *injection"]]]:
+        for n in states:
+            with torch.enable_grad():
+                total = total_loss(loss, deq.head(replace(self, state=n).read(solution)))
+            yield n, torch.autograd.grad(total, solution.u)[0]

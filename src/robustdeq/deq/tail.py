@@ -1,0 +1,56 @@
+"""The tail of a model: damped steps of the cell from z* (Eq. 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from robustdeq.base.errors import InputError
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """The tail of a model: damped steps of the cell from z* (Eq. 6), ending in the final state z_{N+1}.
+
+    Args:
+        steps: k, how many steps; 0 with `from_image` is f(z*) itself.
+        damping: λ in (0, 1].
+        from_image: start from f(z*), which the solve has already evaluated, instead of z*. The published
+            exact-trained models are `Unroll(1, 1.0)`, the unrolling-trained ones `Unroll(5, 0.5, from_image=True)`.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    steps: int = 1
+    damping: float = 1.0
+    from_image: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise InputError(f"steps is {self.steps}; a tail makes 0 or more steps.")
+        if not 0 < self.damping <= 1:
+            raise InputError(f"damping is {self.damping}; give a number in (0, 1].")
+
+    def __call__(self, cell: Callable[[Tensor], Tensor], state: Float[Tensor, "batch *state"]) -> Tensor:
+        """Run the steps from where the tail starts."""
+        for _ in range(self.steps):
+            state = torch.lerp(state, cell(state), self.damping)
+        return state
+
+    def finish(
+        self,
+        cell: Callable[[Tensor], Tensor],
+        start: Float[Tensor, "batch dim"],
+        value: Float[Tensor, "batch dim"],
+        shape: torch.Size,
+    ) -> Float[Tensor, "batch dim"]:
+        """z_{N+1} from where the tail starts and from f(z*), which is not evaluated again."""
+        if self.from_image or self.steps == 0:
+            return self(cell, start.view(shape)).flatten(1)
+        first = torch.lerp(start, value, self.damping)
+        return replace(self, steps=self.steps - 1)(cell, first.view(shape)).flatten(1)

@@ -1,0 +1,88 @@
+"""The tables and figures of the paper, and what it could not show, each measured by one function."""
+
+from __future__ import annotations
+
+from robustdeq.base.errors import InputError, hint
+from robustdeq.study.beyond.alignment import ALIGNMENT
+from robustdeq.study.beyond.epsilon_curve import EPSILON_CURVE
+from robustdeq.study.beyond.steps_curve import STEPS_CURVE
+from robustdeq.study.beyond.strict_vs_paper import STRICT_VS_PAPER
+from robustdeq.study.beyond.true_gradient import TRUE_GRADIENT
+from robustdeq.study.experiment import Experiment
+from robustdeq.study.panel import Drawing, Panel, Reproduction
+from robustdeq.study.paper.accumulation import ACCUMULATION
+from robustdeq.study.paper.adjoint_convergence import APPENDIX_B
+from robustdeq.study.paper.attack_time import ATTACK_TIME
+from robustdeq.study.paper.fig2a import FIGURE_2A
+from robustdeq.study.paper.fig2b import FIGURE_2B
+from robustdeq.study.paper.fig3a import FIGURE_3A
+from robustdeq.study.paper.fig3bc import FIGURE_3B, FIGURE_3C
+from robustdeq.study.paper.fig4 import FIGURE_4
+from robustdeq.study.paper.lipschitz import LIPSCHITZ
+from robustdeq.study.paper.memory import MEMORY
+from robustdeq.study.paper.shine import APPENDIX_D
+from robustdeq.study.paper.table1 import TABLE_1
+from robustdeq.study.paper.table2 import TABLE_2
+from robustdeq.study.paper.table3 import TABLE_3
+from robustdeq.study.paper.table4 import TABLE_4
+from robustdeq.study.paper.table5 import TABLE_5
+from robustdeq.study.paper.table6 import TABLE_6
+from robustdeq.study.paper.training_speed import TRAINING_SPEED
+from robustdeq.study.paper.unroll_ablation import UNROLL_ABLATION
+from robustdeq.study.scales import SCALES, Budget, Scale, scale_named
+from robustdeq.study.study import Effort, Study
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        TABLE_1,
+        TABLE_2,
+        TABLE_3,
+        TABLE_4,
+        TABLE_5,
+        TABLE_6,
+        FIGURE_2A,
+        FIGURE_2B,
+        FIGURE_3A,
+        FIGURE_3B,
+        FIGURE_3C,
+        FIGURE_4,
+        APPENDIX_B,
+        ACCUMULATION,
+        APPENDIX_D,
+        UNROLL_ABLATION,
+        TRAINING_SPEED,
+        LIPSCHITZ,
+        MEMORY,
+        ATTACK_TIME,
+        TRUE_GRADIENT,
+        STRICT_VS_PAPER,
+        EPSILON_CURVE,
+        STEPS_CURVE,
+        ALIGNMENT,
+    )
+}
+
+
+def experiment_named(name: str) -> Experiment:
+    """The experiment of that name; raises `InputError`, with the nearest one, where there is none."""
+    if name in EXPERIMENTS:
+        return EXPERIMENTS[name]
+    meant = hint(name, EXPERIMENTS, "`robustdeq reproduce --list` names them all.")
+    raise InputError(f"there is no experiment {name!r}; {meant}")
+
+
+__all__ = [
+    "EXPERIMENTS",
+    "SCALES",
+    "Budget",
+    "Drawing",
+    "Effort",
+    "Experiment",
+    "Panel",
+    "Reproduction",
+    "Scale",
+    "Study",
+    "experiment_named",
+    "scale_named",
+]

@@ -1,0 +1,140 @@
+"""What each gradient costs: time, evaluations of f and memory; and how much a whole sweep costs over its last state."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from robustdeq.deq.gradients import (
+    SHINE,
+    Ensemble,
+    Exact,
+    JacobianFree,
+    Neumann,
+    Phantom,
+    SimultaneousAdjoint,
+    ThroughSolver,
+    UnrolledIntermediate,
+)
+from robustdeq.deq.model import solving
+from robustdeq.deq.modes import evaluating
+from robustdeq.study.bench.bench import Bench, Claim, Measured, Setting, times_panel
+from robustdeq.study.bench.counting import counted
+from robustdeq.study.panel import Drawing, Panel
+from robustdeq.study.stopwatch import Side, interleaved, peak_bytes
+from robustdeq.zoo import MDEQ, resnet18
+
+_STEPS = (8, 16, 32)
+_LAST, _ALL, _SUM = "Simultaneous adjoint, last state", "Simultaneous adjoint, all states", "Their ensemble"
+_PHANTOM, _TRUE, _CHECKPOINTED = "Phantom, 5 steps", "Through the solver", "Through the solver, f checkpointed"
+
+
+def _sides(deq: MDEQ, x: torch.Tensor, y: torch.Tensor) -> dict[str, Side]:
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(logits, y, reduction="none")
+
+    adjoint, unrolled = SimultaneousAdjoint(), UnrolledIntermediate(steps=1)
+    gradients = {
+        "Jacobian-free": JacobianFree(),
+        "SHINE": SHINE(),
+        _PHANTOM: Phantom(5, 0.5),
+        "Neumann, 5 steps": Neumann(5, 0.5),
+        "Exact, 30 steps": Exact(max_steps=30, tol=0.0),
+        _LAST: adjoint,
+        _SUM: Ensemble(adjoint),
+        "Unrolled intermediates, k = 1, ensemble": Ensemble(unrolled),
+        _TRUE: ThroughSolver(),
+        _CHECKPOINTED: ThroughSolver(checkpoint=True),
+    }
+    sides: dict[str, Side] = {
+        name: (lambda gradient=gradient: gradient.input_gradient(deq, x, loss)) for name, gradient in gradients.items()
+    }
+    families = {_ALL: adjoint, "Unrolled intermediates, k = 1, all states": unrolled}
+    return sides | {
+        name: (lambda family=family: family.input_gradients(deq, x, loss)) for name, family in families.items()
+    }
+
+
+def _measure(setting: Setting) -> Measured:
+    deq = setting.model()
+    x, y = setting.images(deq, setting.batch)
+    sides = _sides(deq, x, y)
+    network = resnet18(in_channels=x.shape[1]).to(setting.device).eval()
+
+    def explicit() -> None:
+        leaf = x.clone().requires_grad_()
+        torch.autograd.grad(F.cross_entropy(network(leaf), y), leaf)
+
+    with evaluating(deq), evaluating(network):
+        times = interleaved(sides | {"ResNet-18": explicit}, setting.repetitions, setting.report)
+        counts = np.array([_count(deq, side) for side in sides.values()]) / setting.batch
+        peaks = {name: peak_bytes(side) for name, side in sides.items()}
+        growing = np.array([_peaks(deq, side) for side in (sides[_PHANTOM], sides[_TRUE], sides[_CHECKPOINTED])])
+    panels = (
+        times_panel(f"one input gradient, MDEQ-{setting.size}, batch {setting.batch}", times, "Gradient"),
+        Panel(
+            "evaluations of f and products with its Jacobian, per image",
+            "f",
+            tuple(sides),
+            ("evaluations", "products"),
+            counts,
+            row_axis="Gradient",
+            drawing=Drawing.BARS,
+        ),
+        Panel(
+            "peak memory of tensors",
+            "MiB",
+            tuple(sides),
+            ("memory",),
+            np.array([*peaks.values()])[:, None] / 2**20,
+            row_axis="Gradient",
+            drawing=Drawing.BARS,
+        ),
+        Panel(
+            "peak memory of tensors by solver steps",
+            "MiB",
+            (_PHANTOM, _TRUE, _CHECKPOINTED),
+            tuple(f"N = {steps}" for steps in _STEPS),
+            growing / 2**20,
+            row_axis="Gradient",
+            drawing=Drawing.CURVES,
+        ),
+    )
+    subject = f"MDEQ-{setting.size}, batch {setting.batch}: "
+    states = (deq.solver.max_steps + 1) * deq.solve(x).initial.nbytes
+    claims = (
+        Claim.of_times(
+            f"{subject}the adjoint gradients at all states over the last alone", times[_ALL], times[_LAST], 1.4
+        ),
+        Claim.of_times(f"{subject}their ensemble over the last alone", times[_SUM], times[_LAST], 1.4),
+        Claim.of_times(
+            f"{subject}gradient through the solver over phantom gradient", times[_TRUE], times[_PHANTOM], 2.0
+        ),
+        Claim.of_times(f"{subject}the same with f checkpointed", times[_CHECKPOINTED], times[_PHANTOM], 2.6),
+        Claim.of_counts(
+            f"{subject}peak memory through the solver, f checkpointed, over the phantom's plus the states",
+            peaks[_CHECKPOINTED],
+            peaks[_PHANTOM] + states,
+            1.0,
+        ),
+    )
+    return Measured(panels, claims)
+
+
+def _count(deq: MDEQ, side: Side) -> tuple[int, int]:
+    with counted(deq) as found:
+        side()
+    return found.forward, found.backward
+
+
+def _peaks(deq: MDEQ, side: Side) -> list[int]:
+    """Peak bytes by solver steps."""
+    peaks = []
+    for steps in _STEPS:
+        with solving(deq, max_steps=steps, tol=0.0):
+            peaks.append(peak_bytes(side))
+    return peaks
+
+
+GRADIENTS = Bench("gradients", "The cost of every gradient", _measure)

@@ -1,0 +1,90 @@
+"""Broyden's method alone, on a state of MDEQ-Large's size, beside torchdeq's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustdeq.base.errors import InputError
+from robustdeq.solvers import Broyden
+from robustdeq.study.bench.bench import Bench, Claim, Measured, Setting, times_panel
+from robustdeq.study.bench.memory import peak_memory
+from robustdeq.study.panel import Drawing, Panel
+from robustdeq.study.stopwatch import Side, Timing, interleaved
+
+DIMENSION, STEPS = 61_440, 30
+
+
+def _damped_sine(shift: Tensor, z: Tensor) -> Tensor:
+    return torch.sin(z).mul_(0.6).add_(shift)
+
+
+def _cheap_cell(batch: int, device: str) -> tuple[partial[Tensor], Tensor]:
+    torch.manual_seed(0)
+    shift = torch.randn(batch, DIMENSION, device=device)
+    return partial(_damped_sine, shift), torch.zeros(batch, DIMENSION, device=device)
+
+
+@torch.no_grad()
+def _ours(cell: partial[Tensor], z0: Tensor) -> None:
+    Broyden(max_steps=STEPS, tol=0).solve(cell, z0)
+
+
+@torch.no_grad()
+def _torchdeq(cell: partial[Tensor], z0: Tensor) -> None:
+    from torchdeq.solver.broyden import broyden_solver
+
+    broyden_solver(cell, z0, max_iter=STEPS, tol=0, return_final=True)
+
+
+def _bare(cell: partial[Tensor], z0: Tensor) -> None:
+    for _ in range(STEPS + 1):
+        cell(z0)
+
+
+def _side(run: Callable[[partial[Tensor], Tensor], None], batch: int, device: str) -> Side:
+    return partial(run, *_cheap_cell(batch, device))
+
+
+def _measure(setting: Setting) -> Measured:
+    if find_spec("torchdeq") is None:
+        raise InputError("torchdeq is not installed; `pip install torchdeq`, or run the other benchmarks.")
+    batch, device = setting.batch, str(setting.device)
+    runs = {"robustdeq": _ours, "torchdeq": _torchdeq, f"{STEPS + 1} bare cells": _bare}
+    times = interleaved(
+        {name: _side(run, batch, device) for name, run in runs.items()}, setting.repetitions, setting.report
+    )
+    ours, theirs, cells = times.values()
+    peaks = [peak_memory(partial(_side, run, batch, device)) / 2**20 for run in (_ours, _torchdeq)]
+    subject = f"Broyden, {STEPS} steps on {DIMENSION:,} × {batch}, without the cell"
+    memory = Panel(
+        "peak resident memory of a solve in a process of its own",
+        "MiB",
+        ("robustdeq", "torchdeq"),
+        ("memory",),
+        np.array(peaks)[:, None],
+        row_axis="Side",
+        drawing=Drawing.BARS,
+    )
+    return Measured(
+        (times_panel(f"{STEPS} steps of Broyden's method on {DIMENSION:,} × {batch}", times, "Side"), memory),
+        (
+            Claim.of_times(
+                f"{subject}: torchdeq's time over ours", _without(theirs, cells), _without(ours, cells), 4.0, True
+            ),
+            Claim.of_counts(f"{subject}: our peak memory over torchdeq's", peaks[0], peaks[1], 0.4),
+        ),
+    )
+
+
+def _without(side: Timing, cells: Timing) -> Timing:
+    """What a side took beyond the evaluations of the cell, round by round."""
+    return Timing([a - b for a, b in zip(side.seconds, cells.seconds, strict=True)])
+
+
+PEERS = Bench("peers", "Broyden's method beside torchdeq's", _measure)

@@ -1,0 +1,57 @@
+"""What every attack of the strict protocol costs, on a model that keeps 40 % of its accuracy."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from robustdeq.attacks import PGD, StoppingPGD
+from robustdeq.evaluation import Store
+from robustdeq.evaluation.plan import deq_evaluation
+from robustdeq.evaluation.protocol import Role
+from robustdeq.study.bench.bench import Bench, Measured, Setting
+from robustdeq.study.bench.counting import counted
+from robustdeq.study.bench.victim import ROBUST, victim
+from robustdeq.study.panel import Drawing, Panel
+
+
+def _measure(setting: Setting) -> Measured:
+    names, evaluations, seconds = [], [], []
+    with victim(setting, setting.batch, StoppingPGD(steps=10)) as v:
+        attack = PGD(v.attack.eps, v.attack.step_size, v.attack.steps)
+        whole = deq_evaluation(v.deq, v.x, v.y, "strict", attack, early=1, batch_size=setting.batch)
+        with Store.create(None, whole.manifest()) as store:
+            for number, column in enumerate(whole.columns, start=1):
+                setting.report((number - 1) / len(whole.columns), column.name)
+                begun = time.perf_counter()
+                with counted(v.deq) as found:
+                    replace(whole, columns=whole.columns[:number]).run(store)
+                names.append(column.name)
+                evaluations.append(found.total / setting.batch)
+                seconds.append((time.perf_counter() - begun) / setting.batch)
+    papers = np.array([column.role is Role.PAPER for column in whole.columns])
+    columns = (*(name[0].upper() + name[1:] for name in names), "The paper's columns", "Everything")
+    images = f"{setting.batch} images of which about {ROBUST:.0%} withstand one run of PGD"
+    title = f"the strict protocol, MDEQ-{setting.size}, {images}"
+    return Measured(
+        tuple(
+            Panel(
+                f"{title}: {what}",
+                unit,
+                columns,
+                (heading,),
+                np.array([*costs, np.array(costs)[papers].sum(), sum(costs)])[:, None],
+                row_axis="Attack",
+                drawing=Drawing.BARS,
+            )
+            for what, unit, heading, costs in (
+                ("evaluations of f and products with its Jacobian, per image", "f", "cost", evaluations),
+                ("time per image", "s", "time", seconds),
+            )
+        )
+    )
+
+
+STRICT = Bench("strict", "The cost of every attack of the strict protocol", _measure)

@@ -1,0 +1,76 @@
+"""Achieved FLOP/s of a solve, as a share of a large matrix product's on the same device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from robustdeq.deq.cell import Execution, Precision
+from robustdeq.deq.model import solving
+from robustdeq.deq.modes import evaluating
+from robustdeq.study.bench.bench import Bench, Measured, Setting
+from robustdeq.study.panel import Drawing, Panel
+from robustdeq.study.stopwatch import Side, interleaved
+
+
+def _flops(side: Side) -> int:
+    with FlopCounterMode(display=False) as counter:
+        side()
+    return counter.get_total_flops()
+
+
+def _measure(setting: Setting) -> Measured:
+    deq = setting.model()
+    x, _ = setting.images(deq, setting.batch)
+    width = 8192 if setting.device.type == "cuda" else 2048
+
+    def solve(precision: Precision) -> Side:
+        def run() -> None:
+            deq.execution = replace(Execution(), precision=precision)
+            with torch.no_grad(), solving(deq, tol=0.0):
+                deq.solution(x).trajectory.best_value.sum().item()
+
+        return run
+
+    def product(dtype: torch.dtype) -> Side:
+        a = torch.randn(width, width, device=setting.device, dtype=dtype)
+        return lambda: (a @ a).sum().item()
+
+    kinds = {"float32": (Precision.FULL, torch.float32), "bfloat16": (Precision.BFLOAT16, torch.bfloat16)}
+    sides: dict[str, Side] = {}
+    for name, (precision, dtype) in kinds.items():
+        sides |= {f"solve, {name}": solve(precision), f"matrix product, {name}": product(dtype)}
+    with evaluating(deq):
+        times = interleaved(sides, setting.repetitions, setting.report)
+        rates = {name: _flops(side) / times[name].median / 1e9 for name, side in sides.items()}
+    deq.execution = Execution()
+    values = np.array([[rates[f"solve, {name}"], rates[f"matrix product, {name}"]] for name in kinds])
+    title = f"MDEQ-{setting.size}, N = {deq.solver.max_steps}, batch {setting.batch}, beside {width} × {width} products"
+    return Measured(
+        (
+            Panel(
+                title,
+                "GFLOP/s",
+                tuple(kinds),
+                ("solve", "matrix product"),
+                values,
+                row_axis="Precision of f",
+                drawing=Drawing.BARS,
+            ),
+            Panel(
+                "share of the matrix product's rate",
+                "%",
+                tuple(kinds),
+                ("solve",),
+                100 * values[:, :1] / values[:, 1:],
+                row_axis="Precision of f",
+                drawing=Drawing.BARS,
+            ),
+        )
+    )
+
+
+THROUGHPUT = Bench("throughput", "Operations per second of a solve, beside a matrix product's", _measure)

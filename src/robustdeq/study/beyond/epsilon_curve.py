@@ -1,0 +1,60 @@
+"""Accuracy against ε, for every defense, under the ready-made attack and through the solver."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from robustdeq.deq.gradients import ThroughSolver
+from robustdeq.evaluation import Column
+from robustdeq.evaluation.attempt import Attempt
+from robustdeq.evaluation.protocol import Family
+from robustdeq.study.configurations import UNROLLED
+from robustdeq.study.experiment import BEYOND, Experiment
+from robustdeq.study.panel import Drawing, Panel, shares
+from robustdeq.study.study import Study
+
+_MULTIPLES = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
+
+
+def _measure(study: Study) -> tuple[Panel, ...]:
+    trained, attack = study.trained(UNROLLED), study.attack
+    columns = []
+    for multiple in _MULTIPLES:
+        scaled = replace(attack, eps=multiple * attack.eps, step_size=multiple * attack.step_size)
+        gradients = {"ready-made": study.estimators.final}
+        gradients |= {name: ThroughSolver(defense) for name, defense in trained.defenses.items()}
+        columns += [
+            Column(Family.SOLVER, f"{name}, ε × {multiple}", (Attempt(scaled, gradient),))
+            for name, gradient in gradients.items()
+        ]
+    result = study.attacked(EPSILON_CURVE.name, trained.deq, trained.defenses, tuple(columns))
+    rows = len(trained.defenses)
+    found = result.per_sample.reshape(rows, len(_MULTIPLES), 1 + rows, -1)
+    names, outcomes = [], []
+    for i, name in enumerate(trained.defenses):
+        names += [f"{name.capitalize()}, ready-made", f"{name.capitalize()}, through the solver"]
+        for chosen in (0, 1 + i):
+            outcomes.append(np.concatenate([result.clean[i, None], found[i, :, chosen]]))
+    return (
+        Panel(
+            f"accuracy under PGD-{attack.steps}, by ε ({attack.norm})",
+            "%",
+            tuple(names),
+            tuple(f"{multiple * attack.eps:.4g}" for multiple in (0.0, *_MULTIPLES)),
+            **shares(np.stack(outcomes)),
+            row_axis="Defense, attack",
+            column_axis="ε",
+            drawing=Drawing.CURVES,
+        ),
+    )
+
+
+EPSILON_CURVE = Experiment(
+    "epsilon-curve",
+    BEYOND,
+    "Accuracy against ε",
+    (UNROLLED,),
+    _measure,
+)

@@ -1,0 +1,59 @@
+"""Accuracy against the steps and restarts of PGD through the solver, for every defense."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from robustdeq.deq.gradients import ThroughSolver
+from robustdeq.evaluation import Column
+from robustdeq.evaluation.attempt import Attempt
+from robustdeq.evaluation.protocol import Family
+from robustdeq.study.configurations import UNROLLED
+from robustdeq.study.experiment import BEYOND, Experiment
+from robustdeq.study.panel import Drawing, Panel, shares
+from robustdeq.study.study import Study
+
+_MULTIPLES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+def _measure(study: Study) -> tuple[Panel, ...]:
+    trained, attack = study.trained(UNROLLED), study.attack
+    runs = sorted({1, study.strict.restarts})
+    lengths = sorted({max(round(multiple * attack.steps), 1) for multiple in _MULTIPLES})
+    names, outcomes = [], []
+    for name, defense in trained.defenses.items():
+        columns = tuple(
+            Column(
+                Family.SOLVER,
+                f"{steps} steps, {restarts} runs",
+                (Attempt(replace(attack, steps=steps, restarts=restarts), ThroughSolver(defense), against=name),),
+            )
+            for restarts in runs
+            for steps in lengths
+        )
+        result = study.attacked(f"{STEPS_CURVE.name}, {name}", trained.deq, {name: defense}, columns)
+        names += [f"{name.capitalize()}, {'1 run' if count == 1 else f'{count} runs'}" for count in runs]
+        outcomes += list(result.per_sample[0].reshape(len(runs), len(lengths), -1))
+    return (
+        Panel(
+            f"accuracy under PGD through the solver, ε = {attack.eps:.4g} ({attack.norm})",
+            "%",
+            tuple(names),
+            tuple(map(str, lengths)),
+            **shares(np.stack(outcomes)),
+            row_axis="Defense, runs",
+            column_axis="Steps",
+            drawing=Drawing.CURVES,
+        ),
+    )
+
+
+STEPS_CURVE = Experiment(
+    "steps-curve",
+    BEYOND,
+    "Accuracy against the steps and restarts of PGD",
+    (UNROLLED,),
+    _measure,
+)

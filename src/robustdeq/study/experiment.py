@@ -1,0 +1,39 @@
+"""An experiment: a table or figure, the models it needs, and how it is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from robustdeq.study.configurations import Configuration
+from robustdeq.study.panel import Panel
+from robustdeq.study.study import Study
+
+BEYOND = "beyond the paper"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One table or figure.
+
+    Args:
+        name: on the command line.
+        source: which table, figure or appendix of the paper it is, or `BEYOND`.
+        title: what it is about.
+        configurations: the ways of training whose models it compares.
+        measure: makes its panels.
+        remark: what the paper says of it.
+        legend: how our numbers are to be read.
+        every_size: whether it needs these models in every size of the scale, not only in the first.
+        trains: whether weights that were given do not serve, because the training itself is looked at.
+    """
+
+    name: str
+    source: str
+    title: str
+    configurations: tuple[Configuration, ...]
+    measure: Callable[[Study], tuple[Panel, ...]]
+    remark: str = ""
+    legend: str = ""
+    every_size: bool = False
+    trains: bool = False

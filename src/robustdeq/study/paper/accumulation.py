@@ -1,0 +1,55 @@
+"""Appendix C: accuracy of every state under the ready-made attack, for every way of training.
+
+Robustness that grows towards the intermediate states is obfuscation: the ready-made attack does not reach them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool
+
+from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, EXACT_50_50, UNROLLED
+from robustdeq.study.experiment import Experiment
+from robustdeq.study.grids import climbing
+from robustdeq.study.panel import Drawing, Panel, shares
+from robustdeq.study.study import Study, Trained
+
+ADVERSARIAL = (EXACT_8_7, EXACT_18_20, EXACT_50_50, UNROLLED)
+
+
+def states_under_ready_made(
+    study: Study, trained: Trained, title: str
+) -> tuple[Bool[np.ndarray, "states samples"], Bool[np.ndarray, "states samples"]]:
+    """Whether the head classifies every sample correctly from every state, clean and under the ready-made attack."""
+    columns = climbing(study, {"final": study.estimators.final})
+    result = study.attacked(title, trained.deq, trained.states, columns)
+    return result.clean, result.per_sample[:, 0]
+
+
+def _measure(study: Study) -> tuple[Panel, ...]:
+    panels = []
+    for configuration in ADVERSARIAL:
+        trained = study.trained(configuration)
+        clean, attacked = states_under_ready_made(study, trained, f"{ACCUMULATION.name}, {configuration.name}")
+        panels.append(
+            Panel(
+                configuration.title,
+                "%",
+                ("Clean", f"Ready-made PGD-{study.attack.steps}"),
+                tuple(trained.states),
+                **shares(np.stack([clean, attacked])),
+                column_axis="State",
+                drawing=Drawing.CURVES,
+            )
+        )
+    return tuple(panels)
+
+
+ACCUMULATION = Experiment(
+    "accumulation",
+    "Appendix C",
+    "Accuracy of every state under the ready-made attack",
+    ADVERSARIAL,
+    _measure,
+    "Intermediate states withstand the ready-made attack better than the final state: its gradients are not theirs.",
+)

@@ -1,0 +1,53 @@
+"""Appendix E.4: the Lipschitz constant of f at the fixed point over the course of the training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from robustdeq.base.errors import InputError
+from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, UNROLLED
+from robustdeq.study.experiment import Experiment
+from robustdeq.study.panel import Drawing, Panel
+from robustdeq.study.study import Study
+
+_COMPARED = (UNROLLED, EXACT_8_7, EXACT_18_20)
+_MEASURED = {
+    "lipschitz": "Lipschitz constant of f at z*, ‖∂f/∂z‖₂",
+    "spectral_radius": "spectral radius of ∂f/∂z at z*",
+}
+
+
+def _measure(study: Study) -> tuple[Panel, ...]:
+    courses = []
+    for configuration in _COMPARED:
+        metrics = study.trained(configuration).metrics
+        assert metrics is not None
+        courses.append(pd.read_csv(metrics)[["step", *_MEASURED]].dropna().set_index("step"))
+    steps = [int(step) for step in courses[0].index if all(step in course.index for course in courses)]
+    if not steps:
+        raise InputError("the trainings have no validation in common; train them with the same schedule.")
+    return tuple(
+        Panel(
+            title,
+            "",
+            tuple(configuration.title for configuration in _COMPARED),
+            tuple(map(str, steps)),
+            np.array([course.loc[steps, name].to_numpy(float) for course in courses]),
+            row_axis="Training configuration",
+            column_axis="Training step",
+            drawing=Drawing.CURVES,
+        )
+        for name, title in _MEASURED.items()
+    )
+
+
+LIPSCHITZ = Experiment(
+    "lipschitz",
+    "Appendix E.4",
+    "The Lipschitz constant of f in the course of training",
+    _COMPARED,
+    _measure,
+    "The paper traces it to explain why exact training with few solver steps is unstable.",
+    trains=True,
+)

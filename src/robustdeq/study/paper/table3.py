@@ -1,0 +1,72 @@
+"""Table 3: the unrolling-trained DEQs under PGD-10 and AutoAttack.
+
+AutoAttack climbs, and is judged on, the surrogate alone; the intermediate gradients are those that PGD found to hurt
+the early-state defense most.
+"""
+
+from __future__ import annotations
+
+from robustdeq.deq.gradients import Ensemble, Gradient
+from robustdeq.evaluation import Column
+from robustdeq.evaluation.attempt import Attempt
+from robustdeq.evaluation.protocol import Family
+from robustdeq.study import published
+from robustdeq.study.configurations import UNROLLED
+from robustdeq.study.experiment import Experiment
+from robustdeq.study.grids import COLUMNS, DEFENSES, Outcomes, paper_part, strongest_intermediates, white_box
+from robustdeq.study.panel import Panel, shares
+from robustdeq.study.study import Study, Trained
+
+PAPERS = {
+    "large": (published.UNROLLED, published.UNROLLED_AUTOATTACK),
+    "xl": (published.XL, published.XL_AUTOATTACK),
+}
+
+
+def attacked_twice(study: Study, trained: Trained, title: str) -> tuple[Outcomes, Outcomes]:
+    """The paper's grid under PGD and under AutoAttack: final, early and ensemble × `COLUMNS` × samples."""
+    climbed = white_box(study, trained, f"{title}, PGD")
+    estimators, auto = study.estimators, study.effort.autoattack(study.attack)
+    adjoint, unrolled = strongest_intermediates(climbed, estimators, trained.deq.last_state)
+    surrogates: dict[tuple[Family, str], Gradient] = {
+        (Family.ADJOINT, "final"): estimators.adjoint(),
+        (Family.ADJOINT, "intermediate"): adjoint,
+        (Family.ADJOINT, "ensemble"): Ensemble(estimators.adjoint()),
+        (Family.UNROLLED, "final"): estimators.final,
+        (Family.UNROLLED, "intermediate"): unrolled,
+        (Family.UNROLLED, "ensemble"): estimators.unrolled_ensemble(),
+    }
+    columns = tuple(Column(*reads, (Attempt(auto, gradient),)) for reads, gradient in surrogates.items())
+    automatic = study.attacked(f"{title}, AutoAttack", trained.deq, trained.defenses, columns)
+    return paper_part(climbed), paper_part(automatic)
+
+
+def _measure(study: Study) -> tuple[Panel, ...]:
+    panels = []
+    for size, (_, papers) in zip(study.scale.sizes, PAPERS.items(), strict=False):
+        outcomes = attacked_twice(study, study.trained(UNROLLED, size), f"table3, {size}")
+        for attack, outcome, paper in zip((f"PGD-{study.attack.steps}", "AutoAttack"), outcomes, papers, strict=True):
+            panels.append(
+                Panel(
+                    f"DEQ-{size}, {attack}",
+                    "%",
+                    DEFENSES,
+                    COLUMNS,
+                    **shares(outcome),
+                    row_axis="Defense",
+                    column_axis="Attack",
+                    paper=paper,
+                )
+            )
+    return tuple(panels)
+
+
+TABLE_3 = Experiment(
+    "table3",
+    "Table 3",
+    "The unrolling-trained DEQs under PGD-10 and AutoAttack",
+    (UNROLLED,),
+    _measure,
+    "PGD-10 often hurts more than AutoAttack, which overfits to the surrogate it is judged on.",
+    every_size=True,
+)

@@ -1,0 +1,72 @@
+"""Table 4: DEQs under the ensemble defense, at its weakest, beside explicit networks of their size."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from robustdeq.evaluation import Column
+from robustdeq.evaluation.attempt import Attempt
+from robustdeq.evaluation.protocol import Family
+from robustdeq.study import published
+from robustdeq.study.configurations import NETWORKS, UNROLLED
+from robustdeq.study.experiment import Experiment
+from robustdeq.study.panel import Panel, shares
+from robustdeq.study.paper.table3 import PAPERS, attacked_twice
+from robustdeq.study.study import Study
+
+
+def _measure(study: Study) -> tuple[Panel, ...]:
+    rows, outcomes, paper, sizes = [], [], [], []
+    auto = study.effort.autoattack(study.attack)
+    for network, size, published_size in zip(NETWORKS, study.scale.sizes, PAPERS, strict=False):
+        explicit = study.trained(network)
+        columns = tuple(
+            Column(Family.NETWORK, name, (Attempt(attack, against="network"),))
+            for name, attack in (("PGD", study.attack), ("AutoAttack", auto))
+        )
+        found = study.withstood(f"table4, {network.name}", explicit.model, columns)
+        rows += [network.title, f"DEQ-{size}"]
+        outcomes.append([found.clean[0], *found.per_sample[0]])
+        deq = study.trained(UNROLLED, size)
+        climbed, automatic = attacked_twice(study, deq, f"table3, {size}")
+        outcomes.append([climbed[2, 0], _weakest(climbed[2, 1:]), _weakest(automatic[2, 1:])])
+        paper += [published.COMPARISON[network.name], published.COMPARISON[published_size]]
+        sizes += [sum(p.numel() for p in model.parameters()) for model in (explicit.model, deq.model)]
+    return (
+        Panel(
+            "networks, and DEQs under the ensemble defense",
+            "%",
+            tuple(rows),
+            ("Clean", f"PGD-{study.attack.steps}", "AA"),
+            **shares(np.array(outcomes)),
+            row_axis="Arch.",
+            paper=np.array(paper),
+        ),
+        Panel(
+            "#Params",
+            "M",
+            tuple(rows),
+            ("#Params",),
+            np.array(sizes, float)[:, None] / 1e6,
+            paper=_MILLIONS[: len(rows)],
+        ),
+    )
+
+
+_MILLIONS = np.array([[10.0], [10.0], [48.0], [48.0]])
+
+
+def _weakest(columns: np.ndarray) -> np.ndarray:
+    """The outcomes of the column with the lowest accuracy."""
+    return columns[columns.sum(axis=-1).argmin()]
+
+
+TABLE_4 = Experiment(
+    "table4",
+    "Table 4",
+    "DEQs under the ensemble defense beside explicit networks of their size",
+    (UNROLLED, *NETWORKS),
+    _measure,
+    "The DEQs are on a par with the networks.",
+    every_size=True,
+)

@@ -1,0 +1,285 @@
+"""A study: what all experiments of one run share, and where their models and measurements come from.
+
+Models are loaded, or trained where they are missing; measurements are kept attack by attack and batch by batch. Both go
+on where they were interrupted, and what two experiments need is made once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from robustdeq.attacks import APGD, PGD, Cascade, Component, Square, TargetedAPGD, TargetedFAB
+from robustdeq.base.errors import InputError
+from robustdeq.base.progress import Report
+from robustdeq.data import Images, Splits
+from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
+from robustdeq.evaluation import (
+    Column,
+    Estimators,
+    Evaluation,
+    GridResult,
+    Store,
+    Strict,
+    assemble,
+    choose_early_state,
+)
+from robustdeq.evaluation.store import FILE, publish_manifest
+from robustdeq.evaluation.subject import DefendedDEQ, Network
+from robustdeq.study.configurations import Configuration
+from robustdeq.study.scales import Budget, Scale
+from robustdeq.training import fit, seconds_trained
+from robustdeq.training.record import METRICS
+from robustdeq.zoo import MDEQ, load
+from robustdeq.zoo.card import Model, fingerprint
+from robustdeq.zoo.registry import read_card
+
+_CHOSEN_ON = 256
+
+Progress = Callable[[str], AbstractContextManager[Report]]
+
+
+def _silent(title: str) -> AbstractContextManager[Report]:
+    return nullcontext(lambda share, what: None)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard the attacks try; the defaults are the paper's.
+
+    Args:
+        steps: of PGD.
+        long_steps: of the long PGD run (Table 1).
+        apgd_steps: of each run of APGD and FAB in AutoAttack.
+        targets: how many classes the targeted attacks of AutoAttack try.
+        queries: of Square, alone and in AutoAttack.
+        repetitions: how often what is timed is done; the range of six holds the median with 97 %.
+
+    Raises:
+        InputError: a count is not positive.
+    """
+
+    steps: int = 10
+    long_steps: int = 1000
+    apgd_steps: int = 100
+    targets: int = 9
+    queries: int = 5000
+    repetitions: int = 6
+
+    def __post_init__(self) -> None:
+        for name, count in asdict(self).items():
+            if count < 1:
+                raise InputError(f"{name} is {count}; give 1 or more.")
+
+    def square(self, attack: PGD) -> Square:
+        """Square in the threat model of an attack."""
+        return Square(attack.eps, attack.norm, attack.seed, queries=self.queries)
+
+    def autoattack(self, attack: PGD) -> Cascade:
+        """The standard AutoAttack in the threat model of an attack."""
+        eps, norm, seed, steps, targets = attack.eps, attack.norm, attack.seed, self.apgd_steps, self.targets
+        components: tuple[Component, ...] = (
+            APGD(eps, norm, seed, steps=steps),
+            TargetedAPGD(eps, norm, seed, targets=targets, steps=steps),
+            TargetedFAB(eps, norm, seed, targets=targets, steps=steps),
+            self.square(attack),
+        )
+        return Cascade(components, seed)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model, and what is known of it.
+
+    Attributes:
+        model: in eval mode.
+        early: the n of its early state; None for an explicit network.
+        metrics: the course of its training; None where its weights were given.
+        fingerprint: of the weights.
+    """
+
+    model: Model
+    early: int | None
+    metrics: Path | None
+    fingerprint: str
+
+    @property
+    def deq(self) -> MDEQ:
+        """The model, as the DEQ that it is; raises `InputError` where it is none."""
+        if not isinstance(self.model, MDEQ):
+            raise InputError(f"the weights hold a {type(self.model).__name__}; give those of an MDEQ.")
+        return self.model
+
+    @property
+    def defenses(self) -> dict[str, Defense]:
+        """The paper's defenses of a DEQ: the rows of Tables 2, 3 and 6."""
+        assert self.early is not None
+        return {"final": FinalState(), "early": EarlyState(self.early), "ensemble": EnsembleState()}
+
+    @property
+    def states(self) -> dict[str, Defense]:
+        """Every state z_1 … z_{N+1} as a defense."""
+        return {f"z_{n}": EarlyState(n) for n in range(1, self.deq.last_state + 1)}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all experiments of one run share.
+
+    Args:
+        scale: the size of everything.
+        splits: the data that models are trained on.
+        images: the images that are attacked.
+        folder: where models and measurements are kept.
+        weights: weights that are used instead of training, by the name of the configuration: NAME, NAME-SEED for
+            another seed than the first, SIZE-NAME for one size alone.
+        budget: what of each training's schedule is cut short.
+        estimators: the settings of the estimated gradients.
+        strict: how hard the strict protocol tries.
+        effort: how hard the other costly attacks try.
+        seeds: how many trainings of each kind are compared, where that is asked.
+        batch_size: how many images are attacked at once.
+        device: where everything is computed.
+        progress: makes, for each training or measurement, something that shows how far it is.
+        used: the fingerprints of the models that were asked for, by name; `trained` notes them.
+        kept: the seconds that went, before this run, into each folder of a training or measurement that it uses.
+
+    Raises:
+        InputError: a count is not positive, or the images do not fit the threat model.
+    """
+
+    scale: Scale
+    splits: Splits
+    images: Images
+    folder: Path
+    weights: Mapping[str, str] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
+    estimators: Estimators = field(default_factory=Estimators)
+    strict: Strict = field(default_factory=Strict)
+    effort: Effort = field(default_factory=Effort)
+    seeds: int = 2
+    batch_size: int = 64
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    progress: Progress = _silent
+    used: dict[str, str] = field(default_factory=dict)
+    kept: dict[Path, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; give 1 or more.")
+        self.attack.threat.check(*self.images.head(1).tensors())
+
+    @property
+    def attack(self) -> PGD:
+        """PGD in the threat model of the scale."""
+        return replace(self.scale.attack, steps=self.effort.steps)
+
+    @property
+    def size(self) -> str:
+        """The size in the place of the paper's DEQ-Large."""
+        return self.scale.sizes[0]
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """The images that are attacked and their labels, on the device."""
+        x, y = self.images.tensors()
+        return x.to(self.device), y.to(self.device)
+
+    def trained(self, configuration: Configuration, size: str | None = None, seed: int = 0) -> Trained:
+        """A model trained in some way: the weights that were given, or else a training, which may go on from before.
+
+        Args:
+            configuration: the way of training.
+            size: of the MDEQ; that in the place of the paper's DEQ-Large by default.
+            seed: added to that of the recipe.
+
+        Raises:
+            InputError: the weights cannot be read or do not fit the images, or the training came to nothing.
+        """
+        size = self.size if size is None else size
+        found = self._found(configuration, size, seed)
+        self.used[" ".join([size, configuration.name, *[f"seed {seed}"] * (seed > 0)])] = found.fingerprint
+        return found
+
+    def _found(self, configuration: Configuration, size: str, seed: int) -> Trained:
+        name = f"{configuration.name}-{seed}" if seed else configuration.name
+        given = self.weights.get(f"{size}-{name}", self.weights.get(name))
+        if given is not None:
+            return self._given(given)
+        train = self.splits.require("train")
+        plan = self.scale.plan(configuration, size, self.budget, seed)
+        digest = _digest([repr(plan), train.fingerprint()])
+        folder = self.folder / "trained" / f"{plan.model}-{configuration.name}-{digest}"
+        self.kept.setdefault(folder, seconds_trained(folder))
+        torch.manual_seed(plan.recipe.schedule.seed)
+        model = plan.build(train).to(self.device)
+        with self.progress(f"training {plan.model} {configuration.name}") as report:
+            weights = fit(model, self.splits, plan.recipe, folder, report, resume=True)
+        model.to(self.device)
+        return Trained(model, read_card(weights).early, folder / METRICS, fingerprint(model))
+
+    def _given(self, weights: str) -> Trained:
+        model, early = load(weights).to(self.device), read_card(weights).early
+        shape, classes = tuple(self.images.pixels.shape[1:]), len(self.images.classes)
+        expected = model.image_shape if isinstance(model, MDEQ) else (model.in_channels, *shape[1:])
+        if shape != expected or model.num_classes != classes:
+            raise InputError(
+                f"{weights} was made for images of shape {expected} in {model.num_classes} classes, and "
+                f"{self.images.source} has {shape} in {classes}; give other weights or other data."
+            )
+        if early is None and isinstance(model, MDEQ):
+            x, y = self.splits.require("development").head(_CHOSEN_ON).tensors()
+            x, y = x.to(self.device), y.to(self.device)
+            early = choose_early_state(model, x, y, self.attack, self.estimators.final, self.batch_size)
+        return Trained(model, early, None, fingerprint(model))
+
+    def measure(self, title: str, evaluation: Evaluation) -> GridResult:
+        """Do an evaluation, or what is left of it, and put its outcomes together."""
+        manifest = evaluation.manifest()
+        path = self.folder / "measured" / _digest(manifest) / FILE
+        with Store.create(path, manifest) as store, self.progress(title) as report:
+            publish_manifest(store)
+            self.kept.setdefault(path.parent, sum(run.seconds for *_, run in store))
+            evaluation.run(store, report=report)
+            report(1.0, "done")
+            return assemble(store)
+
+    def attacked(
+        self, title: str, deq: MDEQ, defenses: Mapping[str, Defense], columns: tuple[Column, ...]
+    ) -> GridResult:
+        """The outcome of every sample under some attacks, read through some defenses.
+
+        Args:
+            title: what is shown while it is measured.
+            deq: the model.
+            defenses: the rows, all judged from one solve.
+            columns: the attacks.
+        """
+        x, y = self.tensors()
+        settings = {
+            "defenses": {name: repr(defense) for name, defense in defenses.items()},
+            "solver": repr(deq.solver),
+            "tail": repr(deq.tail),
+            "batch_size": self.batch_size,
+        }
+        subject = DefendedDEQ(deq, defenses)
+        return self.measure(
+            title, Evaluation(subject, columns, x, y, self.batch_size, settings, tuple(defenses), probed=len(x))
+        )
+
+    def withstood(self, title: str, network: nn.Module, columns: tuple[Column, ...]) -> GridResult:
+        """The outcome of every sample of an explicit network under some attacks."""
+        x, y = self.tensors()
+        settings = {"batch_size": self.batch_size}
+        return self.measure(title, Evaluation(Network(network), columns, x, y, self.batch_size, settings, ("network",)))
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -1,0 +1,36 @@
+"""The models we ship, how they are kept, and how those of others become ours."""
+
+from robustdeq.zoo.card import Card, card_markdown, fingerprint
+from robustdeq.zoo.convert import convert_checkpoint, from_checkpoint
+from robustdeq.zoo.mdeq import MDEQ, PRESETS, MDEQConfig, mdeq
+from robustdeq.zoo.registry import load, save
+from robustdeq.zoo.resnet import (
+    ResNet,
+    ResNetConfig,
+    WideResNet,
+    WideResNetConfig,
+    resnet18,
+    wide_resnet34_10,
+)
+from robustdeq.zoo.torchdeq import from_torchdeq
+
+__all__ = [
+    "MDEQ",
+    "PRESETS",
+    "Card",
+    "MDEQConfig",
+    "ResNet",
+    "ResNetConfig",
+    "WideResNet",
+    "WideResNetConfig",
+    "card_markdown",
+    "convert_checkpoint",
+    "fingerprint",
+    "from_checkpoint",
+    "from_torchdeq",
+    "load",
+    "mdeq",
+    "resnet18",
+    "save",
+    "wide_resnet34_10",
+]

@@ -1,0 +1,382 @@
+"""What a model says of itself: to a program (`Card`, in the metadata of its weights) and to a reader (`card_markdown`).
+
+A model card states what the model is, how it came about, what was measured and what that does not say (Mitchell et al.,
+"Model cards for model reporting", FAT* 2019). Ours states what is recorded, and where nothing is recorded, that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+from scipy.stats import binomtest
+from torch import nn
+
+from robustdeq import solvers
+from robustdeq.deq.model import DEQ
+from robustdeq.deq.tail import Unroll
+from robustdeq.zoo.mdeq import MDEQ, PRESETS, MDEQConfig
+from robustdeq.zoo.resnet import ResNet, ResNetConfig, WideResNet, WideResNetConfig
+
+Model = MDEQ | ResNet | WideResNet
+
+CARD_START = "---\nlibrary_name: robustdeq\n"
+
+_SOLVERS = {kind.__name__: kind for kind in (solvers.Broyden, solvers.Anderson, solvers.Picard)}
+_ARCHITECTURES: Mapping[str, tuple[Callable[..., Model], Callable[..., Any]]] = {
+    kind.__name__: (kind, config)
+    for kind, config in ((MDEQ, MDEQConfig), (ResNet, ResNetConfig), (WideResNet, WideResNetConfig))
+}
+_PROVENANCE_LABELS = {
+    "command": "command",
+    "data.train": "training data",
+    "data.fingerprint": "fingerprint of the training data",
+    "data.development": "development data",
+    "data.development_fingerprint": "fingerprint of the development data",
+    "robustdeq": "version of robustdeq",
+    "code": "version of the code",
+    "torch": "version of torch",
+    "device": "device",
+    "seconds": "time (h:mm:ss)",
+    "images_per_second": "images per second",
+    "checkpoint": "converted from",
+    "sha256": "SHA-256 of what it was converted from",
+}
+_LARGEST = 1e12
+_RESIDUALS = {"rel": "relative residual ‖f(z) − z‖ / ‖f(z)‖", "abs": "residual ‖f(z) − z‖"}
+_RESULTS = {"best": "the visited state of lowest residual", "last": "the last state"}
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a weights file says about its model besides the weights.
+
+    Attributes:
+        config: the configuration of the network.
+        num_classes: how many classes it tells apart.
+        in_channels: the channels of its images.
+        solver: the solver's name and settings; None for an explicit network.
+        tail: the tail's settings; None for an explicit network.
+        early: the n of the early-state defense, where it was chosen on a development set.
+        provenance: how the weights came about.
+        architecture: `"MDEQ"`, `"ResNet"` or `"WideResNet"`.
+    """
+
+    config: Mapping[str, Any]
+    num_classes: int
+    in_channels: int
+    solver: Mapping[str, Any] | None = None
+    tail: Mapping[str, Any] | None = None
+    early: int | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    architecture: str = MDEQ.__name__
+
+    def build(self) -> Model:
+        """The model with fresh weights; raises `KeyError`, `TypeError` or `ValueError` where it is none of ours."""
+        kind, config_kind = _ARCHITECTURES[self.architecture]
+        config: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in self.config.items()
+        }
+        model = kind(config_kind(**config), self.num_classes, self.in_channels)
+        if isinstance(model, DEQ):
+            if self.solver is None or self.tail is None:
+                raise ValueError(f"an {self.architecture} without a solver or a tail")
+            settings = dict(self.solver)
+            model.solver = _SOLVERS[settings.pop("name")](**settings)
+            model.tail = Unroll(**self.tail)
+        return model
+
+
+def card_of(model: Model, early: int | None = None, provenance: Mapping[str, Any] | None = None) -> Card:
+    """The card of a model as it is now, with what else is known of it."""
+    return Card(
+        config=asdict(model.config),
+        num_classes=model.num_classes,
+        in_channels=model.in_channels,
+        **_iteration(model),
+        early=early,
+        provenance=provenance or {},
+        architecture=type(model).__name__,
+    )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256, in hexadecimal, of everything that decides what a model computes in eval mode.
+
+    Args:
+        model: any module; the names, types, shapes and contents of its state dict count, the configuration of a
+            model of this package, and the solver and tail of a DEQ. Device and memory format do not.
+    """
+    settings = asdict(card_of(model)) if isinstance(model, Model) else _iteration(model)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _iteration(model: nn.Module) -> dict[str, Any]:
+    """The solver and tail of a DEQ."""
+    if not isinstance(model, DEQ):
+        return {}
+    return {"solver": {"name": type(model.solver).__name__, **asdict(model.solver)}, "tail": asdict(model.tail)}
+
+
+def card_markdown(
+    card: Card, model: Model, name: str, files: Mapping[str, str], stored: torch.dtype | None = None
+) -> str:
+    """The model card, in Markdown, that lies beside the weights.
+
+    Args:
+        card: what the weights file says.
+        model: the model as `load` gives it; its parameters are counted and its fingerprint is taken.
+        name: the title.
+        files: the weights file, or its shards in order: name → SHA-256 in hexadecimal.
+        stored: the type of the floating-point weights in the files; None for the model's own.
+
+    Returns:
+        The text. Its sections are what the model is, how to use it, how it was trained, what was measured, what that
+        does not say, and how to recognise it.
+    """
+    file = next(iter(files))
+    kind = "A deep equilibrium model" if isinstance(model, DEQ) else "An explicit network"
+    sections = {
+        "What it is": _description(card, model, stored),
+        "How to use it": _usage(card, model, file),
+        "How it was trained": _training(card.provenance),
+        "What was measured": _measurements(card.provenance),
+        "What the numbers do not say": _limits(model, file),
+        "How to recognise it": _identity(model, files),
+    }
+    front = f"{CARD_START}pipeline_tag: image-classification\n---\n"
+    lead = f"# {name}\n\n{kind} that tells {card.num_classes} classes of images apart."
+    return "\n\n".join([front + lead, *(f"## {title}\n\n{text}" for title, text in sections.items())]) + "\n"
+
+
+def _description(card: Card, model: Model, stored: torch.dtype | None) -> str:
+    computed = next(model.parameters()).dtype
+    rows = {
+        "architecture": _architecture(model),
+        "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
+        "images": f"{_image_shape(model)} (channels × height × width), raw pixels in [0, 1]",
+        "classes": str(card.num_classes),
+        "weights": _type_name(computed)
+        if stored in (None, computed)
+        else f"stored as {_type_name(stored)}, loaded as {_type_name(computed)}",
+    }
+    if card.solver is not None and card.tail is not None:
+        early = "none was chosen" if card.early is None else f"`z_{card.early}`, chosen on a development set"
+        rows |= {"solver": _solver(card.solver), "tail": _tail(Unroll(**card.tail)), "early state": early}
+    return _table(("property", "value"), rows.items())
+
+
+def _architecture(model: Model) -> str:
+    if isinstance(model, MDEQ):
+        size = next((name for name, preset in PRESETS.items() if _widths(preset) == _widths(model.config)), None)
+        channels = ", ".join(map(str, model.config.channels))
+        return f"MDEQ{f' `{size}`' if size else ''}, {len(model.config.channels)} scales of {channels} feature maps"
+    if isinstance(model, ResNet):
+        config, layers = model.config, 2 * sum(model.config.blocks) + 2
+        return f"ResNet-{layers}, stages of {', '.join(map(str, config.blocks))} blocks, {config.width} feature maps"
+    return f"WRN-{model.config.depth}-{model.config.widening}, a wide residual network"
+
+
+def _widths(config: MDEQConfig) -> tuple[Any, ...]:
+    return config.channels, config.head_channels, config.final_channels, config.expansion
+
+
+def _image_shape(model: Model) -> str:
+    return " × ".join(map(str, model.image_shape if isinstance(model, MDEQ) else (model.in_channels, "any", "any")))
+
+
+def _type_name(dtype: torch.dtype | None) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _solver(settings: Mapping[str, Any]) -> str:
+    """A solver in words, then its other settings by name."""
+    others = dict(settings)
+    name, steps, tol = others.pop("name"), others.pop("max_steps"), others.pop("tol")
+    stop, result = others.pop("stop"), others.pop("result")
+    until = f"until the {_RESIDUALS[stop]} is below {tol:g}" if tol > 0 else "without a tolerance"
+    listed = ", ".join(f"{key} {'none' if value is None else value}" for key, value in others.items())
+    return f"{name}, at most {steps} steps, {until}; `z*` is {_RESULTS[result]} ({listed})"
+
+
+def _tail(tail: Unroll) -> str:
+    start = "`f(z*)`" if tail.from_image else "`z*`"
+    if tail.steps == 0:
+        return f"none, the final state is {start}"
+    steps = "1 step" if tail.steps == 1 else f"{tail.steps} steps"
+    return f"{steps} of the cell from {start}, with damping λ = {tail.damping:g}"
+
+
+def _usage(card: Card, model: Model, file: str) -> str:
+    loaded, note = f"rd.load({json.dumps(file, ensure_ascii=False)})", ""
+    if isinstance(model, DEQ):
+        defense = "FinalState()" if card.early is None else f"EarlyState({card.early})"
+        loaded = f"rd.Defended({loaded}, rd.defenses.{defense})"
+        note = f" The model is read through a defense, here its {'final' if card.early is None else 'early'} state."
+    shape = model.image_shape if isinstance(model, MDEQ) else (model.in_channels, 32, 32)
+    snippet = f"""```python
+import torch
+import robustdeq as rd
+
+model = {loaded}
+print(model(torch.rand(2, {", ".join(map(str, shape))})))
+```"""
+    return (
+        f"In the folder of this card; the logits have shape (2, {card.num_classes}).{note}\n\n{snippet}\n\n"
+        "On images of the classes that it was trained on, where DATA is a data set, a file or a folder "
+        f"(`robustdeq evaluate --help`):\n\n{_command(model, file)}"
+    )
+
+
+def _command(model: Model, file: str) -> str:
+    protocol = " --protocol strict" if isinstance(model, DEQ) else ""
+    return f"    robustdeq evaluate {shlex.quote(file)} --data DATA{protocol}"
+
+
+def _training(provenance: Mapping[str, Any]) -> str:
+    recipe = provenance.get("recipe")
+    has_recipe = isinstance(recipe, Mapping)
+    elsewhere = ({"recipe"} if has_recipe else set()) | ({"history", "best"} if _entries(provenance) else set())
+    found = list(_settings({key: value for key, value in provenance.items() if key not in elsewhere}))
+    known = list(_PROVENANCE_LABELS)
+    found.sort(key=lambda item: known.index(item[0]) if item[0] in known else len(known))
+    parts = [] if has_recipe else ["How it was trained is unknown: no recipe is recorded in its file."]
+    if found:
+        rows = [(_PROVENANCE_LABELS.get(key, _code(key)), _code(_recorded(key, value))) for key, value in found]
+        parts.append(_table(("recorded", "value"), rows))
+    if has_recipe:
+        rows = [(_code(key), _code(_text(value))) for key, value in _settings(recipe)]
+        parts.append(_table(("setting of the recipe", "value"), rows))
+    return "\n\n".join(parts)
+
+
+def _settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings under dotted names, as on the command line."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _settings(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _recorded(key: str, value: Any) -> str:
+    if key == "seconds" and (seconds := _number(value)) is not None:
+        return str(timedelta(seconds=round(seconds)))
+    if key == "images_per_second" and (speed := _number(value)) is not None:
+        return f"{speed:.4g}"
+    return _text(value)
+
+
+def _entries(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What was measured on the development split: the best validation, then all of them in order."""
+    history = provenance.get("history")
+    validations = [entry for entry in history if _measured(entry)] if isinstance(history, list) else []
+    best = provenance.get("best")
+    if isinstance(best, Mapping) and _measured(best):
+        return [best, *validations]
+    return [max(validations, key=lambda entry: entry["robust"]), *validations] if validations else []
+
+
+def _measured(entry: Any) -> bool:
+    """Whether it is a validation: shares of images in [0, 1]."""
+    shares = [_number(entry.get(key)) for key in ("clean", "robust")] if isinstance(entry, Mapping) else [None]
+    return all(share is not None and share <= 1 for share in shares)
+
+
+def _measurements(provenance: Mapping[str, Any]) -> str:
+    entries = _entries(provenance)
+    if not entries:
+        return "Nothing: no accuracy is recorded in its file."
+    best, *validations = entries
+    images = int(_number(best.get("images")) or 0) or None
+    number = "a number of images that is not recorded" if images is None else f"{images:,} images"
+    rows = [
+        (reading, _percent(best[key]), "unknown" if images is None else _wilson_interval(best[key], images))
+        for reading, key in (("clean", "clean"), ("under the ready-made attack", "robust"))
+    ]
+    parts = [
+        f"The validation of these weights{_after(best)}: {number} of the development split, "
+        "under the ready-made attack. It says nothing of stronger attacks.",
+        _table(("reading", "accuracy in %", "Wilson 95 % interval"), rows),
+    ]
+    if validations:
+        rows = [(_step(entry), _percent(entry["clean"]), _percent(entry["robust"])) for entry in validations]
+        table = _table(("step", "clean, %", "under the ready-made attack, %"), rows)
+        parts.append(f"<details><summary>All validations</summary>\n\n{table}\n\n</details>")
+    return "\n\n".join(parts)
+
+
+def _after(entry: Mapping[str, Any]) -> str:
+    return "" if _number(entry.get("step")) is None else f", after step {_step(entry)}"
+
+
+def _step(entry: Mapping[str, Any]) -> str:
+    step = _number(entry.get("step"))
+    return "unknown" if step is None else f"{step:,.0f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _wilson_interval(share: float, images: int) -> str:
+    interval = binomtest(round(share * images), images).proportion_ci(method="wilson")
+    return f"{_percent(interval.low)}–{_percent(interval.high)}"
+
+
+def _limits(model: Model, file: str) -> str:
+    if isinstance(model, DEQ):
+        overrated = (
+            "An accuracy under the ready-made attack overrates a deep equilibrium model: that attack differentiates "
+            "the fixed point, or an estimate of it, and not the solver that computes it."
+        )
+    else:
+        overrated = "An accuracy under a single attack overrates a network: stronger attacks find what it missed."
+    return (
+        f"{overrated} An accuracy on the development split overrates it too, since weights are chosen there. Neither "
+        "says anything of another norm, another ε or other images. The worst case over stronger attacks, on images "
+        f"that no choice was made on, is measured by\n\n{_command(model, file)}"
+    )
+
+
+def _identity(model: Model, files: Mapping[str, str]) -> str:
+    rows = [("fingerprint", f"`{fingerprint(model)}`"), *((_code(file), f"`{sha}`") for file, sha in files.items())]
+    return (
+        "`rd.models.fingerprint(rd.load(…))` is the first of these, the SHA-256 of the file the other. Where they "
+        f"differ, this card is another model's.\n\n{_table(('of', 'SHA-256'), rows)}"
+    )
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _code(text: str) -> str:
+    """Text as it is, in one cell of a table."""
+    line = " ".join(text.splitlines())
+    if not line:
+        return ""
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    pad = " " if {line[0], line[-1]} & {"`", " "} else ""
+    return f"{fence}{pad}{line}{pad}{fence}".replace("|", "\\|")
+
+
+def _number(value: Any) -> float | None:
+    """The value, where it is a count, a time or a share that can be shown as one."""
+    return value if type(value) in (int, float) and 0 <= value <= _LARGEST else None

@@ -1,0 +1,251 @@
+"""Checkpoints of other code: the published MDEQ (Bai, Koltun, Kolter, NeurIPS 2020) and the usual residual networks.
+
+A checkpoint is a state dict and nothing else: the size of the network is read off the shapes of its tensors, and every
+tensor must find its place. How the equilibrium is solved for, and what follows it, is not in there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import warnings
+from collections.abc import Mapping
+from itertools import count, takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from robustdeq.base.errors import InputError
+from robustdeq.deq.tail import Unroll
+from robustdeq.solvers import Solver
+from robustdeq.zoo.mdeq import MDEQ, PRESETS, MDEQConfig
+from robustdeq.zoo.registry import Model, save
+from robustdeq.zoo.resnet import ResNet, ResNetConfig, WideResNet, WideResNetConfig
+
+_PUBLISHED_SIZES = ("tiny", "large", "xl")
+_WRAPPERS = ("state_dict", "model", "net")
+_LISTED = 3
+
+
+def from_checkpoint(
+    path: str | Path, config: MDEQConfig | None = None, solver: Solver | None = None, tail: Unroll | None = None
+) -> Model:
+    """A model with the weights of a checkpoint, in eval mode.
+
+    Args:
+        path: a checkpoint of the published MDEQ code, of a CIFAR ResNet or of a wide ResNet: a `.pth.tar` file with a
+            `state_dict` in it, a bare state dict, or a safetensors file; names may begin with `module.`.
+        config: the configuration of the MDEQ, for one whose normalisation groups or images are not the published ones;
+            by default it is read off the shapes of the tensors.
+        solver: how the MDEQ is solved; by default the published Broyden steps, 18 for tiny and 8 for larger ones, to a
+            relative residual of 1e-3.
+        tail: what follows; by default `Unroll(1, 1.0)`, that is f(z*), which the published code trains with exact
+            gradients. Models trained by unrolling have `Unroll(5, 0.5, from_image=True)`.
+
+    Returns:
+        An `MDEQ`, a `ResNet` or a `WideResNet`.
+
+    Raises:
+        InputError: the file is no checkpoint of such a network, or cannot be read without running code in it.
+    """
+    path = Path(path)
+    weights = _read(path)
+    try:
+        if "fullstage.branches.0.blocks.0.conv1.weight_v" in weights:
+            model, names = _mdeq(weights, config, solver, tail)
+        elif (config, solver, tail) != (None, None, None):
+            raise InputError(f"{path} does not hold an MDEQ; leave out its config, solver and tail.")
+        elif "layer1.0.conv1.weight" in weights:
+            model, names = _resnet(weights), {}
+        elif "block1.layer.0.conv1.weight" in weights:
+            # the usual class registers a first block that it never runs
+            weights = {name: tensor for name, tensor in weights.items() if not name.startswith("sub_block1.")}
+            model, names = _wide_resnet(weights), {}
+        else:
+            raise InputError(
+                f"{path} holds neither an MDEQ of the published code nor a residual network; "
+                f"its tensors are {_listing(weights)}."
+            )
+    except KeyError as error:
+        raise InputError(f"{path} lacks the tensor {error}; give a whole checkpoint.") from error
+    except IndexError as error:
+        raise InputError(f"{path} has a tensor with too few dimensions; give a checkpoint as it was saved.") from error
+    _fill(model, weights, names, path)
+    return model.eval()
+
+
+def convert_checkpoint(
+    source: str | Path,
+    path: str | Path,
+    config: MDEQConfig | None = None,
+    solver: Solver | None = None,
+    tail: Unroll | None = None,
+) -> Model:
+    """Write the model of a checkpoint to a weights file whose card names the checkpoint and its SHA-256.
+
+    Args:
+        source: the checkpoint.
+        path: the file for `rd.load`, by convention `*.safetensors`.
+        config: see `from_checkpoint`, as for the next two.
+        solver: how the MDEQ is solved.
+        tail: what follows the solve.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: see `from_checkpoint`.
+    """
+    source = Path(source)
+    model = from_checkpoint(source, config, solver, tail)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    save(model, path, provenance={"checkpoint": source.name, "sha256": digest})
+    return model
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file, without the prefix that data parallelism puts before its names."""
+    try:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            content: Any = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is not a checkpoint of tensors alone, and anything else could run code when it is read; "
+            "save the state_dict by itself with torch.save."
+        ) from error
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{path} is not a whole checkpoint ({reason}); give one that torch.save wrote.") from error
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
+        raise InputError(f"{path} holds no state dict of tensors; save the state_dict of the network.")
+    prefix = "module." if all(name.startswith("module.") for name in content) else ""
+    weights = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
+    broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if broken:
+        raise InputError(f"{path} has weights that are not finite, in {_listing(broken)}; take an earlier checkpoint.")
+    return weights
+
+
+def _fill(model: nn.Module, weights: Mapping[str, Tensor], names: Mapping[str, str], path: Path) -> None:
+    """Load weights whose modules bear other names, each tensor into its place.
+
+    Args:
+        model: what they are loaded into.
+        weights: the tensors of the checkpoint.
+        names: what a module of the model is called in the checkpoint, where that differs.
+        path: the checkpoint.
+    """
+    expected = {}
+    for name, tensor in model.state_dict().items():
+        module, _, leaf = name.rpartition(".")
+        expected[f"{names.get(module, module)}.{leaf}"] = name, tensor
+    problems = {
+        "missing": [name for name in expected if name not in weights],
+        "unknown": [name for name in weights if name not in expected],
+        "of another shape": [
+            f"{name} {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
+            for name, (_, tensor) in expected.items()
+            if name in weights and weights[name].shape != tensor.shape
+        ],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{kind}: {_listing(found)}" for kind, found in problems.items() if found)
+        raise InputError(f"the tensors in {path} do not make a {type(model).__name__} ({listed}).")
+    model.load_state_dict({ours: weights[theirs] for theirs, (ours, _) in expected.items()})
+
+
+def _listing(names: Mapping[str, Tensor] | list[str]) -> str:
+    first = ", ".join(list(names)[:_LISTED])
+    return first if len(names) <= _LISTED else f"{first} and {len(names) - _LISTED} more"
+
+
+def _mdeq(
+    weights: Mapping[str, Tensor], config: MDEQConfig | None, solver: Solver | None, tail: Unroll | None
+) -> tuple[MDEQ, dict[str, str]]:
+    config = _mdeq_config(weights) if config is None else config
+    try:
+        model = MDEQ(config, len(weights["classifier.weight"]), weights["downsample.0.weight"].shape[1])
+    except ValueError as error:
+        raise InputError(f"No MDEQ has these tensors and the published groups ({error}); pass its config.") from error
+    model.solver = solver or model.solver
+    model.tail = tail or Unroll(1, 1.0)
+    return model, _published_names(len(config.channels))
+
+
+def _mdeq_config(weights: Mapping[str, Tensor]) -> MDEQConfig:
+    """The configuration that these tensors belong to: a published one, or one with the published groups."""
+    blocks = (f"fullstage.branches.{i}.blocks.0.conv1.weight_v" for i in count())
+    shapes = [weights[name].shape for name in takewhile(weights.__contains__, blocks)]
+    config = MDEQConfig(
+        channels=tuple(shape[1] for shape in shapes),
+        head_channels=tuple(len(weights[f"incre_modules.{i}.0.conv1.weight"]) for i in range(len(shapes))),
+        final_channels=len(weights["final_layer.0.weight"]),
+        expansion=shapes[0][0] // shapes[0][1],
+    )
+
+    def size(config: MDEQConfig) -> tuple[Any, ...]:
+        return config.channels, config.head_channels, config.final_channels, config.expansion
+
+    published = (PRESETS[name] for name in _PUBLISHED_SIZES)
+    return next((preset for preset in published if size(preset) == size(config)), config)
+
+
+def _published_names(scales: int) -> dict[str, str]:
+    """What the published code calls each of our modules that has tensors."""
+    names = {
+        "injection.stem.0.0": "downsample.0",
+        "injection.stem.0.1": "downsample.1",
+        "injection.stem.1.0": "downsample.3",
+        "injection.stem.1.1": "downsample.4",
+        "injection.pointwise.0": "stage0.0",
+        "injection.pointwise.1": "stage0.1",
+        "head.final.0": "final_layer.0",
+        "head.final.1": "final_layer.1",
+        "head.classifier": "classifier",
+    }
+    for i in range(scales):
+        block = f"fullstage.branches.{i}.blocks.0"
+        names |= {f"cell.blocks.{i}.conv{n}": f"{block}.conv{n}" for n in (1, 2)}
+        names |= {f"cell.blocks.{i}.norm{n}": f"{block}.gn{n}" for n in (1, 2, 3)}
+        names[f"cell.projections.{i}.conv"] = f"fullstage.post_fuse_layers.{i}.conv"
+        for j in range(scales):
+            path, net = f"cell.fusions.{i}.paths.{j}", f"fullstage.fuse_layers.{i}.{j}.net"
+            links = [f"{net}.{k}" for k in range(i - j)] if i > j else [net]
+            for k, link in enumerate(links):
+                names |= {f"{path}.{3 * k}": f"{link}.conv", f"{path}.{3 * k + 1}": f"{link}.gnorm"}
+        bottleneck, residual = f"incre_modules.{i}.0", f"head.bottlenecks.{i}.residual"
+        for n in (1, 2, 3):
+            names |= {
+                f"{residual}.{3 * n - 3}": f"{bottleneck}.conv{n}",
+                f"{residual}.{3 * n - 2}": f"{bottleneck}.bn{n}",
+            }
+        names |= {f"head.bottlenecks.{i}.shortcut.{n}": f"{bottleneck}.downsample.{n}" for n in (0, 1)}
+        names |= {f"head.downsamples.{i}.{n}": f"downsamp_modules.{i}.{n}" for n in (0, 1)}
+    return names
+
+
+def _resnet(weights: Mapping[str, Tensor]) -> ResNet:
+    stages = takewhile(lambda stage: f"layer{stage}.0.conv1.weight" in weights, count(1))
+    blocks = tuple(_length(weights, f"layer{stage}.{{}}.conv1.weight") for stage in stages)
+    width, in_channels = weights["conv1.weight"].shape[:2]
+    return ResNet(ResNetConfig(blocks, width), len(weights["linear.weight"]), in_channels)
+
+
+def _wide_resnet(weights: Mapping[str, Tensor]) -> WideResNet:
+    blocks = _length(weights, "block1.layer.{}.conv1.weight")
+    config = WideResNetConfig(6 * blocks + 4, len(weights["block1.layer.0.conv1.weight"]) // 16)
+    return WideResNet(config, len(weights["fc.weight"]), weights["conv1.weight"].shape[1])
+
+
+def _length(weights: Mapping[str, Tensor], name: str) -> int:
+    """How many tensors of a numbered name there are."""
+    return sum(1 for _ in takewhile(lambda i: name.format(i) in weights, count()))

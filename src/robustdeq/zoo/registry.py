@@ -1,0 +1,283 @@
+"""Models by name or file: weights as safetensors, with what rebuilds the model in the file's metadata.
+
+A file too big for one is a row of shards, `NAME-00001-of-00003.safetensors` and so on, each with the same metadata.
+Beside the weights lies `NAME.md`, the model card.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from robustdeq.base.errors import InputError
+from robustdeq.base.files import write_tensors, write_text
+from robustdeq.deq.model import DEQ
+from robustdeq.zoo.card import CARD_START, Card, Model, card_markdown, card_of
+
+_METADATA_KEY = "robustdeq"
+_SUFFIX = ".safetensors"
+_STORED_TYPES = (torch.float16, torch.bfloat16, torch.float32)
+_FOLDERS = (Path(__file__).parents[1] / "weights", Path(__file__).parents[3] / "weights")
+_SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
+
+
+def save(
+    model: nn.Module,
+    path: str | Path,
+    early: int | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    shard_bytes: int | None = None,
+) -> None:
+    """Write a model's weights with what rebuilds it, and its model card beside them; whole or not at all.
+
+    Everything is written before the first file is put in its place; the weights come first, the card last. What an
+    earlier `save` left under the same name, whole or in shards, is gone afterwards.
+
+    Args:
+        model: a model made by `rd.models.mdeq`, `resnet18` or `wide_resnet34_10`, or converted from a checkpoint.
+        path: `NAME.safetensors`, or `NAME` alone; the card is `NAME.md`.
+        early: the n of its early-state defense, where it was chosen on a development set.
+        provenance: how the weights came about; plain values.
+        dtype: the type that floating-point weights are stored in, `torch.float16`, `bfloat16` or `float32`; `load`
+            gives float32 of them. None stores them as they are.
+        shard_bytes: the most bytes that a file may have; what does not fit into one is a row of shards. None for one
+            file of any size.
+
+    Raises:
+        InputError: the model is of another kind or has no such early state, the weights do not fit into the type or
+            the shards, or the name is that of a shard or its card would replace another text.
+        OSError: a file cannot be written.
+    """
+    if not isinstance(model, Model):
+        raise InputError(
+            f"a {type(model).__name__} cannot be rebuilt from a file; save its state_dict with safetensors instead."
+        )
+    if early is not None:
+        if not isinstance(model, DEQ):
+            raise InputError(f"a {type(model).__name__} has no state {early}; leave early out.")
+        model.check_state(early)
+    stem = _stem(Path(path))
+    text_path = stem.with_name(f"{stem.name}.md")
+    _check_names(Path(path), text_path)
+    card = card_of(model, early, provenance)
+    metadata = {_METADATA_KEY: json.dumps(asdict(card))}
+    weights = _stored(model.state_dict(), dtype)
+    loaded = _rebuilt(card, weights)
+    shards = [weights] if shard_bytes is None else _shards(weights, metadata, shard_bytes)
+    count = len(shards)
+    names = [f"{stem.name}-{i + 1:05}-of-{count:05}{_SUFFIX}" for i in range(count)]
+    names = [f"{stem.name}{_SUFFIX}"] if count == 1 else names
+    stored = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=stem.parent, prefix=f".{stem.name}.") as folder:
+        written = [Path(folder) / name for name in names]
+        for file, shard in zip(written, shards, strict=True):
+            write_tensors(file, shard, metadata)
+        digests = {file.name: _sha256(file) for file in written}
+        text = Path(folder) / text_path.name
+        write_text(text, card_markdown(card, loaded, stem.name, digests, stored))
+        _put(written, stem)
+        text.replace(text_path)
+
+
+def _check_names(path: Path, card: Path) -> None:
+    """Raise `InputError` where weights at that path could not be found again, or their card would destroy a text."""
+    if shard := _SHARD.fullmatch(path.name):
+        raise InputError(f"{path} is the name of a shard; save to {path.with_name(shard['name'])}{_SUFFIX}.")
+    if card.is_file() and not card.read_bytes().startswith(CARD_START.encode()):
+        raise InputError(f"{card} is no model card of ours and would be replaced by one; save under another name.")
+
+
+def _stored(weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The weights in the type that they are stored in."""
+    if dtype is None:
+        return dict(weights)
+    if dtype not in _STORED_TYPES:
+        raise InputError(f"dtype is {dtype}; choose one of {', '.join(map(str, _STORED_TYPES))}.")
+    stored = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    for name, tensor in weights.items():
+        if tensor.isfinite().all() and not stored[name].isfinite().all():
+            raise InputError(f"{name} has values beyond the range of {dtype}; store it as torch.bfloat16.")
+    return stored
+
+
+def _rebuilt(card: Card, weights: Mapping[str, Tensor]) -> Model:
+    """The model that `load` will give, made without drawing random numbers."""
+    try:
+        with torch.device("meta"):
+            model = card.build()
+        usual = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+        cast = {name: tensor.detach().to("cpu", usual.get(name)) for name, tensor in weights.items()}
+        model.load_state_dict(cast, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"this {card.architecture} could not be rebuilt from a file ({error}); "
+            "save it with the modules and the kind of solver that it was made with."
+        ) from error
+    return model
+
+
+def _shards(weights: Mapping[str, Tensor], metadata: Mapping[str, str], limit: int) -> list[dict[str, Tensor]]:
+    """The weights in their order, in as few runs as fit into files of at most `limit` bytes with their headers."""
+
+    def header(content: Mapping[str, Any]) -> int:
+        return len(json.dumps(content))
+
+    end = sum(tensor.nbytes for tensor in weights.values())
+    frame = 16 + header({"__metadata__": metadata})  # the length of the header, and its padding to 8 bytes
+    sizes = {
+        name: tensor.nbytes
+        + header({name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape), "data_offsets": [end, end]}})
+        for name, tensor in weights.items()
+    }
+    name, largest = max(sizes.items(), key=lambda item: item[1])
+    if frame + largest > limit:
+        raise InputError(f"shard_bytes is {limit} and {name} needs {frame + largest} in a file; give at least as many.")
+    shards, size = [{}], frame
+    for name, tensor in weights.items():
+        if size + sizes[name] > limit:
+            shards.append({})
+            size = frame
+        shards[-1][name] = tensor
+        size += sizes[name]
+    return shards
+
+
+def _put(written: list[Path], stem: Path) -> None:
+    """Put the weights in their place and remove what had the same name.
+
+    A row of shards never mixes with an older one: that is removed first. A whole file goes before shards, so an older
+    one is removed last. No card lies there meanwhile.
+    """
+    stem.with_name(f"{stem.name}.md").unlink(missing_ok=True)
+    whole, row = stem.with_name(f"{stem.name}{_SUFFIX}"), _row(stem)
+    if len(written) > 1:
+        for file in row:
+            file.unlink()
+    for file in written:
+        file.replace(stem.with_name(file.name))
+    for file in [whole] if len(written) > 1 else row:
+        file.unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_card(name_or_path: str | Path) -> Card:
+    """What a weights file says about its model; raises `InputError` as `load` does."""
+    path = locate(name_or_path)[0]
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return Card(**json.loads(metadata[_METADATA_KEY]))
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} does not say which model it holds; give a file that `robustdeq train` wrote."
+        ) from error
+
+
+def load(name_or_path: str | Path) -> Model:
+    """A model with its weights, in eval mode.
+
+    Args:
+        name_or_path: the name of weights (`robustdeq models` lists them) or a file that `save` wrote; any shard stands
+            for the whole row.
+
+    Raises:
+        InputError: there is no such file, or it does not hold a model.
+    """
+    card = read_card(name_or_path)
+    try:
+        model = card.build()
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{name_or_path} holds a model that this version does not know ({error}); update robustdeq."
+        ) from error
+    weights: dict[str, Tensor] = {}
+    for path in locate(name_or_path):
+        try:
+            weights |= load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise _unreadable(path, error) from error
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise InputError(f"the weights in {name_or_path} do not fit the model they name; train it again.") from error
+    return model.eval()
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path} is not a readable safetensors file ({error}); train or download it again.")
+
+
+def locate(name_or_path: str | Path) -> list[Path]:
+    """The file behind a name or a path, or its shards in order.
+
+    Args:
+        name_or_path: the name of weights that come with the package or lie in the `weights` folder of a checkout of
+            its repository, or a file with or without its suffix, which may be one shard of several.
+
+    Raises:
+        InputError: there is no such file, or a shard is missing.
+    """
+    name = str(name_or_path)
+    for folder in (*_FOLDERS, Path()):
+        if files := _files(folder / name):
+            return files
+    path = Path(name)
+    shard = _SHARD.fullmatch(path.name)
+    if path.is_file() and not shard:
+        return [path]
+    files = _files(path.with_name(shard["name"])) if shard else _files(_stem(path))
+    if not files:
+        names = ", ".join(packaged_names()) or "none"
+        raise InputError(f"there are no weights at {path}; give a file, or the name of packaged weights ({names}).")
+    return files
+
+
+def packaged_names() -> list[str]:
+    """The names of the weights that come with the package or its repository."""
+    files = (file for folder in _FOLDERS for file in folder.glob(f"*{_SUFFIX}"))
+    return sorted({shard["name"] if (shard := _SHARD.fullmatch(file.name)) else file.stem for file in files})
+
+
+def _stem(path: Path) -> Path:
+    """The path without the suffix of weights; any other dot belongs to the name."""
+    return path.with_suffix("") if path.suffix == _SUFFIX else path
+
+
+def _files(stem: Path) -> list[Path]:
+    """The one file of that name, or its shards; none where there is neither."""
+    if not stem.name:
+        return []
+    whole = stem.with_name(f"{stem.name}{_SUFFIX}")
+    if whole.is_file():
+        return [whole]
+    row = _row(stem)
+    counts = {int(shard["count"]) for file in row if (shard := _SHARD.fullmatch(file.name))}
+    if row and counts != {len(row)}:
+        raise InputError(f"{stem} has {len(row)} shards where their names say {min(counts)}; download it again.")
+    return row
+
+
+def _row(stem: Path) -> list[Path]:
+    """All shards of that name, of whatever row."""
+    found = sorted(stem.parent.glob(f"{glob.escape(stem.name)}-*-of-*{_SUFFIX}"))
+    return [file for file in found if (shard := _SHARD.fullmatch(file.name)) and shard["name"] == stem.name]

@@ -1,0 +1,292 @@
+"""Models built with TorchDEQ (Geng and Kolter, "TorchDEQ: A library for deep equilibrium models", 2023) as ours.
+
+A TorchDEQ model is a module whose forward makes z ↦ f(z; x) and z_0 and calls a core, `get_deq(…)`, on them. That one
+call cuts the forward in two. What comes before it is run up to the call, and abandoned there, to get f and z_0 for an
+x; what comes after it is run with a state of our choice as the core's answer. So the module serves as it is, and its
+f is differentiated with respect to x itself: u = x.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from robustdeq.base.errors import InputError
+from robustdeq.deq.cell import BoundCell
+from robustdeq.deq.model import DEQ, TrainingGradient
+from robustdeq.deq.tail import Unroll
+from robustdeq.solvers import Anderson, Broyden, Picard, Solver
+
+_KNOWN_SETTINGS = {"f_max_iter", "tau", "m", "lam"}
+
+
+def from_torchdeq(
+    module: nn.Module,
+    example: Shaped[Tensor, "*image"],
+    solver: Solver | None = None,
+    tail: Unroll | None = None,
+    gradient: TrainingGradient | None = None,
+) -> DEQ:
+    """A model built with TorchDEQ as a `DEQ` that shares its weights, in eval mode.
+
+    The forward of the module must call its core exactly once, on a state that is a tensor or a tuple of tensors with
+    the batch first, and return logits (B, K) that depend on x through that state alone. The part before the call runs
+    again whenever f is differentiated, so it must give the same result each time: the model is for evaluation.
+
+    Args:
+        module: the model; put into eval mode, otherwise left as it is.
+        example: a batch of inputs it accepts.
+        solver: the fixed-point method; by default the core's own, with its settings for eval mode. Ours judges
+            convergence per sample where TorchDEQ waits for the slowest of a batch.
+        tail: what follows the solve; by default what TorchDEQ returns in eval mode: z* itself after Broyden's method,
+            the (damped) image of the last state otherwise.
+        gradient: how `forward` differentiates the solve; None for the tail alone, which after Broyden's method is no
+            gradient at all.
+
+    Returns:
+        The model; its states are flat, (B, D), where TorchDEQ's are tuples.
+
+    Raises:
+        InputError: the module has no core or several, its forward is not cut in two by one call, or the settings of
+            the core have no counterpart here.
+    """
+    name = _core_name(module)
+    module.eval()
+    cell = TorchDEQCell(module, name)
+    call = cell.call(example)
+    states = [call.initial] if isinstance(call.initial, Tensor) else call.initial
+    if not all(state.ndim > 1 and len(state) == len(example) for state in states):
+        raise InputError(f"the state of the model is not {len(example)} samples of at least one entry, batch first.")
+    _check_readout(cell, call, example)
+    if solver is None or tail is None:
+        own_solver, own_tail = _iteration(module.get_submodule(name), call.settings)
+        solver, tail = solver or own_solver, tail or own_tail
+    return DEQ(nn.Identity(), cell, Readout(cell, example[:1], call.packing), solver, tail, gradient).eval()
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the tensors of a state become the one tensor that a solver iterates.
+
+    Args:
+        shapes: the shape of each tensor without the batch; None where the state is one tensor already.
+    """
+
+    shapes: tuple[torch.Size, ...] | None
+
+    def pack(self, state: Tensor | Sequence[Tensor]) -> Float[Tensor, "batch *state"]:
+        """One tensor as it is; several as one flat tensor (B, D)."""
+        return state if isinstance(state, Tensor) else torch.cat([part.flatten(1) for part in state], dim=1)
+
+    def unpack(self, z: Float[Tensor, "batch *state"]) -> Tensor | list[Tensor]:
+        """The inverse of `pack`."""
+        if self.shapes is None:
+            return z
+        parts = z.split([math.prod(shape) for shape in self.shapes], dim=1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+
+@dataclass(frozen=True)
+class CoreCall:
+    """What a forward hands to its core.
+
+    Attributes:
+        function: f, from the tensors of a state to those of the next.
+        initial: z_0, a tensor or several.
+        settings: the solver settings that come with the call.
+    """
+
+    function: Callable[..., Any]
+    initial: Tensor | Sequence[Tensor]
+    settings: Mapping[str, Any]
+
+    @property
+    def packing(self) -> Packing:
+        """How its states become one tensor."""
+        single = isinstance(self.initial, Tensor)
+        return Packing(None if single else tuple(part.shape[1:] for part in self.initial))
+
+    def start(self) -> Float[Tensor, "batch *state"]:
+        """z_0 as one tensor."""
+        return self.packing.pack(self.initial)
+
+    def apply(self, z: Float[Tensor, "batch *state"]) -> Float[Tensor, "batch *state"]:
+        """F(z) as one tensor."""
+        state = self.packing.unpack(z)
+        return self.packing.pack(self.function(state) if isinstance(state, Tensor) else self.function(*state))
+
+
+class _Reached(BaseException):
+    """Raised in place of the core's forward to leave the module's, past any `except Exception` on the way."""
+
+    def __init__(self, call: CoreCall) -> None:
+        super().__init__()
+        self.call = call
+
+
+class TorchDEQCell(nn.Module):
+    """The cell of a TorchDEQ model, with u = x.
+
+    Args:
+        module: the model.
+        core: the name of its core among its submodules.
+    """
+
+    def __init__(self, module: nn.Module, core: str) -> None:
+        super().__init__()
+        self.module = module
+        self._core = core
+
+    def initial_state(self, u: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *state"]:
+        """The model's own z_0."""
+        return self.call(u).start()
+
+    def bind(self, u: Float[Tensor, "batch *image"]) -> BoundCell:
+        """F for one x: what leads up to it is run once for all evaluations without gradient, and for each one with."""
+        with torch.no_grad():
+            fixed = self.call(u)
+
+        def function(z: Tensor) -> Tensor:
+            return (self.call(u) if torch.is_grad_enabled() else fixed).apply(z)
+
+        return BoundCell(function, (u, *self.module.parameters()))
+
+    def forward(
+        self, z: Float[Tensor, "batch *state"], u: Float[Tensor, "batch *image"]
+    ) -> Float[Tensor, "batch *state"]:
+        """F(z; x)."""
+        return self.call(u).apply(z)
+
+    def call(self, x: Float[Tensor, "batch *image"]) -> CoreCall:
+        """What the model hands to its core for x; raises `InputError` where it never calls it."""
+
+        def abandon(function: Any, initial: Any, solver_kwargs: Any = None, **_: Any) -> Any:
+            raise _Reached(CoreCall(function, initial, solver_kwargs or {}))
+
+        try:
+            with self._answered_by(abandon):
+                self.module(x)
+        except _Reached as reached:
+            return reached.call
+        raise InputError("the forward of the model does not call its TorchDEQ core; convert the module that does.")
+
+    def resume(self, x: Float[Tensor, "batch *image"], state: Tensor | list[Tensor]) -> Any:
+        """What the model returns for x where its core answers with a state; `InputError` where it is asked twice."""
+        from torchdeq.solver.stat import SolverStat
+
+        answers = iter([([state], SolverStat())])
+
+        def answer(*_: Any, **__: Any) -> Any:
+            try:
+                return next(answers)
+            except StopIteration as error:
+                raise InputError(
+                    "the forward of the model calls its TorchDEQ core more than once; one DEQ has one solve."
+                ) from error
+
+        with self._answered_by(answer):
+            return self.module(x)
+
+    @contextmanager
+    def _answered_by(self, forward: Callable[..., Any]) -> Iterator[None]:
+        core: Any = self.module.get_submodule(self._core)
+        core.forward = forward
+        try:
+            yield
+        finally:
+            del core.forward
+
+
+class Readout(nn.Module):
+    """The head of a TorchDEQ model: the part of its forward behind the core.
+
+    Args:
+        cell: the cell of the model.
+        example: one input, (1, …), on which the part before the core runs, to no effect on the logits.
+        packing: how its states become one tensor.
+    """
+
+    def __init__(self, cell: TorchDEQCell, example: Float[Tensor, "one *image"], packing: Packing) -> None:
+        super().__init__()
+        self.cell = cell
+        self._packing = packing
+        self.register_buffer("example", example.detach().clone(), persistent=False)
+
+    def forward(self, z: Float[Tensor, "batch *state"]) -> Float[Tensor, "batch classes"]:
+        """The logits of a state."""
+        example = self.get_buffer("example")
+        return self.cell.resume(example.expand(len(z), *example.shape[1:]), self._packing.unpack(z))
+
+
+def _core_name(module: nn.Module) -> str:
+    try:
+        from torchdeq.core import DEQBase
+    except ImportError as error:
+        raise InputError("TorchDEQ is not there to run the model; install torchdeq.") from error
+    names = [name for name, part in module.named_modules() if isinstance(part, DEQBase)]
+    if len(names) != 1 or names == [""]:
+        raise InputError(
+            f"the model has {len(names)} TorchDEQ cores among its submodules; give a module that has one of its own."
+        )
+    return names[0]
+
+
+def _check_readout(cell: TorchDEQCell, call: CoreCall, example: Tensor) -> None:
+    """Raise `InputError` unless what the module returns is logits that depend on x through the state alone."""
+    x = example.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        logits = cell.resume(x, call.packing.unpack(call.start().detach()))
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(example):
+        raise InputError("the model does not return logits (B, K) alone; wrap it in a module that does.")
+    if logits.requires_grad and torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] is not None:
+        raise InputError(
+            "the logits depend on x past the state of the DEQ; give `rd.DEQ` an injection, a cell and a head instead."
+        )
+
+
+def _iteration(core: nn.Module, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
+    """The core's forward solver in eval mode, and what it makes of the z* it finds."""
+    options: Any = core
+    kind = options.f_solver.__name__
+    unknown = settings.keys() - _KNOWN_SETTINGS
+    if unknown or kind not in _SOLVERS:
+        what = f"the settings {', '.join(sorted(unknown))}" if unknown else f"the solver {kind}"
+        raise InputError(f"{what} of the model's TorchDEQ core have no counterpart; pass a solver and a tail.")
+    return _SOLVERS[kind](
+        int(settings.get("f_max_iter", options.eval_f_max_iter)), options.f_tol, options.f_stop_mode, settings
+    )
+
+
+def _broyden(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
+    return Broyden(evaluations, tol, stop), Unroll(0)
+
+
+def _anderson(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
+    mixing, history, ridge = settings.get("tau", 1.0), settings.get("m", 6), settings.get("lam", 1e-4)
+    solver = Anderson(evaluations - 1, tol, stop, history=history, mixing=mixing, ridge=ridge)
+    return solver, Unroll(0, from_image=True)
+
+
+def _picard(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
+    damping = settings.get("tau", 1.0)
+    return Picard(evaluations - 1, tol / damping, stop, damping=damping), Unroll(1, damping)
+
+
+def _unchecked_picard(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
+    damping = settings.get("tau", 1.0)
+    return Picard(evaluations - 1, 0.0, stop, result="last", damping=damping), Unroll(1, damping)
+
+
+_SOLVERS = {
+    "broyden_solver": _broyden,
+    "anderson_solver": _anderson,
+    "fixed_point_iter": _picard,
+    "simple_fixed_point_iter": _unchecked_picard,
+}

@@ -1,0 +1,58 @@
+"""Files appear whole or not at all."""
+
+import errno
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from robustdeq.base.files import replace_with, write_tensors, write_text
+
+TENSORS = {"a": torch.arange(3), "b": torch.randn(2000)}
+
+
+@contextmanager
+def small_disk() -> Iterator[None]:
+    """No file may grow beyond four kilobytes, not even the log these tests print to: keep what is inside silent."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_tensors_come_back_with_what_is_said_of_them(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "new" / "t.safetensors", {"a": TENSORS["a"], "b": TENSORS["b"][::2]}, {"says": "this"})
+    found = load_file(tmp_path / "new" / "t.safetensors")
+    assert torch.equal(found["a"], TENSORS["a"])
+    assert torch.equal(found["b"], TENSORS["b"][::2])
+
+
+def test_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("old")
+    with small_disk(), pytest.raises(OSError, match="File too large") as error:
+        write_text(tmp_path / "text", "x" * 10_000)
+    assert error.value.errno == errno.EFBIG
+    with small_disk(), pytest.raises(OSError, match="text"):
+        write_tensors(tmp_path / "text", TENSORS, {})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"text": "old"}
+
+
+def test_failure_while_writing_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("old")
+
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        replace_with(tmp_path / "text", fail)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"text": "old"}

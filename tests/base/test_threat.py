@@ -1,0 +1,113 @@
+"""What a threat model and an attack refuse, in one sentence each."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustdeq.attacks import FGSM, PGD, ThreatModel
+from robustdeq.base.errors import InputError
+
+X = torch.full((3, 1, 2, 2), 0.5)
+Y = torch.tensor([0, 1, 2])
+
+
+def model() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).eval()
+
+
+def with_pixel(value: float) -> Tensor:
+    x = X.clone()
+    x[1, 0, 0, 0] = value
+    return x
+
+
+@pytest.mark.parametrize("attack", [ThreatModel, PGD, FGSM])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eps": -0.1}, "eps is -0.1; give a radius of 0 or more"),
+        ({"eps": float("nan")}, "eps is nan"),
+        ({"norm": "L1"}, "norm is 'L1'; choose one of 'Linf', 'L2'"),
+        ({"norm": "linf"}, "norm is 'linf'"),
+        ({"bounds": (1.0, 0.0)}, r"bounds are \(1.0, 0.0\)"),
+        ({"bounds": (0.0, 0.0)}, r"bounds are \(0.0, 0.0\)"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_ball_that_does_not_exist_is_refused(attack: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        attack(**{"eps": 0.1} | settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps is 0; PGD makes at least 1"),
+        ({"restarts": 0}, "restarts is 0; PGD runs at least once"),
+        ({"step_size": 0.0}, "step_size is 0.0; give a positive number"),
+        ({"step_size": -1.0}, "step_size is -1.0"),
+        ({"step_size": float("nan")}, "step_size is nan"),
+    ],
+    ids=str,
+)
+def test_attack_that_goes_nowhere_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PGD(**settings)
+
+
+@pytest.mark.parametrize("step_size", [0.0, -0.1, float("nan")])
+def test_fgsm_refuses_a_step_that_goes_nowhere(step_size: float) -> None:
+    with pytest.raises(InputError, match=f"step_size is {step_size}"):
+        FGSM(step_size=step_size)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (with_pixel(torch.nan), "pixels that are not finite"),
+        (with_pixel(torch.inf), "pixels that are not finite"),
+        (with_pixel(1.5), r"pixels from 0.5 to 1.5; scale them to \[0, 1\]"),
+        (with_pixel(-0.25), "pixels from -0.25 to 0.5; scale them"),
+    ],
+    ids=["nan", "inf", "bright", "dark"],
+)
+def test_pixels_that_are_none_are_refused(x: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PGD()(model(), x, Y)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (torch.tensor([0, 1, 3]), "y has labels from 0 to 3, and the model has classes 0 to 2"),
+        (torch.tensor([0, -1, 2]), "y has labels from -1 to 2, and the model has classes 0 to 2"),
+    ],
+    ids=["too high", "negative"],
+)
+def test_labels_that_are_none_are_refused(y: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        PGD()(model(), X, y)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ((255 * X).byte(), Y, "x has dtype torch.uint8; convert it to floating-point pixels"),
+        (X, Y.float(), "dtype torch.float32 for 3 images; give one integer label each"),
+        (X, Y[:2], r"y has shape \(2,\) and dtype torch.int64 for 3 images; give one integer label each"),
+        (X, Y[:, None], r"y has shape \(3, 1\)"),
+        (X, nn.functional.one_hot(Y), r"y has shape \(3, 3\)"),
+        (X[:0], Y[:0], "x holds no image"),
+    ],
+    ids=["bytes", "float labels", "too few", "column", "one-hot", "empty"],
+)
+def test_data_of_the_wrong_kind_is_refused(x: Tensor, y: Tensor, message: str, unchecked: None) -> None:
+    with pytest.raises(InputError, match=message):
+        PGD()(model(), x, y)
+
+
+def test_labels_of_any_integer_type_mean_the_same() -> None:
+    attack, network = PGD(eps=0.2, steps=2), model()
+    assert torch.equal(attack(network, X, Y.int()), attack(network, X, Y))

@@ -1,0 +1,148 @@
+"""The gradient through the solver is the derivative of what is computed, so it equals finite differences."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+import dense
+from cells import CELLS, TAILS, cross_entropy, images, linear_loss, make_deq
+from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState, defended_logits
+from robustdeq.deq.model import DEQ
+from robustdeq.deq.tail import Unroll
+from robustdeq.gradients import Defended, ThroughSolver
+from robustdeq.solvers import Anderson, Broyden, Picard, Solver
+
+pytestmark = pytest.mark.usefixtures("float64")
+SOLVERS: dict[str, Solver] = {
+    "broyden": Broyden(max_steps=6, tol=0),
+    "broyden-short-steps": Broyden(max_steps=6, tol=0, step_size=0.7),
+    "broyden-limited": Broyden(max_steps=7, tol=0, limit=3),
+    "broyden-limited-short-steps": Broyden(max_steps=7, tol=0, limit=3, step_size=0.7),
+    "broyden-freezing": Broyden(max_steps=8, tol=1e-2),
+    "broyden-freezing-last-short-steps": Broyden(max_steps=8, tol=3e-2, step_size=0.7, result="last", stop="abs"),
+    "broyden-freezing-limited": Broyden(max_steps=8, tol=1e-2, limit=3),
+    "broyden-line-search": Broyden(max_steps=6, tol=0, line_search=2),
+    "broyden-freezing-line-search": Broyden(max_steps=8, tol=1e-2, line_search=2, step_size=1.2),
+    "anderson": Anderson(max_steps=6, tol=0, history=3),
+    "anderson-freezing": Anderson(max_steps=8, tol=2e-2, history=3, mixing=0.8),
+    "picard": Picard(max_steps=6, tol=0, result="last"),
+    "picard-freezing": Picard(max_steps=12, tol=2e-2, damping=0.8),
+}
+DEFENSES: dict[str, Defense] = {"final": FinalState(), "early": EarlyState(4), "ensemble": EnsembleState()}
+READ_OUTS = {
+    "final-step": (FinalState(), TAILS["step"]),
+    "final-damped-from-image": (FinalState(), TAILS["damped-from-image"]),
+    "final-image": (FinalState(), TAILS["image"]),
+    "early": (EarlyState(4), TAILS["step"]),
+    "ensemble": (EnsembleState(), TAILS["damped-from-image"]),
+}
+defenses = pytest.mark.parametrize("defense", DEFENSES.values(), ids=DEFENSES)
+read_outs = pytest.mark.parametrize(("defense", "tail"), READ_OUTS.values(), ids=READ_OUTS)
+solvers = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+
+
+def defended_loss(deq: DEQ, defense: Defense) -> Callable[[Tensor], Tensor]:
+    return lambda x: cross_entropy(defended_logits(deq, x, [defense])[0])
+
+
+def assert_is_derivative(deq: DEQ, defense: Defense, x: Tensor) -> None:
+    expected = dense.finite_differences(defended_loss(deq, defense), x)
+    scale = expected.abs().amax()
+    for checkpoint in (False, True):
+        found = ThroughSolver(defense, checkpoint).input_gradient(deq, x, cross_entropy)
+        assert_close(found, expected, rtol=1e-6, atol=1e-6 * scale.item())
+
+
+@read_outs
+@solvers
+def test_is_the_derivative_of_the_defended_loss(defense: Defense, solver: Solver, tail: Unroll) -> None:
+    deq, x = make_deq("contractive", solver, tail), images()
+    steps = deq.solve(x).steps
+    assert (len(steps.unique()) > 1) == (solver.tol > 0)
+    assert_is_derivative(deq, defense, x)
+
+
+@defenses
+@pytest.mark.parametrize("cell", [name for name in CELLS if name != "contractive"])
+@pytest.mark.parametrize("solver", ["broyden-limited-short-steps", "broyden-freezing", "anderson"])
+def test_is_the_derivative_for_every_cell(defense: Defense, cell: str, solver: str) -> None:
+    assert_is_derivative(make_deq(cell, SOLVERS[solver]), defense, images())
+
+
+@pytest.mark.parametrize("defense", [FinalState(), EnsembleState()], ids=["final", "ensemble"])
+@solvers
+def test_does_not_depend_on_checkpointing(defense: Defense, solver: Solver) -> None:
+    deq, x = make_deq("bound", solver), images()
+    kept = ThroughSolver(defense, checkpoint=False).input_gradient(deq, x, cross_entropy)
+    again = ThroughSolver(defense, checkpoint=True).input_gradient(deq, x, cross_entropy)
+    assert_close(kept, again, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("solver", "tail"), [("broyden-freezing-limited", "step"), ("anderson-freezing", "image")])
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_trains_every_parameter_with_its_derivative(cell: str, solver: str, checkpoint: bool, tail: str) -> None:
+    deq, x = make_deq(cell, SOLVERS[solver], TAILS[tail], ThroughSolver(checkpoint=checkpoint)), images()
+
+    def loss() -> Tensor:
+        return cross_entropy(deq(x)).sum()
+
+    loss().backward()
+    for parameter in deq.parameters():
+        assert parameter.grad is not None
+        entry = parameter.data.flatten()[-1]
+        expected = dense.parameter_differences(loss, entry)
+        assert_close(parameter.grad.flatten()[-1], expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("defense", [EarlyState(3), EnsembleState()], ids=["early", "ensemble"])
+def test_trains_through_the_read_out_of_a_defense(defense: Defense) -> None:
+    deq, x = make_deq("expansive", gradient=ThroughSolver(defense)), images()
+    cross_entropy(deq.head(ThroughSolver(defense).read(deq.solution(x)))).sum().backward()
+    weight = deq.cell.weight
+    assert weight.grad is not None
+    expected = dense.parameter_differences(lambda: defended_loss(deq, defense)(x).sum(), weight.data[2, 3])
+    assert_close(weight.grad[2, 3], expected, rtol=1e-6, atol=1e-8)
+
+
+@defenses
+@pytest.mark.parametrize("solver", ["broyden-freezing", "broyden-line-search", "anderson"])
+def test_is_the_backward_pass_of_the_defended_model(defense: Defense, solver: str) -> None:
+    deq, x = make_deq("convolution", SOLVERS[solver]), images().requires_grad_()
+    defended = Defended(deq, defense)
+    logits = defended(x)
+    with torch.no_grad():
+        assert_close(logits.detach(), defended(x), rtol=1e-12, atol=1e-12)
+    (gradient,) = torch.autograd.grad(cross_entropy(logits).sum(), x)
+    assert_close(gradient, ThroughSolver(defense).input_gradient(deq, x, cross_entropy), rtol=1e-12, atol=1e-12)
+
+
+@solvers
+def test_gradient_of_a_sample_does_not_depend_on_a_diverging_neighbour(solver: Solver) -> None:
+    deq, x = make_deq("contractive", solver), images(4)
+    x[1] = torch.nan
+    assert deq.solve(x).diverged.tolist() == [False, True, False, False]
+    gradient = ThroughSolver(EnsembleState())
+    together = gradient.input_gradient(deq, x, linear_loss)
+    for i in (0, 2, 3):
+        alone = gradient.input_gradient(deq, x[i : i + 1], linear_loss)
+        assert_close(together[i], alone[0], rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("solver", [Broyden, Anderson, Picard])
+def test_steps_that_no_sample_takes_cost_nothing(checkpoint: bool, solver: Callable[..., Solver]) -> None:
+    x = images()
+
+    def evaluations(max_steps: int) -> int:
+        deq = make_deq("contractive", solver(max_steps=max_steps, tol=1e-1))
+        assert deq.solve(x).steps.amax() < 12
+        calls: list[int] = []
+        deq.cell.register_forward_hook(lambda *_: calls.append(1))
+        ThroughSolver(checkpoint=checkpoint).input_gradient(deq, x, cross_entropy)
+        return len(calls)
+
+    assert evaluations(12) == evaluations(40)

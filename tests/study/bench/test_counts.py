@@ -1,0 +1,161 @@
+"""What must not grow, counted in a way that is the same on every machine."""
+
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import robustdeq as rd
+from robustdeq.deq.model import solving
+from robustdeq.deq.modes import evaluating
+from robustdeq.evaluation.protocol import Estimators, estimated_gradients
+from robustdeq.gradients import (
+    SHINE,
+    Ensemble,
+    Exact,
+    Gradient,
+    JacobianFree,
+    Neumann,
+    Phantom,
+    SimultaneousAdjoint,
+    ThroughSolver,
+    UnrolledIntermediate,
+)
+from robustdeq.models import MDEQ
+from robustdeq.solvers import Broyden, Picard, Solver
+from robustdeq.study.bench.counting import Allocations, Waits, counted
+from robustdeq.study.bench.grid import WAYS, Separate
+from robustdeq.study.stopwatch import peak_bytes
+
+N, TAIL, IMAGES = 7, 3, 2
+STEP = N + 1 + TAIL
+
+
+@pytest.fixture
+def deq() -> MDEQ:
+    torch.manual_seed(0)
+    config = rd.models.mdeq("nano").config
+    return rd.models.mdeq(type(config)(**vars(config) | {"max_steps": N, "tol": 0.0, "tail_steps": TAIL})).eval()
+
+
+@pytest.fixture
+def x(deq: MDEQ) -> Tensor:
+    return torch.rand(IMAGES, *deq.image_shape)
+
+
+def loss(logits: Tensor) -> Tensor:
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long), reduction="none")
+
+
+COSTS: list[tuple[Gradient, int, int]] = [
+    (Phantom(4, 0.5), N + 1 + 4, 4),
+    (Neumann(4, 0.5), N + 2, 4),
+    (JacobianFree(), N + 2, 1),
+    (SHINE(), N + 2, 1),
+    (Exact(max_steps=6, tol=0.0), N + 2, 6 + 2),
+    (UnrolledIntermediate(3, steps=2), 3 + 2, 2),
+    (SimultaneousAdjoint(3), 3 + 1, 3),
+    (SimultaneousAdjoint(), STEP + 1, N + 1),
+    (Ensemble(SimultaneousAdjoint()), STEP + 1, N + 1),
+    (Ensemble(UnrolledIntermediate(steps=2)), STEP + 2 * (N + 1), 2 * (N + 1)),
+    (ThroughSolver(), STEP, STEP),
+    (ThroughSolver(checkpoint=True), 2 * STEP, STEP),
+    (ThroughSolver(rd.defenses.EarlyState(3)), 3, 3),
+    (ThroughSolver(rd.defenses.EnsembleState()), STEP, STEP),
+]
+
+
+@pytest.mark.parametrize(("gradient", "evaluations", "products"), COSTS, ids=lambda value: repr(value))
+def test_gradients_cost_what_the_model_of_cost_says(
+    deq: MDEQ, x: Tensor, gradient: Gradient, evaluations: int, products: int
+) -> None:
+    with evaluating(deq), counted(deq) as found:
+        gradient.input_gradient(deq, x, loss)
+    assert (found.forward, found.backward) == (evaluations * IMAGES, products * IMAGES)
+    assert found.total <= gradient.evaluations(deq) * IMAGES
+
+
+@pytest.mark.parametrize("family", [SimultaneousAdjoint(), UnrolledIntermediate(steps=2)], ids=repr)
+def test_a_sweep_over_all_states_costs_no_more_than_the_ensemble(
+    deq: MDEQ, x: Tensor, family: SimultaneousAdjoint | UnrolledIntermediate
+) -> None:
+    with evaluating(deq):
+        with counted(deq) as swept:
+            gradients = family.input_gradients(deq, x, loss)
+        with counted(deq) as summed:
+            ensemble = Ensemble(family).input_gradient(deq, x, loss)
+    assert swept == summed
+    torch.testing.assert_close(gradients.sum(dim=0), ensemble)
+
+
+def test_a_solve_evaluates_f_once_per_step(deq: MDEQ, x: Tensor) -> None:
+    with torch.no_grad(), counted(deq) as found:
+        deq.solution(x)
+    assert (found.forward, found.backward) == ((N + 1) * IMAGES, 0)
+
+
+def test_a_solve_that_takes_all_its_steps_never_waits_for_the_device(deq: MDEQ, x: Tensor) -> None:
+    elsewhere = deepcopy(deq).to("meta")
+    with torch.no_grad(), Waits() as waits:
+        assert elsewhere.solution(x.to("meta")).final.is_meta
+    assert waits.count == 0
+    with torch.no_grad(), solving(deq, tol=1e-3), Waits() as waits:
+        deq.solution(x)
+    assert waits.count > 0
+
+
+@pytest.mark.parametrize(("solver", "monotone"), [(Picard(tol=0.0), True), (Broyden(tol=0.0), False)], ids=repr)
+def test_a_step_allocates_its_increment_the_next_state_and_what_f_does(solver: Solver, monotone: bool) -> None:
+    torch.manual_seed(0)
+    slope, shift = torch.linspace(-0.99, 0.99, 1 << 16), torch.randn(2, 1 << 16)
+
+    def allocated(steps: int) -> int:
+        with torch.no_grad(), Allocations() as found:
+            replace(solver, max_steps=steps).solve(lambda z: shift.addcmul(z, slope), torch.zeros_like(shift))
+        return found.bytes
+
+    states = 3.05 if monotone else 4  # where a residual rises, z* is put together from two states
+    assert allocated(40) - allocated(10) <= 30 * states * shift.nbytes
+
+
+def test_memory_of_a_solve_grows_by_one_state_per_step(deq: MDEQ, x: Tensor) -> None:
+    def peak(steps: int) -> int:
+        with torch.no_grad(), solving(deq, max_steps=steps):
+            return peak_bytes(lambda: deq.solution(x))
+
+    state = deq.solve(x).initial.nbytes
+    assert peak(48) - peak(16) < 1.2 * 32 * state
+
+
+def test_memory_through_the_solver_with_checkpoints_grows_by_the_states_alone(deq: MDEQ, x: Tensor) -> None:
+    def peak(gradient: Gradient, steps: int) -> int:
+        with evaluating(deq), solving(deq, max_steps=steps):
+            return peak_bytes(lambda: gradient.input_gradient(deq, x, loss))
+
+    state, true, phantom = deq.solve(x).initial.nbytes, ThroughSolver(checkpoint=True), Phantom(5, 0.5)
+    assert peak(true, 8) <= peak(phantom, 8) + 9 * state
+    assert peak(true, 48) - peak(true, 16) < 3 * 32 * state
+
+
+def test_the_published_way_of_a_gradient_is_the_same_gradient(deq: MDEQ, x: Tensor) -> None:
+    gradients = [SimultaneousAdjoint(2), UnrolledIntermediate(2, 3, 0.5), Phantom(3)]
+    gradients += [Ensemble(SimultaneousAdjoint()), Ensemble(UnrolledIntermediate(steps=1))]
+    with evaluating(deq):
+        for gradient in gradients:
+            found = Separate(gradient).input_gradient(deq, x, loss)
+            torch.testing.assert_close(found, gradient.input_gradient(deq, x, loss))
+
+
+def test_the_grid_in_one_go_takes_far_fewer_evaluations(deq: MDEQ, x: Tensor) -> None:
+    candidates = estimated_gradients(deq.last_state, Estimators(steps=(1, 5), dampings=(1.0,))).values()
+    totals = {}
+    with evaluating(deq):
+        for name, way in WAYS.items():
+            with counted(deq) as found:
+                for column in candidates:
+                    way.step(deq, column, x, torch.zeros(IMAGES, dtype=torch.long))()
+            totals[name] = len(way.judges) * found.total
+    assert totals["separately"] > 2.5 * totals["together"]
