@@ -6,10 +6,11 @@ differentiated is a `Gradient`'s business.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
@@ -116,7 +117,19 @@ class DEQ(nn.Module):
         if x.dtype != weight.dtype:
             raise InputError(f"x has dtype {x.dtype} and the model {weight.dtype}; convert one of them.")
 
-    def _inject(self, x: Tensor) -> tuple[Tensor, BoundCell, Tensor]:
+    def with_settings(self, **settings: Any) -> Self:
+        """The same model, the very same weights, with another `solver`, `tail`, `gradient` or `execution`."""
+        model = copy.copy(self)
+        for name, setting in settings.items():
+            setattr(model, name, setting)
+        return model
+
+    def bind(self, x: Tensor) -> tuple[Tensor, BoundCell, Tensor]:
+        """The injection u of x, the cell bound to it as `execution` says, and z_0, all attached to the graph of x.
+
+        Raises:
+            InputError: x is no batch of floating-point inputs.
+        """
         self.check_input(x)
         u = self.injection(x)
         return u, self.execution.of(bind(self.cell, u)), initial_state(self.cell, u)
@@ -139,7 +152,7 @@ class DEQ(nn.Module):
         Raises:
             InputError: x is no batch of floating-point inputs.
         """
-        u, cell, start = self._inject(x)
+        u, cell, start = self.bind(x)
         initial = start if initial is None else initial
         tape: dict[int, Linearization] = {}
 
@@ -172,7 +185,7 @@ class DEQ(nn.Module):
         whole = until is None or until > self.solver.max_steps
         solver = self.solver if until is None or whole else replace(self.solver, max_steps=until)
         with torch.no_grad():
-            _, cell, initial = self._inject(x)
+            _, cell, initial = self.bind(x)
             still = replace(cell, function=torch.no_grad()(cell.function))
             return StateStream(solver.iterate(still, initial), still, self.tail, initial.shape)
 
