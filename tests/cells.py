@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdeq.deq.cell import BoundCell
-from robustdeq.deq.model import DEQ, TrainingGradient
+from robustdeq.deq.model import DEQ, StateGradient
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Broyden, Solver
 
@@ -66,6 +66,25 @@ class ConvolutionCell(nn.Module):
         return torch.tanh(self.convolution(z) + u)
 
 
+class OvershootingCell(nn.Module):
+    """tanh(u − 3 z), elementwise: a full step of a solver overshoots the fixed point, and a line search shortens it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(-3 * torch.eye(VECTOR))
+
+    def forward(self, z: Tensor, u: Tensor) -> Tensor:
+        return torch.tanh(z @ self.weight.T + u)
+
+
+class BurstingCell(nn.Module):
+    """3 z + u, and not a number beyond a radius: every solve starts well and diverges later."""
+
+    def forward(self, z: Tensor, u: Tensor) -> Tensor:
+        far = z.norm(dim=1, keepdim=True) > 30 * u.norm(dim=1, keepdim=True)
+        return torch.where(far, torch.nan, 3 * z + u)
+
+
 TAILS = {
     "step": Unroll(1, 1.0),
     "damped-from-image": Unroll(5, 0.5, from_image=True),
@@ -78,13 +97,14 @@ CELLS: dict[str, Callable[[], nn.Module]] = {
     "own-start": lambda: OwnStartCell(0.8),
     "bound": lambda: BoundCellModule(1.2),
 }
+WILD: dict[str, Callable[[], nn.Module]] = {"overshooting": OvershootingCell, "bursting": BurstingCell}
 
 
 def make_deq(
     cell: str = "contractive",
     solver: Solver | None = None,
     tail: Unroll | None = None,
-    gradient: TrainingGradient | None = None,
+    gradient: StateGradient | None = None,
 ) -> DEQ:
     """A model with fixed random weights; its solver takes six steps unless another is given."""
     torch.manual_seed(7)
@@ -96,7 +116,12 @@ def make_deq(
         dim = VECTOR
     head = nn.Sequential(nn.Flatten(), nn.Linear(dim, CLASSES))
     return DEQ(
-        injection, CELLS[cell](), head, Broyden(max_steps=6, tol=0) if solver is None else solver, tail, gradient
+        injection,
+        (CELLS | WILD)[cell](),
+        head,
+        Broyden(max_steps=6, tol=0) if solver is None else solver,
+        tail,
+        gradient,
     )
 
 

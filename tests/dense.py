@@ -142,11 +142,14 @@ def adjoint_states(
     return found
 
 
-def unrolled_gradient(deq: DEQ, x: Tensor, start: Tensor, steps: int, damping: float, loss: Function) -> Tensor:
-    """Autograd of an explicit loop of damped steps from a constant state."""
+def unrolled_gradient(
+    deq: DEQ, x: Tensor, start: Tensor, steps: int, damping: float, loss: Function, from_image: bool = False
+) -> Tensor:
+    """Autograd of an explicit loop of damped steps from a constant state; `from_image`: of f and then these steps."""
     x = x.detach().requires_grad_()
     u = deq.injection(x)
     z = start.detach().view(u.shape)
+    z = deq.cell(z, u) if from_image else z
     for _ in range(steps):
         z = (1 - damping) * z + damping * deq.cell(z, u)
     return torch.autograd.grad(loss(deq.head(z)).sum(), x)[0]

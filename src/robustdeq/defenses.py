@@ -1,10 +1,20 @@
 """The defenses that people import: `rd.defenses`."""
 
-from robustdeq.deq.defended import Defended
-from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState, defended_logits, state_logits
+from robustdeq.deq.defenses import (
+    AsIs,
+    Defended,
+    Defense,
+    EarlyState,
+    EnsembleState,
+    FinalState,
+    StateDefense,
+    defended_logits,
+    state_logits,
+)
 from robustdeq.deq.entropy import EntropyReduced, EntropyReduction
 
 __all__ = [
+    "AsIs",
     "Defended",
     "Defense",
     "EarlyState",
@@ -12,6 +22,7 @@ __all__ = [
     "EntropyReduced",
     "EntropyReduction",
     "FinalState",
+    "StateDefense",
     "defended_logits",
     "state_logits",
 ]

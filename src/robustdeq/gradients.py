@@ -1,6 +1,6 @@
 """The gradients that people import: `rd.gradients`."""
 
-from robustdeq.deq.defended import Defended
+from robustdeq.deq.defenses import Defended
 from robustdeq.deq.entropy import EntropyReduced, EntropyReduction
 from robustdeq.deq.gradients import (
     SHINE,

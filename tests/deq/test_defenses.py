@@ -11,11 +11,11 @@ import dense
 from cells import TAILS, images, make_deq
 from robustdeq.base.errors import InputError
 from robustdeq.deq.defenses import (
-    Defense,
     EarlyState,
     EnsembleState,
     FinalState,
-    averaged_state,
+    Reader,
+    StateDefense,
     defended_logits,
     state_logits,
 )
@@ -33,13 +33,13 @@ SOLVERS: dict[str, Solver] = {
     "anderson": Anderson(max_steps=STEPS, tol=1e-1, history=2),
     "picard": Picard(max_steps=STEPS, tol=1e-1),
 }
-DEFENSES: list[Defense] = [FinalState(), EarlyState(1), EarlyState(4), EarlyState(STEPS + 1), EnsembleState()]
+DEFENSES: list[StateDefense] = [FinalState(), EarlyState(1), EarlyState(4), EarlyState(STEPS + 1), EnsembleState()]
 defenses = pytest.mark.parametrize("defense", DEFENSES, ids=repr)
 solvers = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 tails = pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS)
 
 
-def read(deq: DEQ, x: Tensor, defense: Defense) -> Tensor:
+def read(deq: DEQ, x: Tensor, defense: StateDefense) -> Tensor:
     """The state a defense reads, from the kept trajectory, sample by sample."""
     t = deq.solve(x)
     final = t.final.flatten(1)
@@ -55,11 +55,13 @@ def read(deq: DEQ, x: Tensor, defense: Defense) -> Tensor:
 @defenses
 @solvers
 @tails
-def test_logits_are_those_of_the_mean_of_the_states_it_reads(defense: Defense, solver: Solver, tail: Unroll) -> None:
+def test_logits_are_those_of_the_mean_of_the_states_it_reads(
+    defense: StateDefense, solver: Solver, tail: Unroll
+) -> None:
     deq, x = make_deq("contractive", solver, tail), images()
     expected = deq.head(read(deq, x, defense))
     assert_close(defended_logits(deq, x, [defense])[0], expected, rtol=1e-12, atol=1e-12)
-    assert_close(deq.head(averaged_state(defense, deq.solution(x))), expected, rtol=1e-12, atol=1e-12)
+    assert_close(deq.head(Reader.of(defense, deq.solution(x)).mean), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("cell", ["expansive", "own-start", "convolution"])
@@ -79,11 +81,15 @@ def test_several_defenses_share_one_solve(cell: str, solver: Solver) -> None:
 def test_stream_hands_out_the_states_of_the_trajectory(cell: str, solver: Solver, tail: Unroll) -> None:
     deq, x = make_deq(cell, solver, tail), images()
     t = deq.solve(x)
-    streamed = list(deq.iterate(x))
-    assert [n for n, _, _ in streamed] == list(range(1, STEPS + 2))
-    for n, state, visited in streamed:
-        assert_close(state, t.state(n), rtol=1e-12, atol=1e-12)
-        assert visited.tolist() == t.visited(n).tolist()
+    streamed, kept = deq.solution(x), deq.solution(x)
+    assert kept.trajectory.max_steps == STEPS
+    for solution in (streamed, kept):
+        states = list(solution.states(range(1, STEPS + 2)))
+        assert [seen.index for seen in states] == list(range(1, STEPS + 2))
+        for seen in states:
+            assert_close(seen.state, t.state(seen.index), rtol=1e-12, atol=1e-12)
+            assert seen.visited.tolist() == t.visited(seen.index).tolist()
+            assert seen.lost.tolist() == t.lost(seen.index).tolist()
 
 
 def count_calls(deq: DEQ) -> list[int]:
@@ -114,7 +120,7 @@ def test_early_state_costs_n_evaluations(n: int, solver: str) -> None:
     ids=repr,
 )
 def test_final_state_costs_the_solve_and_the_tail_beyond_the_image(
-    defense: Defense, tail: Unroll, evaluations: int
+    defense: StateDefense, tail: Unroll, evaluations: int
 ) -> None:
     deq, x = make_deq("expansive", tail=tail), images()
     calls = count_calls(deq)
@@ -126,7 +132,7 @@ def test_final_state_costs_the_solve_and_the_tail_beyond_the_image(
 
 @defenses
 @solvers
-def test_diverged_sample_has_no_logits(defense: Defense, solver: Solver) -> None:
+def test_diverged_sample_has_no_logits(defense: StateDefense, solver: Solver) -> None:
     deq, x = make_deq("contractive", solver), images(4)
     x[2] = torch.nan
     alone = [defended_logits(deq, x[i : i + 1], [defense])[0] for i in (0, 1, 3)]
@@ -134,6 +140,24 @@ def test_diverged_sample_has_no_logits(defense: Defense, solver: Solver) -> None
     assert logits[2].isnan().all()
     assert_close(logits[[0, 1, 3]], torch.cat(alone), rtol=1e-12, atol=1e-12)
     assert Defended(deq, defense)(x)[2].isnan().all()
+
+
+@pytest.mark.parametrize("tol", [0.0, 1e-3])
+def test_what_diverges_later_does_not_touch_the_states_before(tol: float) -> None:
+    deq, x = make_deq("bursting", Picard(max_steps=STEPS, tol=tol)), images()
+    t = deq.solve(x)
+    assert t.diverged.all()
+    assert (t.steps > 1).all()
+    final, early, late = defended_logits(deq, x, [FinalState(), EarlyState(1), EarlyState(STEPS)])
+    assert_close(early, defended_logits(deq, x, [EarlyState(1)])[0], rtol=1e-12, atol=1e-12)
+    assert early.isfinite().all()
+    assert final.isnan().all()
+    assert late.isnan().all()
+    states, _ = state_logits(deq, x)
+    assert_close(states[0], early, rtol=1e-12, atol=1e-12)
+    for i, steps in enumerate(t.steps.tolist()):
+        assert states[:steps, i].isfinite().all()
+        assert states[steps:, i].isnan().all()
 
 
 @tails
@@ -149,9 +173,9 @@ def test_state_logits_are_the_head_of_every_state(tail: Unroll) -> None:
 
 @given(st.floats(1e-6, 0.9), st.sampled_from(DEFENSES), st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
-def test_weights_of_a_sample_sum_to_one(tol: float, defense: Defense, seed: int) -> None:
+def test_weights_of_a_sample_sum_to_one(tol: float, defense: StateDefense, seed: int) -> None:
     deq, x = make_deq("contractive", Broyden(max_steps=STEPS, tol=tol)), images(5, seed)
-    weights = defense.weights(deq.solve(x), deq.last_state)
+    weights = Reader.of(defense, deq.solution(x)).weights
     assert_close(torch.stack(list(weights.values())).sum(dim=0), torch.ones(5))
     assert all((weight >= 0).all() for weight in weights.values())
 

@@ -62,7 +62,7 @@ def test_bfloat16_touches_the_evaluation_of_f_alone(gradient: StateGradient) -> 
         torch.float32
     }
     assert gradient.input_gradient(deq, x, lambda logits: logits.square().sum(1)).dtype == torch.float32
-    streamed = [state for _, state, _ in deq.iterate(x)]
+    streamed = [seen.state for seen in deq.solution(x).states(range(1, deq.last_state + 1))]
     assert_close(torch.stack(streamed), torch.cat([t.states, t.final[None]]), rtol=0, atol=0)
 
 

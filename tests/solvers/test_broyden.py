@@ -115,8 +115,8 @@ def test_line_search_takes_a_decrease_where_there_is_one_else_the_lowest(
 
     solver = Broyden(max_steps=7, tol=0, step_size=step_size, line_search=halvings)
     trajectory = solver.solve(function, torch.zeros(3, 6))
-    assert trajectory.step_sizes is not None
-    scales = trajectory.step_sizes / step_size
+    assert trajectory.shortenings is not None
+    scales = trajectory.shortenings
     assert (scales < 1).any()
     for n, (s, scale) in enumerate(zip(trajectory.increments, scales, strict=True)):
         z = trajectory.flat_state(n)
@@ -134,8 +134,8 @@ def test_inverse_after_a_line_search_is_that_of_its_step_sizes(step_size: float,
     function, initial = problem("expansive" if tol == 0 else "bound")
     solver = Broyden(max_steps=9, tol=tol, step_size=step_size, line_search=2)
     trajectory = solver.solve(function, initial)
-    assert trajectory.step_sizes is not None
-    states, matrices = dense.broyden(function, initial, 9, tol=tol, searched=trajectory.step_sizes)
+    assert trajectory.shortenings is not None
+    states, matrices = dense.broyden(function, initial, 9, tol=tol, searched=step_size * trajectory.shortenings)
     assert_close(torch.stack(all_states(trajectory)), torch.stack(states), rtol=1e-9, atol=1e-9)
     assert_inverses(trajectory, matrices, 1e-8)
 

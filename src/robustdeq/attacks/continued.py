@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from robustdeq.attacks.pgd import PGD
 from robustdeq.base.errors import InputError
-from robustdeq.deq.gradients.base import Loss
+from robustdeq.deq.model import Loss
 
 
 class Stages(nn.Module):

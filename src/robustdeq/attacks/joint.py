@@ -22,8 +22,7 @@ from typing_extensions import override
 from robustdeq.attacks.pgd import PGD, finite_or_zero
 from robustdeq.base.errors import InputError
 from robustdeq.deq.cell import Linearization, bind, initial_state
-from robustdeq.deq.gradients.base import Loss, total_loss
-from robustdeq.deq.model import DEQ
+from robustdeq.deq.model import DEQ, Loss, total_loss
 from robustdeq.deq.modes import frozen
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from robustdeq.attacks.pgd import finite_or_zero
 from robustdeq.deq import Defended
 from robustdeq.deq.gradients import Surrogate, ThroughSolver
-from robustdeq.deq.gradients.base import attach
+from robustdeq.deq.reverse import attach
 
 
 def _differentiates(surrogate: nn.Module, target: nn.Module) -> bool:
@@ -25,7 +25,8 @@ def _differentiates(surrogate: nn.Module, target: nn.Module) -> bool:
         isinstance(surrogate, Surrogate)
         and isinstance(target, Defended)
         and surrogate.deq is target.deq
-        and surrogate.gradient == ThroughSolver(target.defense)
+        and isinstance(surrogate.gradient, ThroughSolver)
+        and surrogate.gradient.defense == target.defense
     )
 
 

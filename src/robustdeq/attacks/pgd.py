@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.threat import ThreatModel
-from robustdeq.deq.gradients.base import Loss, Surrogate, total_loss
+from robustdeq.deq.gradients.base import Surrogate
+from robustdeq.deq.model import Loss, total_loss
 
 LabelledLoss = Callable[[Tensor, Tensor], Tensor]
 

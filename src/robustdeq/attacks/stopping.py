@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from robustdeq.attacks.judged import Judged
 from robustdeq.attacks.pgd import PGD, checked, correct, warn_of_training
-from robustdeq.deq.gradients.base import total_loss
+from robustdeq.deq.model import total_loss
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """What a DEQ is: cell, tail, solve and model, the defenses that read it and the gradients that differentiate it."""
 
 from robustdeq.deq.cell import BoundCell, Execution
-from robustdeq.deq.defended import Defended
-from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
+from robustdeq.deq.defenses import AsIs, Defended, Defense, EarlyState, EnsembleState, FinalState, StateDefense
 from robustdeq.deq.entropy import EntropyReduced, EntropyReduction
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.tail import Unroll
 
 __all__ = [
     "DEQ",
+    "AsIs",
     "BoundCell",
     "Defended",
     "Defense",
@@ -18,5 +18,6 @@ __all__ = [
     "EntropyReduction",
     "Execution",
     "FinalState",
+    "StateDefense",
     "Unroll",
 ]

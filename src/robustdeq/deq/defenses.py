@@ -1,7 +1,7 @@
-"""Defenses: which states of a trajectory are read (paper, §5.2).
+"""Defenses: what makes logits from a model; the paper's read states of its trajectory (paper, §5.2).
 
-Each reads a per-sample mean of states, z̄ = Σ_n ω_n z_n / Σ_n ω_n with ω_n ∈ {0, 1}, and applies the head to it; so a
-defense is the rule for ω, computed in a stream with O(1) states.
+A state defense reads a per-sample mean of states, z̄ = Σ_n ω_n z_n / Σ_n ω_n with ω_n ∈ {0, 1}, and applies the head to
+it: the rule for ω is all that tells one from another.
 """
 
 from __future__ import annotations
@@ -12,16 +12,92 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError
 from robustdeq.deq.model import DEQ
-from robustdeq.deq.solve import Solution
-from robustdeq.solvers import Trajectory
+from robustdeq.deq.reverse import through_solver
+from robustdeq.deq.solve import Solution, SolveState
 
 
 class Defense(ABC):
+    """A way to make logits from a model. Define `logits` and `evaluations`; the rest has defaults."""
+
+    @property
+    def label(self) -> str:
+        """What a table calls it."""
+        return type(self).__name__
+
+    def check(self, model: nn.Module) -> None:
+        """Raise `InputError` where the defense does not fit the model."""
+
+    @abstractmethod
+    def logits(self, model: nn.Module, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+        """The defended logits; where gradients are enabled, their backward pass is the true one.
+
+        Args:
+            model: the model.
+            x: the inputs.
+
+        Returns:
+            The logits, nan for a sample whose solve diverged: it counts as an error of the defense.
+        """
+
+    @abstractmethod
+    def evaluations(self, model: nn.Module) -> int:
+        """The cost of one reading of one sample, in evaluations of f (of an explicit network, in forward passes)."""
+
+    def surrogates(self, model: nn.Module) -> dict[str, nn.Module]:
+        """The modules x → logits whose gradients an adaptive attack climbs, by name: by default the defense itself."""
+        return {"the defense": Defended(model, self)}
+
+    def reader(self, model: nn.Module) -> Reader | None:
+        """What gathers its states while the model solves; None for a defense with a forward pass of its own."""
+        return None
+
+
+class Defended(nn.Module):
+    """A model x → logits behind a defense: what an attack has to fool, and what an attack library may differentiate.
+
+    Args:
+        model: the model.
+        defense: the defense.
+
+    Raises:
+        InputError: the defense does not fit the model.
+    """
+
+    def __init__(self, model: nn.Module, defense: Defense) -> None:
+        super().__init__()
+        defense.check(model)
+        self.deq = model
+        self.defense = defense
+
+    def forward(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+        """The defended logits; nan for a sample whose solve diverged, which counts as an error of the defense."""
+        return self.defense.logits(self.deq, x)
+
+
+@dataclass(frozen=True)
+class AsIs(Defense):
+    """No defense: any module x → logits as it is, an explicit network for one."""
+
+    @property
+    @override
+    def label(self) -> str:
+        return "as it is"
+
+    @override
+    def logits(self, model: nn.Module, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+        return model(x)
+
+    @override
+    def evaluations(self, model: nn.Module) -> int:
+        return 1
+
+
+class StateDefense(Defense):
     """A rule for the states that are read."""
 
     @abstractmethod
@@ -40,20 +116,92 @@ class Defense(ABC):
         """The last state that is needed; the solve can return there."""
         return self.states(last)[-1]
 
-    def check(self, deq: DEQ) -> None:
-        """Raise `InputError` where the defense reads a state that the model does not have."""
+    @override
+    def check(self, model: nn.Module) -> None:
+        deq = as_deq(model)
         deq.check_state(self.until(deq.last_state))
 
-    def weights(self, trajectory: Trajectory, last: int) -> dict[int, Float[Tensor, "batch"]]:
-        """ω_n / Σ ω of every state that may be read, from a trajectory that reaches `until(last)`."""
-        reads = {n: self.reads(trajectory.visited(n)).to(trajectory.initial.dtype) for n in self.states(last)}
-        total = torch.stack(list(reads.values())).sum(dim=0)
-        return {n: weight / total for n, weight in reads.items()}
+    @override
+    def evaluations(self, model: nn.Module) -> int:
+        deq = as_deq(model)
+        return deq.evaluations(self.until(deq.last_state))
+
+    @override
+    def reader(self, model: nn.Module) -> Reader:
+        return Reader(self, as_deq(model).last_state)
+
+    @override
+    def logits(self, model: nn.Module, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+        if not torch.is_grad_enabled():
+            return defended_logits(model, x, [self])[0]
+        deq = as_deq(model)
+        solution = deq.solution(x, until=self.until(deq.last_state), record=True)
+        reader = Reader.of(self, solution)
+        return reader.masked(deq.head(reader.attached(solution)))
+
+
+class Reader:
+    """The mean of the states that a defense reads, gathered state by state.
+
+    Attributes:
+        states: the states it wants.
+        lost: the samples that had diverged before one of them could be reached.
+    """
+
+    def __init__(self, defense: StateDefense, last: int) -> None:
+        self.states = defense.states(last)
+        self._defense = defense
+        self._weights: dict[int, Float[Tensor, "batch"]] = {}
+        self._total: Float[Tensor, "batch *state"]
+        self.lost: Bool[Tensor, "batch"]
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, defense: StateDefense, solution: Solution) -> Reader:
+        """A reader that has gone through the states of a kept solve."""
+        reader = cls(defense, solution.trajectory.max_steps + 1)
+        for state in solution.states(reader.states):
+            reader.add(state)
+        return reader
+
+    def add(self, seen: SolveState) -> None:
+        """Take a state into account, if it is one that the defense reads."""
+        if seen.index not in self.states:
+            return
+        weight = self._defense.reads(seen.visited).to(seen.state.dtype)
+        part = seen.state * _per_sample(weight, seen.state)
+        self._total = self._total + part if self._weights else part
+        self.lost = self.lost | seen.lost if self._weights else seen.lost
+        self._weights[seen.index] = weight
+
+    @property
+    def weights(self) -> dict[int, Float[Tensor, "batch"]]:
+        """ω_n / Σ ω of every state that was read."""
+        total = torch.stack([*self._weights.values()]).sum(dim=0)
+        return {n: weight / total for n, weight in self._weights.items()}
+
+    @property
+    def mean(self) -> Float[Tensor, "batch *state"]:
+        """z̄, without graph."""
+        return self._total / _per_sample(torch.stack([*self._weights.values()]).sum(dim=0), self._total)
+
+    def attached(self, solution: Solution) -> Float[Tensor, "batch *state"]:
+        """z̄, with the backward pass through the solver of the kept solve that it was read from."""
+        return through_solver(solution, self.mean, self.weights)
+
+    def masked(self, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+        """The logits, nan where a sample had diverged."""
+        return logits.masked_fill(self.lost[:, None], torch.nan)
 
 
 @dataclass(frozen=True)
-class FinalState(Defense):
+class FinalState(StateDefense):
     """The model as it is: the final state z_{N+1}."""
+
+    @property
+    @override
+    def label(self) -> str:
+        return "final"
 
     @override
     def states(self, last: int) -> range:
@@ -61,7 +209,7 @@ class FinalState(Defense):
 
 
 @dataclass(frozen=True)
-class EarlyState(Defense):
+class EarlyState(StateDefense):
     """Early exit: the state z_n, n chosen once on a development set.
 
     Args:
@@ -77,14 +225,24 @@ class EarlyState(Defense):
         if self.n < 1:
             raise InputError(f"state {self.n} cannot be an early state; choose n from 1 on.")
 
+    @property
+    @override
+    def label(self) -> str:
+        return f"early (z_{self.n})"
+
     @override
     def states(self, last: int) -> range:
         return range(self.n, self.n + 1)
 
 
 @dataclass(frozen=True)
-class EnsembleState(Defense):
+class EnsembleState(StateDefense):
     """The mean of the states a sample visited, z_1 … z_steps and the final one."""
+
+    @property
+    @override
+    def label(self) -> str:
+        return "ensemble"
 
     @override
     def states(self, last: int) -> range:
@@ -96,56 +254,37 @@ class EnsembleState(Defense):
 
 
 @torch.no_grad()
-def averaged_state(defense: Defense, solution: Solution) -> Float[Tensor, "batch *state"]:
-    """The state z̄ that a defense reads from a kept trajectory, without graph."""
-    trajectory = solution.trajectory
-    weights = defense.weights(trajectory, trajectory.max_steps + 1)
-    total = torch.zeros_like(trajectory.initial)
-    for n, weight in weights.items():
-        total = total + weight[:, None] * solution.state(n).flatten(1)
-    return total.view(trajectory.shape)
-
-
-@torch.no_grad()
 def defended_logits(
-    deq: DEQ, x: Float[Tensor, "batch *image"], defenses: Sequence[Defense]
+    model: nn.Module, x: Float[Tensor, "batch *image"], defenses: Sequence[Defense]
 ) -> list[Float[Tensor, "batch classes"]]:
-    """The logits of several defenses from one solve.
+    """The logits of several defenses; those that read states share one solve, which stops at the last one needed.
 
     Args:
-        deq: the model.
+        model: the model.
         x: the inputs.
-        defenses: the defenses; the solve stops at the last state that any of them needs.
+        defenses: the defenses.
 
     Returns:
-        The logits of each. They are nan for a sample whose solve diverged: it counts as an error of the defense.
+        The logits of each. They are nan for a sample whose solve diverged before a state that the defense reads.
 
     Raises:
-        InputError: a defense reads a state that the model does not have.
+        InputError: a defense does not fit the model.
     """
     for defense in defenses:
-        defense.check(deq)
-    last = deq.last_state
-    needed = max(defense.until(last) for defense in defenses)
-    stream = deq.iterate(x, needed)
-    sums: list[Tensor | None] = [None] * len(defenses)
-    counts = torch.zeros(len(defenses), len(x), device=x.device, dtype=x.dtype)
-    for n, state, visited in stream:
-        for i, defense in enumerate(defenses):
-            if n in defense.states(last):
-                weight = defense.reads(visited).to(state.dtype)
-                counts[i] += weight
-                part = state * weight.view(-1, *[1] * (state.ndim - 1))
-                total = sums[i]
-                sums[i] = part if total is None else total + part
-        if n == needed:
-            break
-    logits = []
-    for total, count in zip(sums, counts, strict=True):
-        assert total is not None
-        mean = total / count.view(-1, *[1] * (total.ndim - 1))
-        logits.append(deq.head(mean).masked_fill(stream.diverged[:, None], torch.nan))
-    return logits
+        defense.check(model)
+    readers = [defense.reader(model) for defense in defenses]
+    wanted = [reader.states for reader in readers if reader is not None]
+    if wanted:
+        until = max(states[-1] for states in wanted)
+        solution = as_deq(model).solution(x, until=until)
+        for state in solution.states(range(min(states[0] for states in wanted), until + 1)):
+            for reader in readers:
+                if reader is not None:
+                    reader.add(state)
+    return [
+        defense.logits(model, x) if reader is None else reader.masked(as_deq(model).head(reader.mean))
+        for defense, reader in zip(defenses, readers, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -159,13 +298,25 @@ def state_logits(
         x: the inputs.
 
     Returns:
-        The logits (nan for diverged samples) and ‖f(z_n) − z_n‖ / ‖f(z_n)‖.
+        The logits (nan for states that a sample had diverged before) and ‖f(z_n) − z_n‖ / ‖f(z_n)‖.
     """
     solution = deq.solution(x)
     trajectory = solution.trajectory
-    states = [*trajectory.states, solution.final.flatten(1)]
-    logits = torch.stack([deq.head(state.view(trajectory.shape)) for state in states])
+    rows = [
+        deq.head(seen.state).masked_fill(seen.lost[:, None], torch.nan)
+        for seen in solution.states(range(1, deq.last_state + 1))
+    ]
     value = solution.cell(solution.final)
     last = (value - solution.final).flatten(1).norm(dim=1) / value.flatten(1).norm(dim=1)
-    residuals = torch.cat([trajectory.residuals, last[None]])
-    return logits.masked_fill(trajectory.diverged[None, :, None], torch.nan), residuals
+    return torch.stack(rows), torch.cat([trajectory.residuals, last[None]])
+
+
+def as_deq(model: nn.Module) -> DEQ:
+    """The model, where it is a DEQ; raises `InputError` where it has no states to read."""
+    if not isinstance(model, DEQ):
+        raise InputError(f"a {type(model).__name__} has no states to read; measure it as it is, with AsIs().")
+    return model
+
+
+def _per_sample(values: Float[Tensor, "batch"], like: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (like.ndim - 1))

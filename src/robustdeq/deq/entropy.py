@@ -18,10 +18,11 @@ from enum import StrEnum
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from typing_extensions import override
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.threat import Norm, ThreatModel
-from robustdeq.deq.cell import bind
+from robustdeq.deq.defenses import Defense, as_deq
 from robustdeq.deq.gradients.solver import ThroughSolver
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.modes import frozen
@@ -41,8 +42,8 @@ class Backward(StrEnum):
 
 
 @dataclass(frozen=True)
-class EntropyReduction:
-    """How the input is moved; the defaults are the published ones, for a model of N = 8 steps.
+class EntropyReduction(Defense):
+    """The defense and how it moves its input; the defaults are the published ones, for a model of N = 8 steps.
 
     Args:
         interval: T_f, the solver steps between two moves; from N on, the input is never moved.
@@ -73,6 +74,31 @@ class EntropyReduction:
             raise InputError(f"step_size is {self.step_size}; give a positive number.")
 
     @property
+    @override
+    def label(self) -> str:
+        return "entropy reduction"
+
+    @override
+    def logits(self, model: nn.Module, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+        return EntropyReduced(as_deq(model), self)(x)
+
+    @override
+    def evaluations(self, model: nn.Module) -> int:
+        deq = as_deq(model)
+        moves = len(self.segments(deq.solver.max_steps)) - 1
+        return deq.evaluations(None) + 3 * moves * self.steps
+
+    @override
+    def surrogates(self, model: nn.Module) -> dict[str, nn.Module]:
+        """The defense differentiated through its inner steps, straight over them, and straight over a single one."""
+        deq, straight = as_deq(model), Backward.STRAIGHT_THROUGH
+        return {
+            "through the inner steps": EntropyReduced(deq, self),
+            "straight-through": EntropyReduced(deq, self, straight),
+            "one inner step": EntropyReduced(deq, replace(self, steps=min(self.steps, 1)), straight),
+        }
+
+    @property
     def threat(self) -> ThreatModel:
         """The ball that the moves stay in."""
         return ThreatModel(self.eps, self.norm, self.bounds)
@@ -93,7 +119,8 @@ def prediction_entropy(
         x: the inputs.
         state: z.
     """
-    log_probabilities = deq.head(bind(deq.cell, deq.injection(x))(state)).log_softmax(dim=1)
+    _, cell, _ = deq.bind(x)
+    log_probabilities = deq.head(cell(state)).log_softmax(dim=1)
     return -(log_probabilities.exp() * log_probabilities).sum(dim=1)
 
 
@@ -101,7 +128,8 @@ class EntropyReduced(nn.Module):
     """A model x → logits that reduces the entropy of its predictions along the solve.
 
     Each segment starts at the z* of the one before, with the method's memory empty; the last one ends in the model's
-    own tail. The backward pass reaches the input alone: the weights are constants.
+    own tail. The backward pass reaches the input alone: the weights are constants. The cell is not compiled, since its
+    second derivative is needed.
 
     Args:
         deq: the model.
@@ -122,7 +150,7 @@ class EntropyReduced(nn.Module):
             raise InputError(f"backward is {backward!r}; choose one of {known}.")
         if not temperature > 0:
             raise InputError(f"temperature is {temperature}; give a positive number.")
-        self.deq = deq
+        self.deq = deq.with_settings(execution=replace(deq.execution, compiled=False))
         self.reduction = reduction
         self.backward = Backward(backward)
         self.temperature = temperature
@@ -163,8 +191,7 @@ class EntropyReduced(nn.Module):
         self, x: Tensor, state: Tensor | None, steps: int, tail: Unroll
     ) -> tuple[Float[Tensor, "batch *state"], Bool[Tensor, "batch"]]:
         """The state that a segment ends in, differentiable in x and in the state it starts from; who diverged."""
-        deq = self.deq
-        segment = DEQ(deq.injection, deq.cell, deq.head, replace(deq.solver, max_steps=steps), tail)
+        segment = self.deq.with_settings(solver=replace(self.deq.solver, max_steps=steps), tail=tail)
         solution = segment.solution(x, record=True, initial=state)
         return ThroughSolver().read(solution), solution.trajectory.diverged
 

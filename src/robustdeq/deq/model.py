@@ -1,24 +1,27 @@
 """Deep equilibrium models: x → u = injection(x) → z* with z* = f(z*; u) → z_{N+1} = tail(z*) → logits = head(z_{N+1}).
 
 The forward pass is a black-box solve (Bai, Kolter and Koltun, "Deep Equilibrium Models", NeurIPS 2019); how it is
-differentiated is a `Gradient`'s business.
+differentiated is a `Gradient`'s business, and the model knows its own. The equations are in `gradients/`, a class each.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from typing_extensions import override
 
 from robustdeq.base.errors import InputError
-from robustdeq.deq.cell import BoundCell, Execution, Linearization, bind, initial_state
-from robustdeq.deq.solve import Solution, StateStream
+from robustdeq.deq.cell import BoundCell, Execution, bind, initial_state
+from robustdeq.deq.modes import frozen
+from robustdeq.deq.solve import Solution
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Broyden, Solver, Trajectory
 
@@ -34,21 +37,84 @@ def solving(deq: DEQ, **settings: Any) -> Iterator[None]:
         deq.solver = solver
 
 
-@runtime_checkable
-class TrainingGradient(Protocol):
-    """What a model asks of the gradient it is trained with."""
+Loss = Callable[[Tensor], Tensor]
+
+
+def total_loss(loss: Loss, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
+    """The sum of a per-sample loss; raises `InputError` unless the loss returns one value per sample."""
+    values = loss(logits)
+    if values.shape != logits.shape[:1]:
+        raise InputError(
+            f"the loss returned shape {tuple(values.shape)} for {len(logits)} samples; "
+            "make it return one value per sample (reduction='none')."
+        )
+    return values.sum()
+
+
+class Gradient(ABC):
+    """A way to differentiate the loss of a DEQ with respect to its input."""
+
+    @property
+    def label(self) -> str:
+        """What it is, in the words of a table."""
+        return type(self).__name__
+
+    def check(self, deq: DEQ) -> None:
+        """Raise `InputError` where this gradient asks for a state that the model does not have."""
+
+    @abstractmethod
+    def evaluations(self, deq: DEQ) -> int:
+        """The cost of one input gradient in evaluations of f, a vector-Jacobian product counted as two."""
+
+    @abstractmethod
+    def logits(self, deq: DEQ, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+        """The logits of the state whose loss this gradient differentiates; their backward pass is this gradient."""
+
+    def input_gradient(self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+        """The gradient of a loss with respect to the input.
+
+        Args:
+            deq: the model.
+            x: the inputs.
+            loss: logits (B, K) → per-sample loss (B,).
+
+        Returns:
+            The gradient for each sample, shaped like x.
+
+        Raises:
+            InputError: the loss is not per sample, or the model lacks a state that is asked for.
+        """
+        self.check(deq)
+        with frozen(deq), torch.enable_grad():
+            return self.differentiate(deq, x.detach().requires_grad_(), loss).detach()
+
+    def differentiate(self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+        """The gradient at a leaf x, called by `input_gradient` with gradients enabled and the weights frozen."""
+        return torch.autograd.grad(total_loss(loss, self.logits(deq, x)), x)[0]
+
+
+class StateGradient(Gradient):
+    """A gradient of the loss at one state, so that it also serves to train (`DEQ(..., gradient=...)`)."""
+
+    @abstractmethod
+    def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
+        """The state whose loss is differentiated, attached to the injection and the weights by this gradient."""
+
+    def until(self, deq: DEQ) -> int | None:
+        """The last state of the trajectory that is needed; None for the whole solve."""
+        return None
 
     def records(self) -> bool:
         """Whether f is to be recorded with its graph while the solver runs."""
-        ...
-
-    def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
-        """The state it reads, attached so that its backward pass is this gradient."""
-        ...
+        return False
 
     def reads_final(self, tail: Unroll) -> bool:
-        """Whether that state is the model's final state."""
-        ...
+        """Whether what it reads is the final state of a model with this tail."""
+        return False
+
+    @override
+    def logits(self, deq: DEQ, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+        return deq.head(self.read(deq.solution(x, until=self.until(deq), record=self.records())))
 
 
 class DEQ(nn.Module):
@@ -76,7 +142,7 @@ class DEQ(nn.Module):
         head: nn.Module,
         solver: Solver | None = None,
         tail: Unroll | None = None,
-        gradient: TrainingGradient | None = None,
+        gradient: StateGradient | None = None,
     ) -> None:
         super().__init__()
         self.injection = injection
@@ -117,7 +183,7 @@ class DEQ(nn.Module):
         if x.dtype != weight.dtype:
             raise InputError(f"x has dtype {x.dtype} and the model {weight.dtype}; convert one of them.")
 
-    def with_settings(self, **settings: Any) -> Self:
+    def with_settings(self, **settings: Any) -> DEQ:
         """The same model, the very same weights, with another `solver`, `tail`, `gradient` or `execution`."""
         model = copy.copy(self)
         for name, setting in settings.items():
@@ -140,54 +206,29 @@ class DEQ(nn.Module):
         until: int | None = None,
         record: bool = False,
         initial: Float[Tensor, "batch *state"] | None = None,
+        record_tail: bool = True,
     ) -> Solution:
-        """Solve for x and keep what a gradient needs.
+        """The solve for x, which runs when its states are asked for.
 
         Args:
             x: the inputs.
             until: stop when z_until is reached, before f is evaluated there; None (or N + 1) for the whole solve.
             record: keep the graph of f at every state, where the solver evaluates it there alone.
             initial: z_0, to go on from another solve; None for the cell's own.
+            record_tail: record the tail too, where the states are recorded.
 
         Raises:
             InputError: x is no batch of floating-point inputs.
         """
         u, cell, start = self.bind(x)
         initial = start if initial is None else initial
-        tape: dict[int, Linearization] = {}
-
-        def recorded(z: Tensor) -> Tensor:
-            latest = tape[len(tape)] = Linearization(cell, z)
-            return latest.value
-
-        record = record and self.solver.evaluates_once and torch.is_grad_enabled()
-        whole = until is None or until > self.solver.max_steps
-        solver = self.solver if until is None or whole else replace(self.solver, max_steps=until)
-        trajectory = solver.solve(recorded if record else cell, initial.detach(), evaluate_last=whole)
-        return Solution(u, cell, initial, self.tail, trajectory, tape)
+        return Solution(u, cell, initial, self.solver, self.tail, until, record, record_tail)
 
     def solve(self, x: Shaped[Tensor, "*image"]) -> Trajectory:
         """The trajectory of the solve for x, with its final state; no gradient is kept."""
         with torch.no_grad():
             solution = self.solution(x)
             return solution.trajectory.replace(tail=solution.final.flatten(1))
-
-    def iterate(self, x: Shaped[Tensor, "*image"], until: int | None = None) -> StateStream:
-        """Start a solve for x that hands out its states one by one and keeps none of them.
-
-        Args:
-            x: the inputs.
-            until: the last state that will be asked for, so that the solver need not remember beyond it; None for all.
-
-        Raises:
-            InputError: x is no batch of floating-point inputs.
-        """
-        whole = until is None or until > self.solver.max_steps
-        solver = self.solver if until is None or whole else replace(self.solver, max_steps=until)
-        with torch.no_grad():
-            _, cell, initial = self.bind(x)
-            still = replace(cell, function=torch.no_grad()(cell.function))
-            return StateStream(solver.iterate(still, initial), still, self.tail, initial.shape)
 
     def forward(self, x: Shaped[Tensor, "*image"]) -> Float[Tensor, "batch classes"]:
         """The logits of the final state; their gradient is `self.gradient`."""

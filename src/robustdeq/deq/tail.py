@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -36,21 +36,31 @@ class Unroll:
         if not 0 < self.damping <= 1:
             raise InputError(f"damping is {self.damping}; give a number in (0, 1].")
 
-    def __call__(self, cell: Callable[[Tensor], Tensor], state: Float[Tensor, "batch *state"]) -> Tensor:
-        """Run the steps from where the tail starts."""
-        for _ in range(self.steps):
-            state = torch.lerp(state, cell(state), self.damping)
-        return state
-
-    def finish(
+    def walk(
         self,
         cell: Callable[[Tensor], Tensor],
-        start: Float[Tensor, "batch dim"],
-        value: Float[Tensor, "batch dim"],
-        shape: torch.Size,
-    ) -> Float[Tensor, "batch dim"]:
-        """z_{N+1} from where the tail starts and from f(z*), which is not evaluated again."""
-        if self.from_image or self.steps == 0:
-            return self(cell, start.view(shape)).flatten(1)
-        first = torch.lerp(start, value, self.damping)
-        return replace(self, steps=self.steps - 1)(cell, first.view(shape)).flatten(1)
+        state: Float[Tensor, "batch *state"],
+        value: Float[Tensor, "batch *state"] | None = None,
+    ) -> Iterator[Float[Tensor, "batch *state"]]:
+        """Yield the state that the tail starts from and the state after each of its steps.
+
+        Args:
+            cell: f.
+            state: where it starts.
+            value: f there, where it is known already and is not to be evaluated again.
+        """
+        yield state
+        for _ in range(self.steps):
+            state = torch.lerp(state, cell(state) if value is None else value, self.damping)
+            value = None
+            yield state
+
+    def __call__(
+        self,
+        cell: Callable[[Tensor], Tensor],
+        state: Float[Tensor, "batch *state"],
+        value: Float[Tensor, "batch *state"] | None = None,
+    ) -> Float[Tensor, "batch *state"]:
+        """The state that the tail ends in; arguments as for `walk`."""
+        *_, final = self.walk(cell, state, value)
+        return final

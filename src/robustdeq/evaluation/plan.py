@@ -13,7 +13,7 @@ from robustdeq.attacks import PGD, ContinuedPGD, Stages
 from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report
 from robustdeq.deq import DEQ, EntropyReduced, EntropyReduction
-from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
+from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState, StateDefense
 from robustdeq.deq.entropy import Backward
 from robustdeq.deq.gradients import Gradient, Surrogate, ThroughSolver
 from robustdeq.deq.modes import evaluating
@@ -57,7 +57,7 @@ def deq_evaluation(
         assert development is not None
         (report or (lambda share, what: None))(0.0, "choosing the early state")
         early = choose_early_state(deq, *development, attack, estimators.final, batch_size)
-    defenses: dict[str, Defense] = {"final": FinalState(), "early": EarlyState(early), "ensemble": EnsembleState()}
+    defenses: dict[str, StateDefense] = {"final": FinalState(), "early": EarlyState(early), "ensemble": EnsembleState()}
     true: dict[str, Gradient] = {name: ThroughSolver(defense) for name, defense in defenses.items()}
     sources = {} if sources is None else sources
     columns = make_columns(Setting(deq.last_state, true, attack, estimators, strict, tuple(sources)))

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from robustdeq.base.errors import InputError
 from robustdeq.deq import DEQ, Defended, EntropyReduced, EntropyReduction
-from robustdeq.deq.defenses import Defense, FinalState, defended_logits
+from robustdeq.deq.defenses import FinalState, StateDefense, defended_logits
 from robustdeq.deq.gradients import Gradient, Surrogate
 
 
@@ -68,7 +68,7 @@ class DefendedDEQ(Subject):
     """
 
     deq: DEQ
-    defenses: Mapping[str, Defense]
+    defenses: Mapping[str, StateDefense]
 
     def __post_init__(self) -> None:
         for defense in self.defenses.values():

@@ -43,7 +43,7 @@ class _Mixture(Memory):
         on_increments, on_residuals = self._solver.coefficients(Products.of(increments, residuals), None)
         return add_combination(slot.copy_(combine(on_residuals, residuals)), on_increments, increments)
 
-    def commit(self, step_sizes: Tensor | None) -> None:
+    def commit(self, shortenings: Tensor | None) -> None:
         self._increments.push(self._solver.history - 1)
 
     def increments(self, max_steps: int) -> Tensor:
@@ -93,7 +93,7 @@ class Anderson(Solver):
 
     @override
     def coefficients(
-        self, products: Products, step_sizes: Tensor | None
+        self, products: Products, shortenings: Tensor | None
     ) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch q"]]:
         gram = products.residuals
         size = gram.shape[1]

@@ -57,11 +57,6 @@ class Iterate:
         if value is not None:
             self.value = value
 
-    @property
-    def asks(self) -> bool:
-        """Whether the host may look at what is on the device."""
-        return self._run.asks
-
     @cached_property
     def value(self) -> Float[Tensor, "batch dim"]:
         """f(z_n)."""
@@ -85,15 +80,29 @@ class Iterate:
 
 
 class Iteration:
-    """A running solve: iterate over it for z_0, z_1, …; afterwards it tells how each sample fared.
+    """A running solve: iterate over it for z_0, z_1, …; it tells how each sample fares and which state is its z*.
 
     A sample that has converged or diverged is frozen: it keeps its state, and nothing of it reaches its neighbours. The
     loop ends after `max_steps`, or, with a positive tolerance, once every sample is frozen. With `tol=0` it never waits
-    for the device (`asks`), so it runs without host synchronisation; a sample whose residual has fallen to rounding
+    for the device (`may_sync`), so it runs without host synchronisation; a sample whose residual has fallen to rounding
     level is frozen all the same, since further increments would be noise.
+
+    Attributes:
+        steps: the index of the last state each sample visited.
+        converged: whether its residual fell below the tolerance.
+        diverged: whether it became non-finite or left all bounds.
+        best_index: the n for which z_n is z*; z_0 stands until z_1 is known.
+        best_value: f(z*), flat.
+        best_state: z*, flat, where the iteration was told to hold it.
+        last: the last iterate at which f was evaluated.
     """
 
-    def __init__(self, solver: Solver, function: Function, initial: Tensor, keep: bool) -> None:
+    best_index: Int[Tensor, "batch"]
+    best_value: Float[Tensor, "batch dim"]
+    best_state: Float[Tensor, "batch dim"] | None = None
+    last: Iterate
+
+    def __init__(self, solver: Solver, function: Function, initial: Tensor, keep: bool, hold_best: bool) -> None:
         self.solver = solver
         self.initial: Float[Tensor, "batch dim"] = initial.flatten(1)
         self.memory = solver.memory(self.initial, keep)
@@ -103,9 +112,11 @@ class Iteration:
         self.diverged: Bool[Tensor, "batch"] = torch.zeros(batch, dtype=torch.bool, device=device)
         self._shape = initial.shape
         self._user_function = function
+        self._hold_best = hold_best
+        self._lowest: Float[Tensor, "batch"] = self.initial.new_full((batch,), math.inf)
 
     @property
-    def asks(self) -> bool:
+    def may_sync(self) -> bool:
         """Whether the host may look at what is on the device, to spare it a pass over the states.
 
         With a tolerance it does so in any case, and on the CPU it waits for nothing.
@@ -130,6 +141,7 @@ class Iteration:
             iterate = Iterate(self, n, state, active, value)
             self.steps = torch.where(active, n, self.steps)
             yield iterate
+            self._consider(iterate)
             norm = iterate.residual_norm
             limit = solver.divergence * norm if limit is None else limit
             diverged = active & ~(norm <= limit)
@@ -147,43 +159,33 @@ class Iteration:
             blown_up = active & ~torch.linalg.vector_norm(increment, dim=1).isfinite()
             self.diverged = self.diverged | blown_up
             active = active & ~blown_up
-            if not (self.asks and bool(active.all())):
+            if not (self.may_sync and bool(active.all())):
                 increment.masked_fill_(~active[:, None], 0)
-            value, step_sizes = solver.search(self.function, iterate, increment)
-            memory.commit(step_sizes)
+            value, shortenings = solver.search(self.function, iterate, increment)
+            memory.commit(shortenings)
             state = state + increment
 
-
-class Selection:
-    """Keeps, per sample, the iterate that a solve returns as z*, with f(z*): O(1) states however long the solve."""
-
-    def __init__(self, solver: Solver, states: bool) -> None:
-        self.solver = solver
-        self.index: Int[Tensor, "batch"]
-        self.value: Float[Tensor, "batch dim"]
-        self.state: Float[Tensor, "batch dim"] | None = None
-        self._states = states
-        self._lowest: Float[Tensor, "batch"]
-
-    def add(self, iterate: Iterate) -> None:
-        """Consider z_n, n = 0, 1, …; z_0 stands until z_1 is known."""
-        first = iterate.index == 0
-        if first or self.solver.result is Result.LAST:
-            self.index = torch.full_like(iterate.visited, 0, dtype=torch.long) if first else self.index
-            self.index = torch.where(iterate.visited, iterate.index, self.index)
-            self.value, self.state = iterate.value, iterate.state if self._states else None
-            self._lowest = torch.full_like(iterate.residual_norm, math.inf)
+    def _consider(self, iterate: Iterate) -> None:
+        """Take z_n for z* of the samples for which it is the best so far."""
+        self.last = iterate
+        state = iterate.state if self._hold_best else None
+        if iterate.index == 0:
+            self.best_index, self.best_value, self.best_state = torch.zeros_like(self.steps), iterate.value, state
+            return
+        if self.solver.result is Result.LAST:
+            self.best_index = torch.where(iterate.visited, iterate.index, self.best_index)
+            self.best_value, self.best_state = iterate.value, state
             return
         measure = self.solver.rule.measure(iterate)
         better = iterate.visited & (measure < self._lowest)
         self._lowest = torch.where(better, measure, self._lowest)
-        self.index = torch.where(better, iterate.index, self.index)
-        if iterate.asks and bool(better.all()):
-            self.value, self.state = iterate.value, iterate.state if self._states else None
+        self.best_index = torch.where(better, iterate.index, self.best_index)
+        if self.may_sync and bool(better.all()):
+            self.best_value, self.best_state = iterate.value, state
             return
-        self.value = torch.where(better[:, None], iterate.value, self.value)
-        if self.state is not None:
-            self.state = torch.where(better[:, None], iterate.state, self.state)
+        self.best_value = torch.where(better[:, None], iterate.value, self.best_value)
+        if state is not None and self.best_state is not None:
+            self.best_state = torch.where(better[:, None], state, self.best_state)
 
 
 @dataclass(frozen=True)
@@ -242,14 +244,19 @@ class Solver(ABC):
 
     @abstractmethod
     def coefficients(
-        self, products: Products, step_sizes: Float[Tensor, "batch steps"] | None
+        self, products: Products, shortenings: Float[Tensor, "batch steps"] | None
     ) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch q"]]:
-        """The coefficients of s_n on the remembered increments and residuals, differentiable in `products`."""
+        """The coefficients of s_n on the remembered increments and residuals, differentiable in `products`.
+
+        Args:
+            products: their inner products.
+            shortenings: by which factors a line search shortened the increments among them, where there was one.
+        """
 
     def search(
         self, function: Function, iterate: Iterate, increment: Float[Tensor, "batch dim"]
     ) -> tuple[Float[Tensor, "batch dim"] | None, Float[Tensor, "batch"] | None]:
-        """Shorten `increment` in place where the method searches along it; returns f at its end and the step sizes."""
+        """Shorten `increment` in place where the method searches along it; returns f at its end and the factors."""
         return None, None
 
     def inverse(self, trajectory: Trajectory, n: int) -> InverseJacobian:
@@ -258,9 +265,15 @@ class Solver(ABC):
             f"{type(self).__name__} keeps no estimate of the inverse Jacobian; solve with Broyden where one is needed."
         )
 
-    def iterate(self, function: Function, z0: Float[Tensor, "batch *state"]) -> Iteration:
-        """Start a solve that remembers only what the method itself needs; iterate over it for z_0, z_1, and so on."""
-        return Iteration(self, function, z0, keep=False)
+    def iterate(self, function: Function, z0: Float[Tensor, "batch *state"], hold_best: bool = False) -> Iteration:
+        """Start a solve that remembers only what the method itself needs; iterate over it for z_0, z_1, and so on.
+
+        Args:
+            function: f, from (B, ...) to (B, ...).
+            z0: the initial states, (B, ...).
+            hold_best: hold z* as well as f(z*).
+        """
+        return Iteration(self, function, z0, keep=False, hold_best=hold_best)
 
     @torch.no_grad()
     def solve(self, function: Function, z0: Float[Tensor, "batch *state"], evaluate_last: bool = True) -> Trajectory:
@@ -281,37 +294,33 @@ class Solver(ABC):
         if z0.ndim < 1 or len(z0) == 0:
             raise InputError(f"the initial state has shape {tuple(z0.shape)}; give at least one sample.")
         z0 = z0.reshape(len(z0), -1) if z0.ndim == 1 else z0
-        run = Iteration(self, function, z0, keep=True)
-        selection = Selection(self, states=False)
+        run = Iteration(self, function, z0, keep=True, hold_best=False)
         residuals: list[Tensor] = []
-        evaluated, reached = None, 0
+        reached = 0
         for iterate in run:
             reached = iterate.index
             if reached == self.max_steps and not evaluate_last:
                 residuals.append(run.initial.new_full((len(z0),), math.nan))
                 break
-            selection.add(iterate)
-            evaluated = iterate
-            if iterate.index > 0:
+            if reached > 0:
                 previous = residuals[-1] if residuals else iterate.relative_residual
                 residuals.append(torch.where(iterate.visited, iterate.relative_residual, previous))
-        assert evaluated is not None
         residuals += residuals[-1:] * (self.max_steps - len(residuals))
         return Trajectory(
             solver=self,
             shape=z0.shape,
             initial=run.initial,
             increments=run.memory.increments(self.max_steps),
-            step_sizes=run.memory.step_sizes(),
+            shortenings=run.memory.shortenings(),
             residual_vectors=run.memory.residual_vectors(),
-            last_residual=evaluated.value - evaluated.state,
+            last_residual=run.last.value - run.last.state,
             reached=reached,
             residuals=torch.stack(residuals),
             steps=run.steps,
             converged=run.converged,
             diverged=run.diverged,
-            best_index=selection.index,
-            best_value=selection.value,
+            best_index=run.best_index,
+            best_value=run.best_value,
         )
 
 
@@ -324,7 +333,7 @@ class Trajectory:
         shape: (B, ...), the shape of a state.
         initial: z_0, flat.
         increments: s_0 … s_{N−1}; zero once a sample is frozen, so that it repeats its last state.
-        step_sizes: the step sizes of a line search, (N, B).
+        shortenings: by which factor a line search shortened each step, (N, B); None without one.
         residual_vectors: g_0, g_1, …, for methods that remember more than the last residual.
         last_residual: f(z) − z at the last state that was evaluated, flat.
         reached: the index of the last state that the loop came to; no sample took a step beyond it.
@@ -341,7 +350,7 @@ class Trajectory:
     shape: torch.Size
     initial: Float[Tensor, "batch dim"]
     increments: Float[Tensor, "max_steps batch dim"]
-    step_sizes: Float[Tensor, "max_steps batch"] | None
+    shortenings: Float[Tensor, "max_steps batch"] | None
     residual_vectors: Float[Tensor, "states batch dim"] | None
     last_residual: Float[Tensor, "batch dim"]
     reached: int
@@ -409,6 +418,10 @@ class Trajectory:
         """Whether z_n is a state of its own for each sample: one it reached, or the final one."""
         return torch.ones_like(self.diverged) if n > self.max_steps else n <= self.steps
 
+    def lost(self, n: int) -> Bool[Tensor, "batch"]:
+        """Whether each sample had diverged before z_n could be reached; what comes later does not touch z_n."""
+        return self.diverged & (n > self.steps)
+
     @cached_property
     def continued(self) -> Float[Tensor, "states batch dim"]:
         """s_0 … s_N, where each sample's last increment is the one it would have taken from its last state.
@@ -418,9 +431,9 @@ class Trajectory:
         continued = torch.cat([self.increments, torch.zeros_like(self.initial)[None]])
         for n in self.steps.unique().tolist():
             increments = self.increments[:n][self.solver.window(n)[0].start :]
-            step_sizes = None if self.step_sizes is None else self.step_sizes.T[:, n - len(increments) : n]
+            shortenings = None if self.shortenings is None else self.shortenings.T[:, n - len(increments) : n]
             products = Products.of(increments, self.last_residual[None])
-            weights = torch.cat(self.solver.coefficients(products, step_sizes), dim=1)
+            weights = torch.cat(self.solver.coefficients(products, shortenings), dim=1)
             increment = combine(weights, torch.cat([increments, self.last_residual[None]]))
             here = (self.steps == n) & ~self.diverged & increment.isfinite().all(dim=1)
             continued[n] = torch.where(here[:, None], increment, continued[n])

@@ -28,7 +28,7 @@ _SUFFICIENT_DECREASE = 1e-4
 
 
 class _Increments(Memory):
-    """s_j … s_{n−1}, behind them g_n, which becomes s_n; their Gram matrix; the step sizes of a line search."""
+    """s_j … s_{n−1}, behind them g_n, which becomes s_n; their Gram matrix; the factors of a line search."""
 
     def __init__(self, solver: Broyden, initial: Tensor, keep: bool) -> None:
         self._solver = solver
@@ -58,20 +58,20 @@ class _Increments(Memory):
         on_increments, on_residual = self._solver.coefficients(products, searched)
         return add_combination(residual.mul_(on_residual), on_increments, vectors[:-1])
 
-    def commit(self, step_sizes: Tensor | None) -> None:
+    def commit(self, shortenings: Tensor | None) -> None:
         self._window.push(self._solver.capacity + 1)
-        if step_sizes is not None:
-            self._searched.append(step_sizes)
+        if shortenings is not None:
+            self._searched.append(shortenings)
 
     def increments(self, max_steps: int) -> Tensor:
         self._window.buffer[self._window.stop :].zero_()
         return self._window.buffer[:max_steps]
 
-    def step_sizes(self) -> Tensor | None:
+    def shortenings(self) -> Tensor | None:
         if not self._searched:
             return None
         missing = self._solver.max_steps - len(self._searched)
-        return torch.stack(self._searched + missing * [torch.full_like(self._searched[0], self._solver.step_size)])
+        return torch.stack(self._searched + missing * [torch.ones_like(self._searched[0])])
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,13 @@ class Broyden(Solver):
 
     @override
     def coefficients(
-        self, products: Products, step_sizes: Float[Tensor, "batch p"] | None
+        self, products: Products, shortenings: Float[Tensor, "batch p"] | None
     ) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch 1"]]:
         gram, products_with_residual = products.increments, products.mixed[:, :, 0]
         batch, size = products_with_residual.shape
         if size == 0:
             return products_with_residual, products.residuals.new_full((batch, 1), self.step_size)
+        step_sizes = None if shortenings is None else self.step_size * shortenings
         updates = Updates.of(gram, self.step_size if step_sizes is None else step_sizes)
         c = updates.project(products_with_residual)
         alpha = self.step_size if step_sizes is None else step_sizes[:, -1]
@@ -167,14 +168,14 @@ class Broyden(Solver):
             norm = torch.where(better, trial_norm, norm)
             value = torch.where(better[:, None], trial, value)
         increment.mul_(scale[:, None])
-        return value, self.step_size * scale
+        return value, scale
 
     @override
     def inverse(self, trajectory: Trajectory, n: int) -> InverseJacobian:
         rows = slice(n + 1)
         step_sizes = self.step_size
-        if trajectory.step_sizes is not None:
-            step_sizes = pad(trajectory.step_sizes.T, (0, 1), value=self.step_size)[:, rows]
+        if trajectory.shortenings is not None:
+            step_sizes = self.step_size * pad(trajectory.shortenings.T, (0, 1), value=1)[:, rows]
         index, cycle = torch.arange(n, device=trajectory.steps.device), self.capacity + 1
         last = trajectory.steps.clamp_max(n)[:, None]
         held = (index < last) & (index >= last // cycle * cycle)

@@ -80,15 +80,15 @@ class Memory(ABC):
         """
 
     @abstractmethod
-    def commit(self, step_sizes: Float[Tensor, "batch"] | None) -> None:
-        """Remember the increment last proposed as the one that was taken, and the step size behind it."""
+    def commit(self, shortenings: Float[Tensor, "batch"] | None) -> None:
+        """Remember the increment last proposed as the one that was taken, and how far a line search shortened it."""
 
     @abstractmethod
     def increments(self, max_steps: int) -> Float[Tensor, "max_steps batch dim"]:
         """Every increment of the solve, zero where none was taken; only when all were kept."""
 
-    def step_sizes(self) -> Float[Tensor, "max_steps batch"] | None:
-        """The step sizes of a line search, where there was one."""
+    def shortenings(self) -> Float[Tensor, "max_steps batch"] | None:
+        """The factors by which a line search shortened the increments, where there was one."""
         return None
 
     def residual_vectors(self) -> Float[Tensor, "states batch dim"] | None:

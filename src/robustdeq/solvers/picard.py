@@ -29,7 +29,7 @@ class _LastResidual(Memory):
     def propose(self) -> Tensor:
         return self._increments.slot().mul_(self._damping)
 
-    def commit(self, step_sizes: Tensor | None) -> None:
+    def commit(self, shortenings: Tensor | None) -> None:
         self._increments.push(self._kept)
 
     def increments(self, max_steps: int) -> Tensor:
@@ -66,7 +66,7 @@ class Picard(Solver):
         return range(0), range(step, step + 1)
 
     @override
-    def coefficients(self, products: Products, step_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+    def coefficients(self, products: Products, shortenings: Tensor | None) -> tuple[Tensor, Tensor]:
         batch = len(products.residuals)
         return products.increments.new_zeros(batch, 0), products.residuals.new_full((batch, 1), self.damping)
 

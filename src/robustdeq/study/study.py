@@ -20,7 +20,7 @@ from robustdeq.attacks import APGD, PGD, Cascade, Component, Square, TargetedAPG
 from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report
 from robustdeq.data import Images, Splits
-from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
+from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState, StateDefense
 from robustdeq.evaluation import (
     Column,
     Estimators,
@@ -118,13 +118,13 @@ class Trained:
         return self.model
 
     @property
-    def defenses(self) -> dict[str, Defense]:
+    def defenses(self) -> dict[str, StateDefense]:
         """The paper's defenses of a DEQ: the rows of Tables 2, 3 and 6."""
         assert self.early is not None
         return {"final": FinalState(), "early": EarlyState(self.early), "ensemble": EnsembleState()}
 
     @property
-    def states(self) -> dict[str, Defense]:
+    def states(self) -> dict[str, StateDefense]:
         """Every state z_1 … z_{N+1} as a defense."""
         return {f"z_{n}": EarlyState(n) for n in range(1, self.deq.last_state + 1)}
 
@@ -252,7 +252,7 @@ class Study:
             return assemble(store)
 
     def attacked(
-        self, title: str, deq: MDEQ, defenses: Mapping[str, Defense], columns: tuple[Column, ...]
+        self, title: str, deq: MDEQ, defenses: Mapping[str, StateDefense], columns: tuple[Column, ...]
     ) -> GridResult:
         """The outcome of every sample under some attacks, read through some defenses.
 

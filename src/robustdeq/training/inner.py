@@ -13,8 +13,7 @@ from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError
 from robustdeq.deq import DEQ
 from robustdeq.deq.gradients import Surrogate
-from robustdeq.deq.gradients.base import Loss, StateGradient, total_loss
-from robustdeq.deq.model import solving
+from robustdeq.deq.model import Loss, StateGradient, solving, total_loss
 from robustdeq.deq.modes import frozen
 
 

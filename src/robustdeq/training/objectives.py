@@ -17,8 +17,7 @@ from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError
 from robustdeq.deq import DEQ
 from robustdeq.deq.gradients import Phantom, Surrogate, UnrolledIntermediate
-from robustdeq.deq.gradients.base import Loss, StateGradient
-from robustdeq.deq.model import solving
+from robustdeq.deq.model import Loss, StateGradient, solving
 from robustdeq.deq.modes import evaluating
 from robustdeq.deq.solve import Solution
 from robustdeq.training.inner import NFGSM, WarmStarted

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError
 from robustdeq.deq.cell import BoundCell
-from robustdeq.deq.model import DEQ, TrainingGradient
+from robustdeq.deq.model import DEQ, StateGradient
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Anderson, Broyden, Picard, Solver
 
@@ -32,7 +32,7 @@ def from_torchdeq(
     example: Shaped[Tensor, "*image"],
     solver: Solver | None = None,
     tail: Unroll | None = None,
-    gradient: TrainingGradient | None = None,
+    gradient: StateGradient | None = None,
 ) -> DEQ:
     """A model built with TorchDEQ as a `DEQ` that shares its weights, in eval mode.
 

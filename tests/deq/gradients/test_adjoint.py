@@ -25,6 +25,7 @@ FAMILIES = [
     SimultaneousAdjoint(step_size=0.6, transpose=False),
     UnrolledIntermediate(),
     UnrolledIntermediate(steps=3, damping=0.4),
+    UnrolledIntermediate(from_image=True),
 ]
 families = pytest.mark.parametrize("family", FAMILIES, ids=repr)
 
@@ -88,7 +89,7 @@ def member(family: Family, n: int) -> Family:
     if isinstance(family, SimultaneousAdjoint):
         return SimultaneousAdjoint(n, family.step_size, family.transpose)
     assert isinstance(family, UnrolledIntermediate)
-    return UnrolledIntermediate(n, family.steps, family.damping)
+    return UnrolledIntermediate(n, family.steps, family.damping, family.from_image)
 
 
 def test_sweep_evaluates_the_cell_once_per_state() -> None:

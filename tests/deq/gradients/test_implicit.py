@@ -1,4 +1,4 @@
-"""Gradients read at z* or at states unrolled from a constant, against their dense definitions."""
+"""Gradients read at the final state or at states unrolled from a constant, against their dense definitions."""
 
 import pytest
 import torch
@@ -20,8 +20,9 @@ cells = pytest.mark.parametrize("cell", CELLS)
 
 
 def solution_and_cotangent(deq: DEQ, x: Tensor) -> tuple[Tensor, Tensor]:
+    """z*, where J is taken, and the gradient of the loss at the final state, on which the model is judged."""
     solution = deq.solve(x).solution
-    return solution, dense.loss_gradient(deq, solution, cross_entropy)
+    return solution, dense.loss_gradient(deq, dense.final_state(deq, x, solution), cross_entropy)
 
 
 def assert_pulls_back(gradient: Gradient, deq: DEQ, x: Tensor, adjoint: Tensor, tolerance: float) -> None:
@@ -33,8 +34,9 @@ def assert_pulls_back(gradient: Gradient, deq: DEQ, x: Tensor, adjoint: Tensor, 
 @pytest.mark.parametrize(
     "solver", [Broyden(max_steps=3, tol=0), Broyden(max_steps=12, tol=1e-2), Anderson(max_steps=5)]
 )
-def test_exact_solves_equation_2(cell: str, solver: Solver) -> None:
-    deq, x = make_deq(cell, solver), images()
+@pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS)
+def test_exact_solves_equation_2(cell: str, solver: Solver, tail: Unroll) -> None:
+    deq, x = make_deq(cell, solver, tail), images()
     solution, c = solution_and_cotangent(deq, x)
     j = dense.state_jacobian(deq, x, solution)
     adjoint = torch.linalg.solve(torch.eye(j.shape[1]) - j.mT, c)
@@ -82,16 +84,17 @@ def test_phantom_is_autograd_from_where_the_tail_starts(cell: str, tail: Unroll,
 @cells
 @pytest.mark.parametrize("state", [1, 4, STEPS, STEPS + 1, None])
 @pytest.mark.parametrize(("steps", "damping"), [(1, 1.0), (4, 0.3)])
+@pytest.mark.parametrize("from_image", [False, True])
 def test_unrolled_intermediate_is_autograd_from_the_state(
-    cell: str, state: int | None, steps: int, damping: float
+    cell: str, state: int | None, steps: int, damping: float, from_image: bool
 ) -> None:
     deq, x = make_deq(cell, tail=TAILS["damped-from-image"]), images()
     t = deq.solve(x)
     final = dense.final_state(deq, x, t.solution)
     assert_close(t.final.flatten(1), final)
     start = final if state in (None, STEPS + 1) else t.flat_state(state)
-    gradient = UnrolledIntermediate(state, steps, damping)
-    expected = dense.unrolled_gradient(deq, x, start, steps, damping, cross_entropy)
+    gradient = UnrolledIntermediate(state, steps, damping, from_image)
+    expected = dense.unrolled_gradient(deq, x, start, steps, damping, cross_entropy, from_image)
     assert_close(gradient.input_gradient(deq, x, cross_entropy), expected, rtol=1e-10, atol=1e-10)
 
 

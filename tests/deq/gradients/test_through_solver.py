@@ -1,6 +1,7 @@
 """The gradient through the solver is the derivative of what is computed, so it equals finite differences."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.testing import assert_close
 
 import dense
 from cells import CELLS, TAILS, cross_entropy, images, linear_loss, make_deq
-from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState, defended_logits
+from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState, StateDefense, defended_logits
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.tail import Unroll
 from robustdeq.gradients import Defended, ThroughSolver
@@ -31,7 +32,7 @@ SOLVERS: dict[str, Solver] = {
     "picard": Picard(max_steps=6, tol=0, result="last"),
     "picard-freezing": Picard(max_steps=12, tol=2e-2, damping=0.8),
 }
-DEFENSES: dict[str, Defense] = {"final": FinalState(), "early": EarlyState(4), "ensemble": EnsembleState()}
+DEFENSES: dict[str, StateDefense] = {"final": FinalState(), "early": EarlyState(4), "ensemble": EnsembleState()}
 READ_OUTS = {
     "final-step": (FinalState(), TAILS["step"]),
     "final-damped-from-image": (FinalState(), TAILS["damped-from-image"]),
@@ -44,11 +45,11 @@ read_outs = pytest.mark.parametrize(("defense", "tail"), READ_OUTS.values(), ids
 solvers = pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 
 
-def defended_loss(deq: DEQ, defense: Defense) -> Callable[[Tensor], Tensor]:
+def defended_loss(deq: DEQ, defense: StateDefense) -> Callable[[Tensor], Tensor]:
     return lambda x: cross_entropy(defended_logits(deq, x, [defense])[0])
 
 
-def assert_is_derivative(deq: DEQ, defense: Defense, x: Tensor) -> None:
+def assert_is_derivative(deq: DEQ, defense: StateDefense, x: Tensor) -> None:
     expected = dense.finite_differences(defended_loss(deq, defense), x)
     scale = expected.abs().amax()
     for checkpoint in (False, True):
@@ -58,7 +59,7 @@ def assert_is_derivative(deq: DEQ, defense: Defense, x: Tensor) -> None:
 
 @read_outs
 @solvers
-def test_is_the_derivative_of_the_defended_loss(defense: Defense, solver: Solver, tail: Unroll) -> None:
+def test_is_the_derivative_of_the_defended_loss(defense: StateDefense, solver: Solver, tail: Unroll) -> None:
     deq, x = make_deq("contractive", solver, tail), images()
     steps = deq.solve(x).steps
     assert (len(steps.unique()) > 1) == (solver.tol > 0)
@@ -68,13 +69,34 @@ def test_is_the_derivative_of_the_defended_loss(defense: Defense, solver: Solver
 @defenses
 @pytest.mark.parametrize("cell", [name for name in CELLS if name != "contractive"])
 @pytest.mark.parametrize("solver", ["broyden-limited-short-steps", "broyden-freezing", "anderson"])
-def test_is_the_derivative_for_every_cell(defense: Defense, cell: str, solver: str) -> None:
+def test_is_the_derivative_for_every_cell(defense: StateDefense, cell: str, solver: str) -> None:
     assert_is_derivative(make_deq(cell, SOLVERS[solver]), defense, images())
+
+
+@pytest.mark.parametrize("defense", [EarlyState(1), *DEFENSES.values()], ids=repr)
+@pytest.mark.parametrize(
+    "settings", [{}, {"step_size": 1.8}, {"step_size": 1.8, "limit": 2}, {"step_size": 0.9, "tol": 1e-3}], ids=repr
+)
+def test_is_the_derivative_where_a_line_search_shortens_steps(defense: StateDefense, settings: dict[str, Any]) -> None:
+    deq = make_deq("overshooting", Broyden(**{"max_steps": 5, "tol": 0, "line_search": 2} | settings))
+    x = images()
+    shortenings = deq.solve(x).shortenings
+    assert shortenings is not None
+    assert shortenings[0].max() <= 0.5
+    assert_is_derivative(deq, defense, x)
+
+
+def test_first_step_is_shortened_twice_and_so_is_its_cotangent() -> None:
+    deq, x = make_deq("overshooting", Broyden(max_steps=5, tol=0, line_search=2, step_size=1.8)), images()
+    shortenings = deq.solve(x).shortenings
+    assert shortenings is not None
+    assert shortenings[0].tolist() == [0.25] * len(x)
+    assert_is_derivative(deq, EarlyState(1), x)
 
 
 @pytest.mark.parametrize("defense", [FinalState(), EnsembleState()], ids=["final", "ensemble"])
 @solvers
-def test_does_not_depend_on_checkpointing(defense: Defense, solver: Solver) -> None:
+def test_does_not_depend_on_checkpointing(defense: StateDefense, solver: Solver) -> None:
     deq, x = make_deq("bound", solver), images()
     kept = ThroughSolver(defense, checkpoint=False).input_gradient(deq, x, cross_entropy)
     again = ThroughSolver(defense, checkpoint=True).input_gradient(deq, x, cross_entropy)
@@ -99,7 +121,7 @@ def test_trains_every_parameter_with_its_derivative(cell: str, solver: str, chec
 
 
 @pytest.mark.parametrize("defense", [EarlyState(3), EnsembleState()], ids=["early", "ensemble"])
-def test_trains_through_the_read_out_of_a_defense(defense: Defense) -> None:
+def test_trains_through_the_read_out_of_a_defense(defense: StateDefense) -> None:
     deq, x = make_deq("expansive", gradient=ThroughSolver(defense)), images()
     cross_entropy(deq.head(ThroughSolver(defense).read(deq.solution(x)))).sum().backward()
     weight = deq.cell.weight
@@ -110,7 +132,7 @@ def test_trains_through_the_read_out_of_a_defense(defense: Defense) -> None:
 
 @defenses
 @pytest.mark.parametrize("solver", ["broyden-freezing", "broyden-line-search", "anderson"])
-def test_is_the_backward_pass_of_the_defended_model(defense: Defense, solver: str) -> None:
+def test_is_the_backward_pass_of_the_defended_model(defense: StateDefense, solver: str) -> None:
     deq, x = make_deq("convolution", SOLVERS[solver]), images().requires_grad_()
     defended = Defended(deq, defense)
     logits = defended(x)

@@ -11,8 +11,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError
-from robustdeq.deq.gradients.base import Family, Loss, attach, total_loss
-from robustdeq.deq.model import DEQ
+from robustdeq.deq.gradients.base import Family
+from robustdeq.deq.model import DEQ, Loss, total_loss
+from robustdeq.deq.reverse import attach
 from robustdeq.deq.solve import Solution
 
 
@@ -41,6 +42,11 @@ class SimultaneousAdjoint(Family):
         if not self.step_size > 0:
             raise InputError(f"step_size is {self.step_size}; give a positive number.")
 
+    @property
+    @override
+    def label(self) -> str:
+        return "simultaneous adjoint, u_{N+1}" if self.state is None else f"simultaneous adjoint, u_{self.state}"
+
     @override
     def check(self, deq: DEQ) -> None:
         if self.state is not None:
@@ -48,7 +54,7 @@ class SimultaneousAdjoint(Family):
 
     @override
     def recorded_solution(self, deq: DEQ, x: Float[Tensor, "batch *image"], until: int | None) -> Solution:
-        return deq.solution(x, until=until, record=True)
+        return deq.solution(x, until=until, record=True, record_tail=False)
 
     @override
     def evaluations(self, deq: DEQ) -> int:

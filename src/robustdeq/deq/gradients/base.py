@@ -1,124 +1,17 @@
-"""Gradients: how a trajectory is differentiated, and a model whose backward pass is one of them."""
+"""What gradients share: families that exist at every state, and a model whose backward pass is a gradient."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from typing_extensions import override
 
-from robustdeq.base.errors import InputError
-from robustdeq.deq.model import DEQ
+from robustdeq.deq.model import DEQ, Gradient, Loss
 from robustdeq.deq.modes import frozen
 from robustdeq.deq.solve import Solution
-from robustdeq.deq.tail import Unroll
-
-Loss = Callable[[Tensor], Tensor]
-
-
-class _Attach(torch.autograd.Function):
-    """A value whose backward pass is any linear map."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, pull_back: Callable[[Tensor], Sequence[Tensor]], *tensors: Tensor) -> Tensor:
-        ctx.pull_back = pull_back
-        return value.view_as(value)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return None, None, *ctx.pull_back(*cotangents)
-
-
-def attach(
-    value: Tensor, pull_back: Callable[[Tensor, tuple[Tensor, ...]], Sequence[Tensor]], tensors: Sequence[Tensor]
-) -> Tensor:
-    """`value`, with the backward pass `pull_back`.
-
-    Args:
-        value: any tensor.
-        pull_back: (cotangent of value, tensors) → the cotangent of each tensor.
-        tensors: what value is differentiated with respect to; those that need no gradient are left out.
-    """
-    wanted = tuple(tensor for tensor in tensors if tensor.requires_grad)
-    return _Attach.apply(value.detach(), lambda cotangent: pull_back(cotangent, wanted), *wanted) if wanted else value
-
-
-def total_loss(loss: Loss, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
-    """The sum of a per-sample loss; raises `InputError` unless the loss returns one value per sample."""
-    values = loss(logits)
-    if values.shape != logits.shape[:1]:
-        raise InputError(
-            f"the loss returned shape {tuple(values.shape)} for {len(logits)} samples; "
-            "make it return one value per sample (reduction='none')."
-        )
-    return values.sum()
-
-
-class Gradient(ABC):
-    """A way to differentiate the loss of a DEQ with respect to its input."""
-
-    def check(self, deq: DEQ) -> None:
-        """Raise `InputError` where this gradient asks for a state that the model does not have."""
-
-    @abstractmethod
-    def evaluations(self, deq: DEQ) -> int:
-        """The cost of one input gradient in evaluations of f, a vector-Jacobian product counted as two."""
-
-    @abstractmethod
-    def logits(self, deq: DEQ, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
-        """The logits of the state whose loss this gradient differentiates; their backward pass is this gradient."""
-
-    def input_gradient(self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
-        """The gradient of a loss with respect to the input.
-
-        Args:
-            deq: the model.
-            x: the inputs.
-            loss: logits (B, K) → per-sample loss (B,).
-
-        Returns:
-            The gradient for each sample, shaped like x.
-
-        Raises:
-            InputError: the loss is not per sample, or the model lacks a state that is asked for.
-        """
-        self.check(deq)
-        with frozen(deq), torch.enable_grad():
-            return self.differentiate(deq, x.detach().requires_grad_(), loss).detach()
-
-    def differentiate(self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
-        """The gradient at a leaf x, called by `input_gradient` with gradients enabled and the weights frozen."""
-        return torch.autograd.grad(total_loss(loss, self.logits(deq, x)), x)[0]
-
-
-class StateGradient(Gradient):
-    """A gradient of the loss at one state, so that it also serves to train (`DEQ(..., gradient=...)`)."""
-
-    @abstractmethod
-    def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
-        """The state whose loss is differentiated, attached to the injection and the weights by this gradient."""
-
-    def until(self, deq: DEQ) -> int | None:
-        """The last state of the trajectory that is needed; None for the whole solve."""
-        return None
-
-    def records(self) -> bool:
-        """Whether f is to be recorded with its graph while the solver runs."""
-        return False
-
-    def reads_final(self, tail: Unroll) -> bool:
-        """Whether what it reads is the final state of a model with this tail."""
-        return False
-
-    @override
-    def logits(self, deq: DEQ, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
-        return deq.head(self.read(deq.solution(x, until=self.until(deq), record=self.records())))
 
 
 class Family(Gradient):

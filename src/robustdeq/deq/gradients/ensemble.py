@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.deq.defenses import EnsembleState, averaged_state
-from robustdeq.deq.gradients.base import Family, Gradient, Loss, attach
-from robustdeq.deq.model import DEQ
+from robustdeq.deq.defenses import EnsembleState, Reader
+from robustdeq.deq.gradients.base import Family
+from robustdeq.deq.model import DEQ, Gradient, Loss
+from robustdeq.deq.reverse import attach
 from robustdeq.deq.solve import Solution
 
 
@@ -27,6 +28,11 @@ class Ensemble(Gradient):
     """
 
     family: Family
+
+    @property
+    @override
+    def label(self) -> str:
+        return f"sum over all states ({self.family.label})"
 
     @override
     def evaluations(self, deq: DEQ) -> int:
@@ -52,5 +58,5 @@ class Ensemble(Gradient):
             return [self._injection_gradient(deq, solution, lambda logits: (logits * cotangent).sum(1))]
 
         with torch.no_grad():
-            logits = deq.head(averaged_state(EnsembleState(), solution))
+            logits = deq.head(Reader.of(EnsembleState(), solution).mean)
         return attach(logits, pull_back, (solution.u,))

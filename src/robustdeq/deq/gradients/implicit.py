@@ -1,4 +1,8 @@
-"""Implicit gradients: (∂f/∂x) u, where u estimates (I − Jᵀ)⁻¹ ∂L/∂z at z* (Eqs. 2, 3)."""
+"""Implicit gradients: (∂f/∂x) u at z*, where u estimates (I − Jᵀ)⁻¹ ∂L/∂z (Eqs. 2, 3).
+
+The loss is read at the final state, on which the model is judged. At z* it would belong to other logits, and would
+overrate a model that does not converge.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +15,15 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.deq.cell import Linearization
-from robustdeq.deq.gradients.base import StateGradient, attach
-from robustdeq.deq.model import DEQ
+from robustdeq.deq.model import DEQ, StateGradient
+from robustdeq.deq.reverse import attach
 from robustdeq.deq.solve import Solution
+from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Broyden
 
 
 class Implicit(StateGradient):
-    """Reads the loss at z* and pulls it back through one application of the cell there."""
+    """Reads the loss at the final state and pulls it back through one application of the cell at z*."""
 
     @abstractmethod
     def adjoint(
@@ -33,7 +38,11 @@ class Implicit(StateGradient):
 
     @override
     def evaluations(self, deq: DEQ) -> int:
-        return deq.last_state + 1 + 2 * (self.products + 1)
+        return deq.evaluations(None) + 1 + 2 * (self.products + 1)
+
+    @override
+    def reads_final(self, tail: Unroll) -> bool:
+        return True
 
     @override
     def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
@@ -44,7 +53,7 @@ class Implicit(StateGradient):
             linearization = Linearization(solution.cell, fixed_point)
             return linearization.tensor_vjp(self.adjoint(solution, linearization, cotangent.flatten(1)), tensors)
 
-        return attach(fixed_point, pull_back, solution.cell.tensors)
+        return attach(solution.final, pull_back, solution.cell.tensors)
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,11 @@ class Exact(Implicit):
 
     def __post_init__(self) -> None:
         self._solver  # noqa: B018
+
+    @property
+    @override
+    def label(self) -> str:
+        return f"exact, {self.max_steps} steps"
 
     @property
     def _solver(self) -> Broyden:
@@ -80,6 +94,11 @@ class Exact(Implicit):
 class SHINE(Implicit):
     """u = −B_Nᵀ c: the forward solver's inverse estimate instead of a solve (Ramzi et al., ICLR 2022; App. D)."""
 
+    @property
+    @override
+    def label(self) -> str:
+        return "SHINE"
+
     @override
     def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:
         return -solution.trajectory.inverse(solution.trajectory.max_steps).rmatvec(c)
@@ -88,6 +107,11 @@ class SHINE(Implicit):
 @dataclass(frozen=True)
 class JacobianFree(Implicit):
     """u = c: the inverse replaced by the identity (Fung et al., "JFB: Jacobian-free backpropagation", AAAI 2022)."""
+
+    @property
+    @override
+    def label(self) -> str:
+        return "Jacobian-free"
 
     @override
     def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:

@@ -10,9 +10,8 @@ from typing_extensions import override
 
 from robustdeq.base.errors import InputError
 from robustdeq.deq.cell import Linearization
-from robustdeq.deq.gradients.base import StateGradient
 from robustdeq.deq.gradients.implicit import Implicit
-from robustdeq.deq.model import DEQ
+from robustdeq.deq.model import DEQ, StateGradient
 from robustdeq.deq.solve import Solution
 from robustdeq.deq.tail import Unroll
 
@@ -46,6 +45,11 @@ class Phantom(StateGradient):
     def __post_init__(self) -> None:
         check_steps(self.steps, self.damping)
 
+    @property
+    @override
+    def label(self) -> str:
+        return f"phantom, k = {self.steps}, λ = {self.damping:g}"
+
     @override
     def evaluations(self, deq: DEQ) -> int:
         return deq.last_state + 3 * self.steps
@@ -61,7 +65,7 @@ class Phantom(StateGradient):
 
 @dataclass(frozen=True)
 class Neumann(Implicit):
-    """The series form: u = λ Σ_{t=0}^{k−1} (λ Jᵀ + (1 − λ) I)^t c, with J and c at z*.
+    """The series form: u = λ Σ_{t=0}^{k−1} (λ Jᵀ + (1 − λ) I)^t c, with J at z*.
 
     Args:
         steps: k, the number of terms.
@@ -76,6 +80,11 @@ class Neumann(Implicit):
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.damping)
+
+    @property
+    @override
+    def label(self) -> str:
+        return f"Neumann series, k = {self.steps}, λ = {self.damping:g}"
 
     @property
     @override

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.deq.gradients.base import Family, Loss, StateGradient, total_loss
+from robustdeq.deq.gradients.base import Family
 from robustdeq.deq.gradients.phantom import check_steps
-from robustdeq.deq.model import DEQ
+from robustdeq.deq.model import DEQ, Loss, StateGradient, total_loss
 from robustdeq.deq.solve import Solution
 from robustdeq.deq.tail import Unroll
 
@@ -21,12 +21,14 @@ from robustdeq.deq.tail import Unroll
 class UnrolledIntermediate(StateGradient, Family):
     """Autograd through ẑ_{n+t} = (1 − λ) ẑ_{n+t−1} + λ f(ẑ_{n+t−1}), t = 1 … k, from ẑ_n = z_n (Eqs. 13–16).
 
-    The loss is read at ẑ_{n+k}.
+    The loss is read at ẑ_{n+k}. The released code applies f once, undamped, before these steps: `from_image` does so,
+    and its k steps are k + 1 here.
 
     Args:
         state: n, from 1 to N + 1; None for N + 1, the final state.
         steps: k.
         damping: λ.
+        from_image: start from ẑ_n = f(z_n), differentiated like every step, as the released code does.
 
     Raises:
         InputError: a setting is out of its range.
@@ -35,9 +37,21 @@ class UnrolledIntermediate(StateGradient, Family):
     state: int | None = None
     steps: int = 1
     damping: float = 1.0
+    from_image: bool = False
 
     def __post_init__(self) -> None:
         check_steps(self.steps, self.damping)
+
+    @property
+    @override
+    def label(self) -> str:
+        state = "z_{N+1}" if self.state is None else f"z_{self.state}"
+        start = f"f({state})" if self.from_image else state
+        return f"unrolled from {start}, k = {self.steps}, λ = {self.damping:g}"
+
+    @property
+    def _evaluations(self) -> int:
+        return 3 * (self.steps + self.from_image)
 
     @override
     def check(self, deq: DEQ) -> None:
@@ -50,16 +64,17 @@ class UnrolledIntermediate(StateGradient, Family):
 
     @override
     def evaluations(self, deq: DEQ) -> int:
-        return deq.evaluations(self.state) + 3 * self.steps
+        return deq.evaluations(self.state) + self._evaluations
 
     @override
     def sweep_evaluations(self, deq: DEQ) -> int:
-        return deq.evaluations(None) + 3 * self.steps * deq.last_state
+        return deq.evaluations(None) + self._evaluations * deq.last_state
 
     @override
     def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
         n = solution.trajectory.max_steps + 1 if self.state is None else self.state
-        return Unroll(self.steps, self.damping)(solution.cell, solution.state(n))
+        start = solution.cell(solution.state(n)) if self.from_image else solution.state(n)
+        return Unroll(self.steps, self.damping)(solution.cell, start)
 
     @override
     def sweep(

@@ -12,7 +12,7 @@ from typing_extensions import override
 from robustdeq.attacks import PGD, Judged, StoppingPGD
 from robustdeq.attacks.pgd import checked, correct
 from robustdeq.base.errors import InputError
-from robustdeq.deq.gradients.base import total_loss
+from robustdeq.deq.model import total_loss
 from robustdeq.evaluation import Strict
 from robustdeq.study.bench.bench import Bench, Claim, Measured, Setting, times_panel
 from robustdeq.study.bench.victim import victim

@@ -19,8 +19,7 @@ from typing_extensions import override
 from robustdeq.attacks import PGD
 from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState, defended_logits
 from robustdeq.deq.gradients import Ensemble, Gradient, SimultaneousAdjoint, Surrogate, UnrolledIntermediate
-from robustdeq.deq.gradients.base import Loss, total_loss
-from robustdeq.deq.model import DEQ
+from robustdeq.deq.model import DEQ, Loss, total_loss
 from robustdeq.evaluation.protocol import Estimators, estimated_gradients
 from robustdeq.study.bench.bench import Bench, Claim, Measured, Setting
 from robustdeq.study.bench.counting import counted

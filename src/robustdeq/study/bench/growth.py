@@ -30,7 +30,7 @@ _DIMENSIONS = (15_360, 61_440, 245_760)
 def _sides(deq: MDEQ, x: Tensor, y: Tensor, steps: int) -> dict[str, Side]:
     def solve() -> None:
         with torch.no_grad(), solving(deq, max_steps=steps, tol=0.0):
-            deq.solution(x)
+            deq.solve(x)
 
     def differentiate(gradient: Gradient) -> Side:
         def run() -> None:

@@ -20,10 +20,11 @@ from robustdeq.solvers.inverse import inner
 from robustdeq.solvers.memory import Products
 
 
-class RecursionAdjoint:
+class ReverseSweep:
     """Accumulates the cotangents of the increments while a sweep runs from the last step to the first.
 
-    Step sizes of a line search and the choice of samples to freeze are constants under differentiation.
+    The choice of samples to freeze is a constant under differentiation, and so is the factor by which a line search
+    shortens a step: it multiplies the cotangent of that step.
     """
 
     def __init__(self, trajectory: Trajectory) -> None:
@@ -49,11 +50,14 @@ class RecursionAdjoint:
         window, _ = solver.window(n)
         rows = slice(window.start, window.stop)
         increments = trajectory.increments[rows]
-        step_sizes = None if trajectory.step_sizes is None else trajectory.step_sizes.T[:, rows]
+        shortenings = None
+        if trajectory.shortenings is not None:
+            shortenings = trajectory.shortenings.T[:, rows]
+            cotangent = trajectory.shortenings[n][:, None] * cotangent
         known = Products.of(increments, residuals, gram=self._gram[:, rows, rows])
         leaves = [part.detach().requires_grad_() for part in (known.increments, known.mixed, known.residuals)]
         with torch.enable_grad():
-            weights = solver.coefficients(Products(*leaves), step_sizes)
+            weights = solver.coefficients(Products(*leaves), shortenings)
         incoming = (inner(increments, cotangent), inner(residuals, cotangent))
         differentiable = [(w, c) for w, c in zip(weights, incoming, strict=True) if w.requires_grad]
         pulled: list[Tensor] = [torch.zeros_like(leaf) for leaf in leaves]
