@@ -87,8 +87,7 @@ from robustdeq.training.plan import Plan
 from robustdeq.training.recipes import locate_recipe, recipe_names, recipe_summary
 from robustdeq.training.record import METRICS
 from robustdeq.training.run import is_first_process
-from robustdeq.zoo import MDEQ, PRESETS, convert_checkpoint, load, mdeq
-from robustdeq.zoo.card import Model
+from robustdeq.zoo import MDEQ, PRESETS, ZooModel, convert_checkpoint, load, mdeq
 from robustdeq.zoo.registry import packaged_names, read_card
 
 DEMO_EPS = 0.25
@@ -596,14 +595,8 @@ def _discard(folder: Path) -> None:
             path.unlink()
 
 
-def _check_fit(model: Model, images: Images) -> None:
-    found = tuple(images.pixels.shape[1:])
-    expected = model.image_shape if isinstance(model, MDEQ) else (model.in_channels, *found[1:])
-    if found != expected or len(images.classes) != model.num_classes:
-        raise InputError(
-            f"{images.source} has images of shape {found} in {len(images.classes)} classes, and the model was made for "
-            f"{expected} in {model.num_classes}; evaluate it on the data it was made for."
-        )
+def _check_fit(model: ZooModel, images: Images) -> None:
+    model.check_images(images.pixels.shape[1:], len(images.classes), images.source)
 
 
 def _device(name: str) -> torch.device:

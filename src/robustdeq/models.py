@@ -1,9 +1,11 @@
 """The models that people import: `rd.models`."""
 
 from robustdeq.deq import DEQ, BoundCell, Unroll
+from robustdeq.zoo.architecture import Architecture, ZooModel
 from robustdeq.zoo.card import Card, card_markdown, fingerprint
 from robustdeq.zoo.convert import convert_checkpoint, from_checkpoint
 from robustdeq.zoo.mdeq import MDEQ, PRESETS, MDEQConfig, mdeq
+from robustdeq.zoo.presets import MODELS
 from robustdeq.zoo.registry import load, save
 from robustdeq.zoo.resnet import (
     ResNet,
@@ -18,7 +20,9 @@ from robustdeq.zoo.torchdeq import from_torchdeq
 __all__ = [
     "DEQ",
     "MDEQ",
+    "MODELS",
     "PRESETS",
+    "Architecture",
     "BoundCell",
     "Card",
     "MDEQConfig",
@@ -27,6 +31,7 @@ __all__ = [
     "Unroll",
     "WideResNet",
     "WideResNetConfig",
+    "ZooModel",
     "card_markdown",
     "convert_checkpoint",
     "fingerprint",

@@ -19,7 +19,8 @@ from markdown_it.token import Token
 import robustdeq as rd
 from robustdeq.models import MDEQ, ResNet, ResNetConfig, Unroll, WideResNet, WideResNetConfig, fingerprint
 from robustdeq.solvers import Picard
-from robustdeq.zoo.card import Model, card_markdown, card_of
+from robustdeq.zoo import ZooModel
+from robustdeq.zoo.card import card_markdown, card_of
 from robustdeq.zoo.convert import convert_checkpoint
 from robustdeq.zoo.registry import read_card
 
@@ -94,7 +95,7 @@ def sections(markdown: str) -> dict[str, Section]:
     return found
 
 
-def saved(model: Model, path: Path, early: int | None = None, provenance: Mapping[str, Any] | None = None) -> str:
+def saved(model: ZooModel, path: Path, early: int | None = None, provenance: Mapping[str, Any] | None = None) -> str:
     rd.save(model, path, early, provenance)
     return path.with_suffix(".md").read_text(encoding="utf-8")
 
@@ -239,7 +240,7 @@ def test_solve_is_told_in_words(solver: rd.solvers.Solver, tail: Unroll, in_word
 )
 def test_what_a_card_tells_to_run_runs(
     name: str,
-    make: Callable[[], Model],
+    make: Callable[[], ZooModel],
     early: int | None,
     shard_bytes: int | None,
     classes: int,

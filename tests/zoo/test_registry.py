@@ -31,8 +31,8 @@ from robustdeq.models import (
     fingerprint,
 )
 from robustdeq.solvers import Anderson, Broyden, Picard, Solver
-from robustdeq.zoo import registry
-from robustdeq.zoo.registry import Model, card_of, locate, packaged_names, read_card
+from robustdeq.zoo import ZooModel, registry
+from robustdeq.zoo.registry import card_of, locate, packaged_names, read_card
 
 CONFIG = replace(rd.models.PRESETS["nano"], image_size=(4, 8))
 
@@ -293,7 +293,7 @@ def test_model_that_this_version_does_not_know_is_refused(change: Callable[[dict
         rd.load(path)
 
 
-def save_shards(deq: Model, folder: Path, name: str, count: int) -> list[Path]:
+def save_shards(deq: ZooModel, folder: Path, name: str, count: int) -> list[Path]:
     """Write a model the way that weights too big for one file lie there: every shard with the metadata."""
     rd.save(deq, folder / "whole.safetensors")
     with safe_open(folder / "whole.safetensors", "pt") as file:

@@ -243,11 +243,106 @@ class Never(Flat):
         return self.classifier(self.stem(x))
 
 
-class Skipping(Flat):
-    """Logits that see the image past the state."""
+class Parts(Flat):
+    """`Flat`, with parts of its forward to override."""
+
+    def inject(self, x: Tensor) -> Tensor:
+        return self.stem(x)
+
+    def start(self, u: Tensor) -> Tensor:
+        return torch.zeros_like(u)
+
+    def f(self, z: Tensor, u: Tensor) -> Tensor:
+        return torch.tanh(self.mix(z) + u)
+
+    def head(self, z: Tensor, x: Tensor, info: dict[str, Tensor]) -> Tensor:
+        return self.classifier(z)
+
+    def settings(self) -> dict[str, Any]:
+        return {}
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) + x.flatten(1)[:, :3]
+        u = self.inject(x)
+        states, info = self.deq(lambda z: self.f(z, u), self.start(u), solver_kwargs=self.settings())
+        return self.head(states[-1], x, info)
+
+
+class Skipping(Parts):
+    def head(self, z: Tensor, x: Tensor, info: dict[str, Tensor]) -> Tensor:
+        return self.classifier(z) + x.flatten(1)[:, :3]
+
+
+class DetachedSkip(Parts):
+    def head(self, z: Tensor, x: Tensor, info: dict[str, Tensor]) -> Tensor:
+        return self.classifier(z) + x.detach().flatten(1)[:, :3]
+
+
+class ThresholdedSkip(Parts):
+    def head(self, z: Tensor, x: Tensor, info: dict[str, Tensor]) -> Tensor:
+        return self.classifier(z) + 3.0 * (x.flatten(1)[:, :3] > 0.1)
+
+
+class BrightnessSkip(Parts):
+    def head(self, z: Tensor, x: Tensor, info: dict[str, Tensor]) -> Tensor:
+        return torch.where(x.flatten(1).mean(dim=1, keepdim=True) > 0.7, -1, 1) * self.classifier(z)
+
+
+class NoisyInjection(Parts):
+    def inject(self, x: Tensor) -> Tensor:
+        u = self.stem(x)
+        return u + 0.01 * torch.randn_like(u)
+
+
+class NoisyStep(Parts):
+    def f(self, z: Tensor, u: Tensor) -> Tensor:
+        return nn.functional.dropout(super().f(z, u), 0.1, training=True)
+
+
+class NoisyHead(Parts):
+    def head(self, z: Tensor, x: Tensor, info: dict[str, Tensor]) -> Tensor:
+        return self.classifier(z) + 0.01 * torch.randn(len(z), 3)
+
+
+class WarmStart(Parts):
+    """z_0 is where the solve before ended."""
+
+    def start(self, u: Tensor) -> Tensor:
+        last = getattr(self, "last", None)
+        return torch.zeros_like(u) if last is None or last.shape != u.shape else last
+
+    def head(self, z: Tensor, x: Tensor, info: dict[str, Tensor]) -> Tensor:
+        self.last = z.detach()
+        return self.classifier(z)
+
+
+class Counting(Parts):
+    def head(self, z: Tensor, x: Tensor, info: dict[str, Tensor]) -> Tensor:
+        return self.classifier(z) * info["nstep"].view(-1, 1)
+
+
+class Centred(Parts):
+    def inject(self, x: Tensor) -> Tensor:
+        u = self.stem(x)
+        return u - u.mean(dim=0)
+
+
+class CentredLogits(Parts):
+    def head(self, z: Tensor, x: Tensor, info: dict[str, Tensor]) -> Tensor:
+        logits = self.classifier(z)
+        return logits - logits.mean(dim=0)
+
+
+class LongerEachTime(Parts):
+    calls = 5
+
+    def settings(self) -> dict[str, Any]:
+        self.calls += 1
+        return {"f_max_iter": self.calls}
+
+
+class AlwaysTraining(Parts):
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(True)
 
 
 class Pair(Flat):
@@ -277,6 +372,18 @@ class Transposed(nn.Module):
         (Twice, "calls its TorchDEQ core more than once"),
         (Never, "does not call its TorchDEQ core"),
         (Skipping, "the logits depend on x past the state"),
+        (DetachedSkip, "the logits depend on x past the state"),
+        (ThresholdedSkip, "the logits depend on x past the state"),
+        (BrightnessSkip, "the logits depend on x past the state"),
+        (NoisyInjection, "the injection, z_0 or f of the model changes from call to call"),
+        (NoisyStep, "the injection, z_0 or f of the model changes from call to call"),
+        (WarmStart, "the injection, z_0 or f of the model changes from call to call"),
+        (NoisyHead, "the head of the model changes from call to call"),
+        (Counting, "the logits depend on the statistics of the solver"),
+        (Centred, "the samples of a batch depend on each other"),
+        (CentredLogits, "the samples of a batch depend on each other"),
+        (LongerEachTime, "the solver's settings change from call to call"),
+        (AlwaysTraining, r"is in training mode; call eval\(\) on it"),
         (Pair, r"does not return logits \(B, K\) alone"),
         (Transposed, "the state of the model is not 5 samples"),
         (get_deq, "the model has 1 TorchDEQ cores among its submodules; give a module that has one of its own"),
@@ -285,3 +392,55 @@ class Transposed(nn.Module):
 def test_model_that_one_call_does_not_cut_in_two_is_refused(module: Any, message: str, x: Tensor) -> None:
     with pytest.raises(InputError, match=message):
         from_torchdeq(module(), x)
+
+
+def test_model_of_overridable_parts_is_accepted_whatever_the_example(x: Tensor) -> None:
+    module = Parts(f_tol=1e-10)
+    for example in (x, x[:1], torch.zeros_like(x)):
+        torch.testing.assert_close(from_torchdeq(module, example)(x), module(x), rtol=1e-7, atol=1e-7)
+
+
+def test_conversion_draws_no_random_numbers(x: Tensor) -> None:
+    module, before = Flat(), torch.random.get_rng_state()
+    from_torchdeq(module, x)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+class Expanding(Flat):
+    """A cell that is no contraction: z oscillates, and f(z_0) may be the best that there is."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.mix.weight = nn.Parameter(with_norm(self.mix.weight.detach(), 9.0))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Expanding(f_max_iter=4), "our solve ends elsewhere than TorchDEQ's"),
+        (lambda: Flat(f_solver="anderson", f_max_iter=2), "with an f_max_iter of 2 .* raise it to 3 or more"),
+        (lambda: Flat(f_max_iter=1), "with an f_max_iter of 1 .* raise it to 2 or more"),
+        (lambda: Damped(f_solver="anderson"), "TorchDEQ does not damp the first step of Anderson's method"),
+    ],
+)
+def test_solve_that_ends_elsewhere_is_refused_unless_a_solver_and_a_tail_are_given(
+    make: Any, message: str, x: Tensor
+) -> None:
+    with pytest.raises(InputError, match=message):
+        from_torchdeq(make(), x)
+    assert from_torchdeq(make(), x, solver=Picard(), tail=Unroll()).solver == Picard()
+
+
+class Damped(Parts):
+    def settings(self) -> dict[str, Any]:
+        return {"tau": 0.7}
+
+
+def test_model_in_training_mode_does_not_run(x: Tensor) -> None:
+    module = Flat()
+    deq = from_torchdeq(module, x)
+    for part in (module, deq, module.stem):
+        part.train()
+        with pytest.raises(InputError, match=r"is in training mode; call eval\(\) on it"):
+            deq(x)
+        assert deq.eval()(x).isfinite().all()

@@ -20,6 +20,7 @@ from robustdeq.attacks import APGD, PGD, Cascade, Component, Square, TargetedAPG
 from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report
 from robustdeq.data import Images, Splits
+from robustdeq.deq import DEQ
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState, StateDefense
 from robustdeq.evaluation import (
     Column,
@@ -37,8 +38,8 @@ from robustdeq.study.configurations import Configuration
 from robustdeq.study.scales import Budget, Scale
 from robustdeq.training import fit, seconds_trained
 from robustdeq.training.record import METRICS
-from robustdeq.zoo import MDEQ, load
-from robustdeq.zoo.card import Model, fingerprint
+from robustdeq.zoo import ZooModel, load
+from robustdeq.zoo.card import fingerprint
 from robustdeq.zoo.registry import read_card
 
 _CHOSEN_ON = 256
@@ -105,15 +106,15 @@ class Trained:
         fingerprint: of the weights.
     """
 
-    model: Model
+    model: ZooModel
     early: int | None
     metrics: Path | None
     fingerprint: str
 
     @property
-    def deq(self) -> MDEQ:
+    def deq(self) -> DEQ:
         """The model, as the DEQ that it is; raises `InputError` where it is none."""
-        if not isinstance(self.model, MDEQ):
+        if not isinstance(self.model, DEQ):
             raise InputError(f"the weights hold a {type(self.model).__name__}; give those of an MDEQ.")
         return self.model
 
@@ -227,14 +228,8 @@ class Study:
 
     def _given(self, weights: str) -> Trained:
         model, early = load(weights).to(self.device), read_card(weights).early
-        shape, classes = tuple(self.images.pixels.shape[1:]), len(self.images.classes)
-        expected = model.image_shape if isinstance(model, MDEQ) else (model.in_channels, *shape[1:])
-        if shape != expected or model.num_classes != classes:
-            raise InputError(
-                f"{weights} was made for images of shape {expected} in {model.num_classes} classes, and "
-                f"{self.images.source} has {shape} in {classes}; give other weights or other data."
-            )
-        if early is None and isinstance(model, MDEQ):
+        model.check_images(self.images.pixels.shape[1:], len(self.images.classes), self.images.source, weights)
+        if early is None and isinstance(model, DEQ):
             x, y = self.splits.require("development").head(_CHOSEN_ON).tensors()
             x, y = x.to(self.device), y.to(self.device)
             early = choose_early_state(model, x, y, self.attack, self.estimators.final, self.batch_size)
@@ -252,7 +247,7 @@ class Study:
             return assemble(store)
 
     def attacked(
-        self, title: str, deq: MDEQ, defenses: Mapping[str, StateDefense], columns: tuple[Column, ...]
+        self, title: str, deq: DEQ, defenses: Mapping[str, StateDefense], columns: tuple[Column, ...]
     ) -> GridResult:
         """The outcome of every sample under some attacks, read through some defenses.
 

@@ -14,14 +14,8 @@ from robustdeq.data import Images
 from robustdeq.deq.gradients import Phantom, StateGradient
 from robustdeq.training.recipe import Recipe
 from robustdeq.training.recipes import locate_recipe
-from robustdeq.zoo import MDEQ, PRESETS, MDEQConfig, ResNet, ResNetConfig, WideResNet, WideResNetConfig, mdeq
-from robustdeq.zoo.card import Model
-
-_SIZES: Mapping[str, MDEQConfig | ResNetConfig | WideResNetConfig] = {
-    **PRESETS,
-    "resnet18": ResNetConfig(),
-    "wrn34-10": WideResNetConfig(34, 10),
-}
+from robustdeq.zoo import ZooModel
+from robustdeq.zoo.presets import architecture_named
 
 
 @dataclass(frozen=True)
@@ -42,30 +36,22 @@ class Plan:
     gradient: StateGradient = field(default_factory=lambda: Phantom(steps=5, damping=0.5))
     recipe: Recipe = field(default_factory=Recipe)
 
-    def build(self, images: Images) -> Model:
+    def build(self, images: Images) -> ZooModel:
         """The model with fresh weights, for such images.
 
         Raises:
             InputError: there is no such model, its architecture has no such setting, or the images do not fit.
         """
-        if self.model not in _SIZES:
-            raise InputError(f"there is no model {self.model!r}; choose one of {', '.join(_SIZES)}.")
-        config = _SIZES[self.model]
+        config = architecture_named(self.model)
         settings = [setting.name for setting in dataclasses.fields(config)]
         for key in self.architecture:
             if key not in settings:
                 meant = hint(key, settings, f"choose from {', '.join(settings)}.")
                 raise InputError(f"the architecture of {self.model} has no {key!r}; {meant}")
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in self.architecture.items()}
-        config = dataclasses.replace(config, **given)
         channels, height, width = images.pixels.shape[1:]
-        if isinstance(config, ResNetConfig):
-            return ResNet(config, len(images.classes), channels)
-        if isinstance(config, WideResNetConfig):
-            return WideResNet(config, len(images.classes), channels)
-        deq: MDEQ = mdeq(config, len(images.classes), channels, (height, width))
-        deq.gradient = self.gradient
-        return deq
+        config = dataclasses.replace(config, **given)
+        return config.build(len(images.classes), channels, (height, width), self.gradient)
 
 
 def read_plan(name: str) -> Plan:

@@ -41,8 +41,7 @@ from robustdeq.training.module import Training
 from robustdeq.training.processes import is_first_process, together
 from robustdeq.training.recipe import Recipe
 from robustdeq.training.record import METRICS, KeepBest, Record
-from robustdeq.zoo import MDEQ, load, save
-from robustdeq.zoo.card import Model
+from robustdeq.zoo import ZooModel, load, save
 from robustdeq.zoo.registry import card_of
 
 _log = logging.getLogger(__name__)
@@ -86,10 +85,10 @@ def fit(
     train, development = splits.require("train"), splits.require("development")
     schedule, weights = recipe.schedule, folder / "model.safetensors"
     held_out = development.head(schedule.validation_images)
-    if not isinstance(model, Model):
+    if not isinstance(model, ZooModel):
         raise InputError(f"a {type(model).__name__} could not be kept; train an MDEQ or a residual network.")
     for images in (train, held_out):
-        _check_fit(model, images)
+        model.check_images(images.pixels.shape[1:], len(images.classes), images.source)
     _check_hardware(recipe, hardware, train)
     share = schedule.batch_size // (hardware.world * schedule.accumulate)
     provenance = _provenance(model, recipe, train, held_out)
@@ -263,7 +262,7 @@ def _interruptible(trainer: lightning.Trainer) -> Iterator[None]:
         raise KeyboardInterrupt from stop
 
 
-def _provenance(model: Model, recipe: Recipe, train: Images, held_out: Images) -> dict[str, Any]:
+def _provenance(model: ZooModel, recipe: Recipe, train: Images, held_out: Images) -> dict[str, Any]:
     """Where the weights come from, as plain values."""
     described = asdict(recipe) | {
         "objective": repr(recipe.objective),
@@ -316,19 +315,6 @@ def _check_hardware(recipe: Recipe, hardware: Hardware, train: Images) -> None:
     if schedule.batch_size > len(train):
         raise InputError(
             f"batch_size is {schedule.batch_size}, and {train.source} has {len(train)} images; give a smaller one."
-        )
-
-
-def _check_fit(model: nn.Module, images: Images) -> None:
-    """Raise `InputError` unless the model was made for such images and classes."""
-    shape, classes = tuple(images.pixels.shape[1:]), getattr(model, "num_classes", len(images.classes))
-    expected = model.image_shape if isinstance(model, MDEQ) else (getattr(model, "in_channels", shape[0]), *shape[1:])
-    if shape != expected:
-        raise InputError(f"{images.source} has images of shape {shape}, and the model takes {expected}; make it anew.")
-    if int(images.labels.max()) >= classes:
-        raise InputError(
-            f"{images.source} has the label {int(images.labels.max())}, and the model has classes 0 to {classes - 1}; "
-            "make a model with as many classes as the data."
         )
 
 

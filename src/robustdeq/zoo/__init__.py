@@ -1,8 +1,10 @@
 """The models we ship, how they are kept, and how those of others become ours."""
 
+from robustdeq.zoo.architecture import Architecture, ZooModel
 from robustdeq.zoo.card import Card, card_markdown, fingerprint
 from robustdeq.zoo.convert import convert_checkpoint, from_checkpoint
 from robustdeq.zoo.mdeq import MDEQ, PRESETS, MDEQConfig, mdeq
+from robustdeq.zoo.presets import MODELS
 from robustdeq.zoo.registry import load, save
 from robustdeq.zoo.resnet import (
     ResNet,
@@ -16,13 +18,16 @@ from robustdeq.zoo.torchdeq import from_torchdeq
 
 __all__ = [
     "MDEQ",
+    "MODELS",
     "PRESETS",
+    "Architecture",
     "Card",
     "MDEQConfig",
     "ResNet",
     "ResNetConfig",
     "WideResNet",
     "WideResNetConfig",
+    "ZooModel",
     "card_markdown",
     "convert_checkpoint",
     "fingerprint",

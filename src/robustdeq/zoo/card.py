@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -22,18 +22,12 @@ from torch import nn
 from robustdeq import solvers
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.tail import Unroll
-from robustdeq.zoo.mdeq import MDEQ, PRESETS, MDEQConfig
-from robustdeq.zoo.resnet import ResNet, ResNetConfig, WideResNet, WideResNetConfig
-
-Model = MDEQ | ResNet | WideResNet
+from robustdeq.zoo.architecture import ZooModel
+from robustdeq.zoo.presets import architecture_kind
 
 CARD_START = "---\nlibrary_name: robustdeq\n"
 
 _SOLVERS = {kind.__name__: kind for kind in (solvers.Broyden, solvers.Anderson, solvers.Picard)}
-_ARCHITECTURES: Mapping[str, tuple[Callable[..., Model], Callable[..., Any]]] = {
-    kind.__name__: (kind, config)
-    for kind, config in ((MDEQ, MDEQConfig), (ResNet, ResNetConfig), (WideResNet, WideResNetConfig))
-}
 _PROVENANCE_LABELS = {
     "command": "command",
     "data.train": "training data",
@@ -66,7 +60,7 @@ class Card:
         tail: the tail's settings; None for an explicit network.
         early: the n of the early-state defense, where it was chosen on a development set.
         provenance: how the weights came about.
-        architecture: `"MDEQ"`, `"ResNet"` or `"WideResNet"`.
+        architecture: the kind of network, such as `"MDEQ"`, `"ResNet"` or `"WideResNet"`.
     """
 
     config: Mapping[str, Any]
@@ -76,15 +70,14 @@ class Card:
     tail: Mapping[str, Any] | None = None
     early: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    architecture: str = MDEQ.__name__
+    architecture: str = "MDEQ"
 
-    def build(self) -> Model:
+    def build(self) -> ZooModel:
         """The model with fresh weights; raises `KeyError`, `TypeError` or `ValueError` where it is none of ours."""
-        kind, config_kind = _ARCHITECTURES[self.architecture]
         config: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in self.config.items()
         }
-        model = kind(config_kind(**config), self.num_classes, self.in_channels)
+        model = architecture_kind(self.architecture)(**config).build(self.num_classes, self.in_channels)
         if isinstance(model, DEQ):
             if self.solver is None or self.tail is None:
                 raise ValueError(f"an {self.architecture} without a solver or a tail")
@@ -94,7 +87,7 @@ class Card:
         return model
 
 
-def card_of(model: Model, early: int | None = None, provenance: Mapping[str, Any] | None = None) -> Card:
+def card_of(model: ZooModel, early: int | None = None, provenance: Mapping[str, Any] | None = None) -> Card:
     """The card of a model as it is now, with what else is known of it."""
     return Card(
         config=asdict(model.config),
@@ -114,7 +107,7 @@ def fingerprint(model: nn.Module) -> str:
         model: any module; the names, types, shapes and contents of its state dict count, the configuration of a
             model of this package, and the solver and tail of a DEQ. Device and memory format do not.
     """
-    settings = asdict(card_of(model)) if isinstance(model, Model) else _iteration(model)
+    settings = asdict(card_of(model)) if isinstance(model, ZooModel) else _iteration(model)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -130,7 +123,7 @@ def _iteration(model: nn.Module) -> dict[str, Any]:
 
 
 def card_markdown(
-    card: Card, model: Model, name: str, files: Mapping[str, str], stored: torch.dtype | None = None
+    card: Card, model: ZooModel, name: str, files: Mapping[str, str], stored: torch.dtype | None = None
 ) -> str:
     """The model card, in Markdown, that lies beside the weights.
 
@@ -146,13 +139,13 @@ def card_markdown(
         does not say, and how to recognise it.
     """
     file = next(iter(files))
-    kind = "A deep equilibrium model" if isinstance(model, DEQ) else "An explicit network"
+    kind = "An explicit network" if card.solver is None else "A deep equilibrium model"
     sections = {
         "What it is": _description(card, model, stored),
         "How to use it": _usage(card, model, file),
         "How it was trained": _training(card.provenance),
         "What was measured": _measurements(card.provenance),
-        "What the numbers do not say": _limits(model, file),
+        "What the numbers do not say": _limits(card, file),
         "How to recognise it": _identity(model, files),
     }
     front = f"{CARD_START}pipeline_tag: image-classification\n---\n"
@@ -160,12 +153,13 @@ def card_markdown(
     return "\n\n".join([front + lead, *(f"## {title}\n\n{text}" for title, text in sections.items())]) + "\n"
 
 
-def _description(card: Card, model: Model, stored: torch.dtype | None) -> str:
+def _description(card: Card, model: ZooModel, stored: torch.dtype | None) -> str:
     computed = next(model.parameters()).dtype
+    sides = " × ".join("any" if side is None else str(side) for side in model.image_shape)
     rows = {
-        "architecture": _architecture(model),
+        "architecture": model.config.summary,
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
-        "images": f"{_image_shape(model)} (channels × height × width), raw pixels in [0, 1]",
+        "images": f"{sides} (channels × height × width), raw pixels in [0, 1]",
         "classes": str(card.num_classes),
         "weights": _type_name(computed)
         if stored in (None, computed)
@@ -175,25 +169,6 @@ def _description(card: Card, model: Model, stored: torch.dtype | None) -> str:
         early = "none was chosen" if card.early is None else f"`z_{card.early}`, chosen on a development set"
         rows |= {"solver": _solver(card.solver), "tail": _tail(Unroll(**card.tail)), "early state": early}
     return _table(("property", "value"), rows.items())
-
-
-def _architecture(model: Model) -> str:
-    if isinstance(model, MDEQ):
-        size = next((name for name, preset in PRESETS.items() if _widths(preset) == _widths(model.config)), None)
-        channels = ", ".join(map(str, model.config.channels))
-        return f"MDEQ{f' `{size}`' if size else ''}, {len(model.config.channels)} scales of {channels} feature maps"
-    if isinstance(model, ResNet):
-        config, layers = model.config, 2 * sum(model.config.blocks) + 2
-        return f"ResNet-{layers}, stages of {', '.join(map(str, config.blocks))} blocks, {config.width} feature maps"
-    return f"WRN-{model.config.depth}-{model.config.widening}, a wide residual network"
-
-
-def _widths(config: MDEQConfig) -> tuple[Any, ...]:
-    return config.channels, config.head_channels, config.final_channels, config.expansion
-
-
-def _image_shape(model: Model) -> str:
-    return " × ".join(map(str, model.image_shape if isinstance(model, MDEQ) else (model.in_channels, "any", "any")))
 
 
 def _type_name(dtype: torch.dtype | None) -> str:
@@ -218,13 +193,13 @@ def _tail(tail: Unroll) -> str:
     return f"{steps} of the cell from {start}, with damping λ = {tail.damping:g}"
 
 
-def _usage(card: Card, model: Model, file: str) -> str:
+def _usage(card: Card, model: ZooModel, file: str) -> str:
     loaded, note = f"rd.load({json.dumps(file, ensure_ascii=False)})", ""
-    if isinstance(model, DEQ):
+    if card.solver is not None:
         defense = "FinalState()" if card.early is None else f"EarlyState({card.early})"
         loaded = f"rd.Defended({loaded}, rd.defenses.{defense})"
         note = f" The model is read through a defense, here its {'final' if card.early is None else 'early'} state."
-    shape = model.image_shape if isinstance(model, MDEQ) else (model.in_channels, 32, 32)
+    shape = [32 if side is None else side for side in model.image_shape]
     snippet = f"""```python
 import torch
 import robustdeq as rd
@@ -235,12 +210,12 @@ print(model(torch.rand(2, {", ".join(map(str, shape))})))
     return (
         f"In the folder of this card; the logits have shape (2, {card.num_classes}).{note}\n\n{snippet}\n\n"
         "On images of the classes that it was trained on, where DATA is a data set, a file or a folder "
-        f"(`robustdeq evaluate --help`):\n\n{_command(model, file)}"
+        f"(`robustdeq evaluate --help`):\n\n{_command(card, file)}"
     )
 
 
-def _command(model: Model, file: str) -> str:
-    protocol = " --protocol strict" if isinstance(model, DEQ) else ""
+def _command(card: Card, file: str) -> str:
+    protocol = "" if card.solver is None else " --protocol strict"
     return f"    robustdeq evaluate {shlex.quote(file)} --data DATA{protocol}"
 
 
@@ -335,8 +310,8 @@ def _wilson_interval(share: float, images: int) -> str:
     return f"{_percent(interval.low)}–{_percent(interval.high)}"
 
 
-def _limits(model: Model, file: str) -> str:
-    if isinstance(model, DEQ):
+def _limits(card: Card, file: str) -> str:
+    if card.solver is not None:
         overrated = (
             "An accuracy under the ready-made attack overrates a deep equilibrium model: that attack differentiates "
             "the fixed point, or an estimate of it, and not the solver that computes it."
@@ -346,11 +321,11 @@ def _limits(model: Model, file: str) -> str:
     return (
         f"{overrated} An accuracy on the development split overrates it too, since weights are chosen there. Neither "
         "says anything of another norm, another ε or other images. The worst case over stronger attacks, on images "
-        f"that no choice was made on, is measured by\n\n{_command(model, file)}"
+        f"that no choice was made on, is measured by\n\n{_command(card, file)}"
     )
 
 
-def _identity(model: Model, files: Mapping[str, str]) -> str:
+def _identity(model: ZooModel, files: Mapping[str, str]) -> str:
     rows = [("fingerprint", f"`{fingerprint(model)}`"), *((_code(file), f"`{sha}`") for file, sha in files.items())]
     return (
         "`rd.models.fingerprint(rd.load(…))` is the first of these, the SHA-256 of the file the other. Where they "

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from robustdeq.base.errors import InputError
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Solver
+from robustdeq.zoo.architecture import ZooModel
 from robustdeq.zoo.mdeq import MDEQ, PRESETS, MDEQConfig
-from robustdeq.zoo.registry import Model, save
+from robustdeq.zoo.registry import save
 from robustdeq.zoo.resnet import ResNet, ResNetConfig, WideResNet, WideResNetConfig
 
 _PUBLISHED_SIZES = ("tiny", "large", "xl")
@@ -32,7 +33,7 @@ _LISTED = 3
 
 def from_checkpoint(
     path: str | Path, config: MDEQConfig | None = None, solver: Solver | None = None, tail: Unroll | None = None
-) -> Model:
+) -> ZooModel:
     """A model with the weights of a checkpoint, in eval mode.
 
     Args:
@@ -83,7 +84,7 @@ def convert_checkpoint(
     config: MDEQConfig | None = None,
     solver: Solver | None = None,
     tail: Unroll | None = None,
-) -> Model:
+) -> ZooModel:
     """Write the model of a checkpoint to a weights file whose card names the checkpoint and its SHA-256.
 
     Args:
@@ -192,11 +193,8 @@ def _mdeq_config(weights: Mapping[str, Tensor]) -> MDEQConfig:
         expansion=shapes[0][0] // shapes[0][1],
     )
 
-    def size(config: MDEQConfig) -> tuple[Any, ...]:
-        return config.channels, config.head_channels, config.final_channels, config.expansion
-
     published = (PRESETS[name] for name in _PUBLISHED_SIZES)
-    return next((preset for preset in published if size(preset) == size(config)), config)
+    return next((preset for preset in published if preset.widths == config.widths), config)
 
 
 def _published_names(scales: int) -> dict[str, str]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -22,9 +23,10 @@ from typing_extensions import override
 
 from robustdeq.base.errors import InputError
 from robustdeq.deq.cell import BoundCell
-from robustdeq.deq.model import DEQ
+from robustdeq.deq.model import DEQ, StateGradient
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Broyden
+from robustdeq.zoo.architecture import Architecture, ZooModel
 
 _BOTTLENECK_EXPANSION = 4
 
@@ -385,7 +387,7 @@ class Head(nn.Module):
 
 
 @dataclass(frozen=True)
-class MDEQConfig:
+class MDEQConfig(Architecture):
     """Everything that tells one MDEQ from another, apart from its images and classes.
 
     Args:
@@ -405,6 +407,8 @@ class MDEQConfig:
     Raises:
         InputError: If `channels` and `head_channels` differ in length.
     """
+
+    kind: ClassVar[str] = "MDEQ"
 
     channels: tuple[int, ...]
     head_channels: tuple[int, ...]
@@ -426,6 +430,36 @@ class MDEQConfig:
                 "give one of each per scale."
             )
 
+    @property
+    def layout(self) -> StateLayout:
+        """Where each scale lies in the state; raises `InputError` where the images cannot be halved so often."""
+        side = self.image_size
+        return StateLayout(self.channels, (side, side) if isinstance(side, int) else side)
+
+    @property
+    def widths(self) -> tuple[Any, ...]:
+        """What the shapes of the weights show, and what tells the sizes apart."""
+        return self.channels, self.head_channels, self.final_channels, self.expansion
+
+    @property
+    @override
+    def summary(self) -> str:
+        size = "".join(f" `{name}`" for name, preset in PRESETS.items() if preset.widths == self.widths)
+        return f"MDEQ{size}, {len(self.channels)} scales of {', '.join(map(str, self.channels))} feature maps"
+
+    @override
+    def build(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int | tuple[int, int] | None = None,
+        gradient: StateGradient | None = None,
+    ) -> "MDEQ":
+        config = self if image_size is None else replace(self, image_size=image_size)
+        deq = MDEQ(config, num_classes, in_channels)
+        deq.gradient = gradient
+        return deq
+
 
 PRESETS: Mapping[str, MDEQConfig] = {
     "nano": MDEQConfig(
@@ -446,7 +480,7 @@ PRESETS: Mapping[str, MDEQConfig] = {
 }
 
 
-class MDEQ(DEQ):
+class MDEQ(DEQ, ZooModel[MDEQConfig]):
     """An MDEQ that remembers its configuration, so that it can be saved and made again.
 
     Args:
@@ -456,8 +490,7 @@ class MDEQ(DEQ):
     """
 
     def __init__(self, config: MDEQConfig, num_classes: int, in_channels: int) -> None:
-        side = config.image_size
-        layout = StateLayout(config.channels, (side, side) if isinstance(side, int) else side)
+        layout = config.layout
         super().__init__(
             Injection(in_channels, config.channels[0], pointwise=len(config.channels) > 2),
             MultiscaleCell(layout, config.expansion, config.groups, config.post_groups, config.dropout),
@@ -465,10 +498,12 @@ class MDEQ(DEQ):
             solver=Broyden(max_steps=config.max_steps, tol=config.tol, stop="rel"),
             tail=Unroll(steps=config.tail_steps, damping=config.tail_damping, from_image=True),
         )
-        self.config = config
-        self.num_classes = num_classes
-        self.in_channels = in_channels
-        self.image_shape = (in_channels, *layout.image_size)
+        self.config, self.num_classes, self.in_channels = config, num_classes, in_channels
+
+    @property
+    @override
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.in_channels, *self.config.layout.image_size
 
     @override
     def check_input(self, x: Tensor) -> None:
@@ -501,7 +536,7 @@ def mdeq(
     if isinstance(size, str) and size not in PRESETS:
         raise InputError(f"There is no MDEQ of size {size!r}; choose one of {', '.join(PRESETS)}.")
     config = PRESETS[size] if isinstance(size, str) else size
-    return MDEQ(config if image_size is None else replace(config, image_size=image_size), num_classes, in_channels)
+    return config.build(num_classes, in_channels, image_size)
 
 
 def _convolution(

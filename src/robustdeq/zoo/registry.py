@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_tensors, write_text
 from robustdeq.deq.model import DEQ
-from robustdeq.zoo.card import CARD_START, Card, Model, card_markdown, card_of
+from robustdeq.zoo.architecture import ZooModel
+from robustdeq.zoo.card import CARD_START, Card, card_markdown, card_of
 
 _METADATA_KEY = "robustdeq"
 _SUFFIX = ".safetensors"
@@ -47,7 +48,8 @@ def save(
     earlier `save` left under the same name, whole or in shards, is gone afterwards.
 
     Args:
-        model: a model made by `rd.models.mdeq`, `resnet18` or `wide_resnet34_10`, or converted from a checkpoint.
+        model: a model of the zoo: made by `rd.models.mdeq`, `resnet18` or `wide_resnet34_10`, built from an
+            architecture in `zoo.presets.MODELS`, or converted from a checkpoint.
         path: `NAME.safetensors`, or `NAME` alone; the card is `NAME.md`.
         early: the n of its early-state defense, where it was chosen on a development set.
         provenance: how the weights came about; plain values.
@@ -61,7 +63,7 @@ def save(
             the shards, or the name is that of a shard or its card would replace another text.
         OSError: a file cannot be written.
     """
-    if not isinstance(model, Model):
+    if not isinstance(model, ZooModel):
         raise InputError(
             f"a {type(model).__name__} cannot be rebuilt from a file; save its state_dict with safetensors instead."
         )
@@ -114,7 +116,7 @@ def _stored(weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[st
     return stored
 
 
-def _rebuilt(card: Card, weights: Mapping[str, Tensor]) -> Model:
+def _rebuilt(card: Card, weights: Mapping[str, Tensor]) -> ZooModel:
     """The model that `load` will give, made without drawing random numbers."""
     try:
         with torch.device("meta"):
@@ -193,7 +195,7 @@ def read_card(name_or_path: str | Path) -> Card:
         ) from error
 
 
-def load(name_or_path: str | Path) -> Model:
+def load(name_or_path: str | Path) -> ZooModel:
     """A model with its weights, in eval mode.
 
     Args:

@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from robustdeq.base.errors import InputError
+from robustdeq.deq.model import StateGradient
+from robustdeq.zoo.architecture import Architecture, ZooModel
 
 
 @dataclass(frozen=True)
-class ResNetConfig:
+class ResNetConfig(Architecture):
     """Everything that tells one residual network from another, apart from its images and classes.
 
     Args:
@@ -30,6 +34,8 @@ class ResNetConfig:
         InputError: If a stage has no block, or no feature maps.
     """
 
+    kind: ClassVar[str] = "ResNet"
+
     blocks: tuple[int, ...] = (2, 2, 2, 2)
     width: int = 64
 
@@ -39,9 +45,25 @@ class ResNetConfig:
         if self.width < 1:
             raise InputError(f"width is {self.width}; give at least 1 feature map.")
 
+    @property
+    @override
+    def summary(self) -> str:
+        layers, blocks = 2 * sum(self.blocks) + 2, ", ".join(map(str, self.blocks))
+        return f"ResNet-{layers}, stages of {blocks} blocks, {self.width} feature maps"
+
+    @override
+    def build(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int | tuple[int, int] | None = None,
+        gradient: StateGradient | None = None,
+    ) -> ResNet:
+        return ResNet(self, num_classes, in_channels)
+
 
 @dataclass(frozen=True)
-class WideResNetConfig:
+class WideResNetConfig(Architecture):
     """Everything that tells one wide residual network from another, apart from its images and classes.
 
     Args:
@@ -52,6 +74,8 @@ class WideResNetConfig:
         InputError: If no whole number of blocks has that depth, or the width is not positive.
     """
 
+    kind: ClassVar[str] = "WideResNet"
+
     depth: int = 34
     widening: int = 10
 
@@ -60,6 +84,21 @@ class WideResNetConfig:
             raise InputError(f"depth is {self.depth}; give 6 n + 4 for n ≥ 1 blocks per stage, such as 28 or 34.")
         if self.widening < 1:
             raise InputError(f"widening is {self.widening}; give 1 or more.")
+
+    @property
+    @override
+    def summary(self) -> str:
+        return f"WRN-{self.depth}-{self.widening}, a wide residual network"
+
+    @override
+    def build(
+        self,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        image_size: int | tuple[int, int] | None = None,
+        gradient: StateGradient | None = None,
+    ) -> WideResNet:
+        return WideResNet(self, num_classes, in_channels)
 
 
 class BasicBlock(nn.Module):
@@ -91,7 +130,7 @@ class BasicBlock(nn.Module):
         return F.relu(residual + self.shortcut(x))
 
 
-class ResNet(nn.Module):
+class ResNet(ZooModel[ResNetConfig]):
     """A residual network for small images, which remembers its configuration.
 
     Args:
@@ -172,7 +211,7 @@ class WideStage(nn.Module):
         return self.layer(x)
 
 
-class WideResNet(nn.Module):
+class WideResNet(ZooModel[WideResNetConfig]):
     """A wide residual network for small images, which remembers its configuration.
 
     Args:
@@ -213,7 +252,7 @@ def resnet18(num_classes: int = 10, in_channels: int = 3) -> ResNet:
     Returns:
         The model: raw pixels in [0, 1], (B, in_channels, H, W), to logits (B, num_classes).
     """
-    return ResNet(ResNetConfig(), num_classes, in_channels)
+    return ResNetConfig().build(num_classes, in_channels)
 
 
 def wide_resnet34_10(num_classes: int = 10, in_channels: int = 3) -> WideResNet:
@@ -226,4 +265,4 @@ def wide_resnet34_10(num_classes: int = 10, in_channels: int = 3) -> WideResNet:
     Returns:
         The model: raw pixels in [0, 1], (B, in_channels, H, W), to logits (B, num_classes).
     """
-    return WideResNet(WideResNetConfig(), num_classes, in_channels)
+    return WideResNetConfig().build(num_classes, in_channels)

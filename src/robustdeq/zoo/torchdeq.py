@@ -4,6 +4,10 @@ A TorchDEQ model is a module whose forward makes z ↦ f(z; x) and z_0 and calls
 call cuts the forward in two. What comes before it is run up to the call, and abandoned there, to get f and z_0 for an
 x; what comes after it is run with a state of our choice as the core's answer. So the module serves as it is, and its
 f is differentiated with respect to x itself: u = x.
+
+Whether the two parts really make the module is checked on images drawn in the range of the example: the injection, f
+and the head must not be random nor mix the samples of a batch, the head must see the state alone, and our solve must
+end where TorchDEQ's ends.
 """
 
 from __future__ import annotations
@@ -23,8 +27,15 @@ from robustdeq.deq.cell import BoundCell
 from robustdeq.deq.model import DEQ, StateGradient
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Anderson, Broyden, Picard, Solver
+from robustdeq.solvers.base import StopRule
 
 _KNOWN_SETTINGS = {"f_max_iter", "tau", "m", "lam"}
+_PAST_THE_STATE = (
+    "the logits depend on x past the state of the DEQ; give `rd.DEQ` an injection, a cell and a head instead."
+)
+_DRAWN, _SOLVED, _REPEATS = 16, 8, 3
+_CONVERGED = 3  # TorchDEQ's Broyden also stops, where it makes no progress, below this multiple of the tolerance
+_AMPLIFIED = 100  # how much more than a nudge of the image the rounding of another implementation may move the end
 
 
 def from_torchdeq(
@@ -38,13 +49,17 @@ def from_torchdeq(
 
     The forward of the module must call its core exactly once, on a state that is a tensor or a tuple of tensors with
     the batch first, and return logits (B, K) that depend on x through that state alone. The part before the call runs
-    again whenever f is differentiated, so it must give the same result each time: the model is for evaluation.
+    again whenever f is differentiated, so it must give the same result each time: the model is for evaluation, and in
+    training mode it refuses to run.
+
+    Two differences remain. Ours stops each sample by itself where TorchDEQ goes on until the slowest of the batch has
+    converged, so that larger batches agree within the tolerance only. And ours never returns the image of z_0 (nor,
+    with Anderson's method, prefers a later state to z_1), which TorchDEQ does where every later residual is larger.
 
     Args:
         module: the model; put into eval mode, otherwise left as it is.
-        example: a batch of inputs it accepts.
-        solver: the fixed-point method; by default the core's own, with its settings for eval mode. Ours judges
-            convergence per sample where TorchDEQ waits for the slowest of a batch.
+        example: a batch of inputs it accepts, (B, …); the images that the conversion is checked on lie in its range.
+        solver: the fixed-point method; by default the core's own, with its settings for eval mode.
         tail: what follows the solve; by default what TorchDEQ returns in eval mode: z* itself after Broyden's method,
             the (damped) image of the last state otherwise.
         gradient: how `forward` differentiates the solve; None for the tail alone, which after Broyden's method is no
@@ -54,8 +69,8 @@ def from_torchdeq(
         The model; its states are flat, (B, D), where TorchDEQ's are tuples.
 
     Raises:
-        InputError: the module has no core or several, its forward is not cut in two by one call, or the settings of
-            the core have no counterpart here.
+        InputError: the module has no core or several, its forward is not cut in two by one call, the two parts do not
+            make the module on other images, or the settings of the core have no counterpart here.
     """
     name = _core_name(module)
     module.eval()
@@ -65,10 +80,17 @@ def from_torchdeq(
     if not all(state.ndim > 1 and len(state) == len(example) for state in states):
         raise InputError(f"the state of the model is not {len(example)} samples of at least one entry, batch first.")
     _check_readout(cell, call, example)
+    images = _drawn(example)
+    _check_parts(cell, images)
+    own = solver is None and tail is None
     if solver is None or tail is None:
         own_solver, own_tail = _iteration(module.get_submodule(name), call.settings)
         solver, tail = solver or own_solver, tail or own_tail
-    return DEQ(nn.Identity(), cell, Readout(cell, example[:1], call.packing), solver, tail, gradient).eval()
+    deq = DEQ(nn.Identity(), cell, Readout(cell, example[:1], call.packing), solver, tail, gradient).eval()
+    if own:
+        for image in images[:: _DRAWN // _SOLVED]:
+            _check_solve(deq, cell, image[None])
+    return deq
 
 
 @dataclass(frozen=True)
@@ -177,11 +199,18 @@ class TorchDEQCell(nn.Module):
             return reached.call
         raise InputError("the forward of the model does not call its TorchDEQ core; convert the module that does.")
 
-    def resume(self, x: Float[Tensor, "batch *image"], state: Tensor | list[Tensor]) -> Any:
-        """What the model returns for x where its core answers with a state; `InputError` where it is asked twice."""
+    def resume(self, x: Float[Tensor, "batch *image"], state: Tensor | list[Tensor], statistic: float = -1.0) -> Any:
+        """What the model returns for x where its core answers with a state; `InputError` where it is asked twice.
+
+        Args:
+            x: the inputs, (B, …).
+            state: z, one tensor or several.
+            statistic: every entry of the statistics that the core gives with its answer.
+        """
         from torchdeq.solver.stat import SolverStat
 
-        answers = iter([([state], SolverStat())])
+        told = {name: torch.full_like(value, statistic) for name, value in SolverStat().items()}
+        answers = iter([([state], SolverStat(told))])
 
         def answer(*_: Any, **__: Any) -> Any:
             try:
@@ -194,8 +223,16 @@ class TorchDEQCell(nn.Module):
         with self._answered_by(answer):
             return self.module(x)
 
+    def solved(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *state"]:
+        """Where TorchDEQ's own solve for x ends, as one tensor."""
+        call = self.call(x)
+        core: Any = self.module.get_submodule(self._core)
+        return call.packing.pack(core(call.function, call.initial, solver_kwargs=dict(call.settings))[0][-1])
+
     @contextmanager
     def _answered_by(self, forward: Callable[..., Any]) -> Iterator[None]:
+        if any(part.training for part in self.module.modules()):
+            raise InputError("the TorchDEQ model, or a part of it, is in training mode; call eval() on it.")
         core: Any = self.module.get_submodule(self._core)
         core.forward = forward
         try:
@@ -246,8 +283,82 @@ def _check_readout(cell: TorchDEQCell, call: CoreCall, example: Tensor) -> None:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(example):
         raise InputError("the model does not return logits (B, K) alone; wrap it in a module that does.")
     if logits.requires_grad and torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] is not None:
+        raise InputError(_PAST_THE_STATE)
+
+
+def _drawn(example: Float[Tensor, "batch *image"]) -> Float[Tensor, "drawn *image"]:
+    """Images in the range of the example, always the same: its own, shuffled within, and noise, from bright to dark.
+
+    An example of one value only is taken for the lower end of a range of length 1.
+    """
+    generator = torch.Generator().manual_seed(0)
+    known = example.detach().cpu()
+    low, high = known.aminmax()
+    span = high - low if high > low else torch.ones_like(low)
+    images = []
+    for i, exponent in enumerate(torch.logspace(-3, 3, _DRAWN // 2, base=2).tolist()):
+        image = known[i % len(known)]
+        order = torch.randperm(image.numel(), generator=generator)
+        noise = torch.rand(image.shape, generator=generator, dtype=torch.float64).to(image.dtype)
+        images += [image.flatten()[order].view_as(image), low + span * noise**exponent]
+    return torch.stack(images).to(example)
+
+
+@torch.no_grad()
+def _check_parts(cell: TorchDEQCell, images: Float[Tensor, "drawn *image"]) -> None:
+    """Raise `InputError` unless each part is a function, per sample, of what the conversion gives it."""
+    call = cell.call(images)
+    start, state = call.start(), cell.solved(images)
+    value, logits = call.apply(start), cell.resume(images, call.packing.unpack(state))
+
+    def differs(other: Tensor, expected: Tensor, tolerance: float) -> bool:
+        bound = tolerance * float(expected.nan_to_num(0, 0, 0).abs().max())
+        return not torch.allclose(other, expected, rtol=0, atol=bound, equal_nan=True)
+
+    def head(x: Tensor, z: Tensor, statistic: float = -1.0) -> Tensor:
+        return cell.resume(x, call.packing.unpack(z), statistic)
+
+    exact, rounded = (torch.finfo(state.dtype).eps * 100, torch.finfo(state.dtype).eps ** 0.5)
+    for _ in range(_REPEATS):
+        again = cell.call(images)
+        if again.settings != call.settings:
+            raise InputError("the solver's settings change from call to call; pass the same ones each time.")
+        if differs(again.start(), start, exact) or differs(again.apply(start), value, exact):
+            raise InputError(
+                "the injection, z_0 or f of the model changes from call to call; take its noise or memory out."
+            )
+        if differs(head(images, state), logits, exact):
+            raise InputError("the head of the model changes from call to call; take its noise or memory out.")
+    if differs(head(images, state, 7.0), logits, exact):
+        raise InputError("the logits depend on the statistics of the solver; let the model read the state alone.")
+    if any(differs(head(images.roll(i, 0), state), logits, rounded) for i in range(1, len(images))):
+        raise InputError(_PAST_THE_STATE)
+    one = cell.call(images[:1])
+    alone = one.start(), one.apply(start[:1]), head(images[:1], state[:1])
+    if any(differs(single, whole[:1], rounded) for single, whole in zip(alone, (start, value, logits), strict=True)):
+        raise InputError("the samples of a batch depend on each other; let the model treat each by itself.")
+
+
+@torch.no_grad()
+def _check_solve(deq: DEQ, cell: TorchDEQCell, image: Float[Tensor, "one *image"]) -> None:
+    """Raise `InputError` unless TorchDEQ's solve and ours end at the same state, but for rounding and the tolerance."""
+    eps = torch.finfo(image.dtype).eps
+    nudge = 8 * eps * image.abs().max() * torch.linspace(-1, 1, image.numel()).to(image).view_as(image)
+    theirs, ours = cell.solved(image), deq.solution(image).final
+    apart, call = (ours - theirs).norm(), cell.call(image)
+
+    def residual(z: Tensor) -> Tensor:
+        value = call.apply(z)
+        return (value - z).norm() / (value.norm() if deq.solver.rule is StopRule.REL else 1)
+
+    moved = max((cell.solved(image + sign * nudge) - theirs).norm() for sign in (-2, -1, 1, 2))
+    rounding = eps**0.5 * theirs.norm() + _AMPLIFIED * moved
+    if theirs.isfinite().all() and not (
+        apart <= rounding or max(residual(theirs), residual(ours)) < _CONVERGED * deq.solver.tol
+    ):
         raise InputError(
-            "the logits depend on x past the state of the DEQ; give `rd.DEQ` an injection, a cell and a head instead."
+            f"our solve ends elsewhere than TorchDEQ's, by {float(apart / theirs.norm()):.1%} of the state on an image "
+            "like the example; pass a solver and a tail, which are then the model's."
         )
 
 
@@ -259,9 +370,17 @@ def _iteration(core: nn.Module, settings: Mapping[str, Any]) -> tuple[Solver, Un
     if unknown or kind not in _SOLVERS:
         what = f"the settings {', '.join(sorted(unknown))}" if unknown else f"the solver {kind}"
         raise InputError(f"{what} of the model's TorchDEQ core have no counterpart; pass a solver and a tail.")
-    return _SOLVERS[kind](
-        int(settings.get("f_max_iter", options.eval_f_max_iter)), options.f_tol, options.f_stop_mode, settings
-    )
+    evaluations = int(settings.get("f_max_iter", options.eval_f_max_iter))
+    return _SOLVERS[kind](evaluations, options.f_tol, options.f_stop_mode, settings)
+
+
+def _steps(evaluations: int, least: int) -> int:
+    """Our steps for as many evaluations of f; raises `InputError` where TorchDEQ makes no step with them."""
+    if evaluations < least:
+        raise InputError(
+            f"with an f_max_iter of {evaluations} this solver of TorchDEQ does not solve; raise it to {least} or more."
+        )
+    return evaluations - 1
 
 
 def _broyden(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
@@ -269,19 +388,22 @@ def _broyden(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any
 
 
 def _anderson(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
-    mixing, history, ridge = settings.get("tau", 1.0), settings.get("m", 6), settings.get("lam", 1e-4)
-    solver = Anderson(evaluations - 1, tol, stop, history=history, mixing=mixing, ridge=ridge)
+    if settings.get("tau", 1.0) != 1:
+        raise InputError(
+            "TorchDEQ does not damp the first step of Anderson's method with tau; pass a solver and a tail."
+        )
+    solver = Anderson(_steps(evaluations, 3), tol, stop, history=settings.get("m", 6), ridge=settings.get("lam", 1e-4))
     return solver, Unroll(0, from_image=True)
 
 
 def _picard(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
     damping = settings.get("tau", 1.0)
-    return Picard(evaluations - 1, tol / damping, stop, damping=damping), Unroll(1, damping)
+    return Picard(_steps(evaluations, 2), tol / damping, stop, damping=damping), Unroll(1, damping)
 
 
 def _unchecked_picard(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
     damping = settings.get("tau", 1.0)
-    return Picard(evaluations - 1, 0.0, stop, result="last", damping=damping), Unroll(1, damping)
+    return Picard(_steps(evaluations, 2), 0.0, stop, result="last", damping=damping), Unroll(1, damping)
 
 
 _SOLVERS = {

@@ -1,0 +1,25 @@
+"""The models by name: what `mdeq`, recipes, `robustdeq models`, saving and loading know.
+
+Another network is registered by one line, here or from outside: `MODELS["mine"] = MyArchitecture(…)`.
+"""
+
+from __future__ import annotations
+
+from robustdeq.base.errors import InputError
+from robustdeq.zoo.architecture import Architecture
+from robustdeq.zoo.mdeq import PRESETS
+from robustdeq.zoo.resnet import ResNetConfig, WideResNetConfig
+
+MODELS: dict[str, Architecture] = {**PRESETS, "resnet18": ResNetConfig(), "wrn34-10": WideResNetConfig(34, 10)}
+
+
+def architecture_named(name: str) -> Architecture:
+    """The settings of a model by its name; raises `InputError` where there is none of that name."""
+    if name not in MODELS:
+        raise InputError(f"there is no model {name!r}; choose one of {', '.join(MODELS)}.")
+    return MODELS[name]
+
+
+def architecture_kind(kind: str) -> type[Architecture]:
+    """The class of settings behind the kind of network that a weights file names; raises `KeyError` for another."""
+    return {config.kind: type(config) for config in MODELS.values()}[kind]
