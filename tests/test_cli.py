@@ -20,10 +20,12 @@ from PIL import Image
 import robustdeq as rd
 from robustdeq import cli
 from robustdeq.attacks import PGD
+from robustdeq.cli.commands import COMMANDS, command
+from robustdeq.cli.parser import parse
 from robustdeq.evaluation import Store
 from robustdeq.evaluation.store import FILE
+from robustdeq.recipes import recipe_names
 from robustdeq.training import Recipe
-from robustdeq.training.recipes import recipe_names
 from robustdeq.zoo.registry import read_card
 from robustdeq.zoo.resnet import ResNet, ResNetConfig, WideResNet
 
@@ -184,7 +186,9 @@ def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str])
         ([*TRAIN, "--objective", "best"], "best"),
         ([*TRAIN, "--gradient", "best"], "best"),
         ([*TRAIN, "--bogus", "1"], "--bogus"),
-        (["bogus"], "bogus"),
+        ([*TRAIN, "--resume", "perhaps"], "perhaps"),
+        (["bogus"], "there is no command 'bogus'; choose one of demo, train"),
+        (["evluate", "model.safetensors"], "did you mean evaluate?"),
         (["evaluate"], "weights"),
         (evaluate(weights="missing.safetensors"), "missing.safetensors"),
         (evaluate(weights="broken.safetensors"), "broken.safetensors"),
@@ -276,7 +280,7 @@ def test_interruption_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, caps
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "evaluate_together", interrupt)
+    monkeypatch.setattr("robustdeq.cli.measurement.evaluate", interrupt)
     with pytest.raises(SystemExit) as end:
         cli.main(evaluate())
     assert end.value.code == 130
@@ -334,9 +338,11 @@ def test_recipe_is_a_configuration_that_options_override(folder: Path) -> None:
 def test_every_recipe_is_a_training(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[tuple[torch.nn.Module, Recipe]] = []
     digits = rd.data.load("digits")
-    monkeypatch.setattr(cli, "load_data", lambda _: digits)
-    monkeypatch.setattr(cli, "save_training_figure", lambda *_: None)
-    monkeypatch.setattr(cli, "fit", lambda model, splits, recipe, folder, *_: begun.append((model, recipe)) or folder)
+    monkeypatch.setattr("robustdeq.cli.train.load_data", lambda _: digits)
+    monkeypatch.setattr("robustdeq.cli.train.save_training_figure", lambda *_: None)
+    monkeypatch.setattr(
+        "robustdeq.cli.train.fit", lambda model, splits, recipe, folder, *_: begun.append((model, recipe)) or folder
+    )
     with torch.device("meta"):
         cli.main(["train", name])
     ((model, recipe),) = begun
@@ -350,7 +356,7 @@ def test_resumed_run_that_is_finished_is_left_as_it_is(capsys: pytest.CaptureFix
     cli.main([*TRAIN, "--output", "run"])
     before = contents(Path("run"))
     capsys.readouterr()
-    cli.main([*TRAIN, "--output", "run", "--resume", "true"])
+    cli.main([*TRAIN, "--resume", "--output", "run"])
     assert {name: text for name, text in contents(Path("run")).items() if not name.endswith(".png")} == {
         name: text for name, text in before.items() if not name.endswith(".png")
     }
@@ -399,7 +405,7 @@ def test_same_command_shows_the_same_table_again_from_what_it_kept(
 
 
 def test_overwriting_deletes_what_an_evaluation_leaves_and_nothing_else() -> None:
-    cli.main(again("--save_adversaries", "true"))
+    cli.main(again("--save_adversaries"))
     mine = ["notes.txt", "results.txt", "results-of-mine.sqlite", "adversaries/notes.txt"]
     for name in mine:
         Path("finished", name).write_text("mine")
@@ -471,11 +477,57 @@ def test_command_is_installed(folder: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "command", ["demo", "train", "evaluate", "reproduce", "report", "export", "convert", "models", "recipes"]
-)
-def test_help_explains_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_each_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main([command, "--help"])
+        cli.main([name, "--help"])
     assert end.value.code == 0
-    assert f"robustdeq [options] {command}" in capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"robustdeq [options] {name}" in shown
+    assert COMMANDS[name] in shown
+    cli.main(["--help"])
+    assert COMMANDS[name] in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "switch", [["--overwrite"], ["--overwrite", "true"], ["--overwrite=true"], ["--overwrite", "no"]]
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_switch_needs_no_value(switch: list[str], first: bool) -> None:
+    arguments = [*switch, "weights.pth.tar"] if first else ["weights.pth.tar", *switch]
+    name, settings = parse(["convert", *arguments], {"convert": command("convert")})
+    assert (name, settings["checkpoint"]) == ("convert", Path("weights.pth.tar"))
+    assert settings["overwrite"] is ("no" not in switch)
+
+
+def test_options_before_the_command_hold_a_section_for_each() -> None:
+    Path("sections.yaml").write_text("convert: {checkpoint: resnet.pth.tar, output: new.safetensors}")
+    cli.main(["--config", "sections.yaml", "convert"])
+    assert Path("new.safetensors").is_file()
+
+
+HEAVY = {"datasets", "lightning", "matplotlib", "plotly", "pyautoattack", "scipy"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        (["--help"], HEAVY | {"torch", "rich", "jsonargparse"}),
+        (["recipes"], HEAVY | {"torch"}),
+        (["evluate"], HEAVY | {"torch"}),
+        (["models"], HEAVY),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_command_imports_only_what_it_uses(arguments: list[str], absent: set[str]) -> None:
+    code = f"""
+import sys
+from robustdeq.cli import main
+try:
+    main({arguments})
+except SystemExit:
+    pass
+sys.exit(", ".join({absent} & sys.modules.keys()) or None)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

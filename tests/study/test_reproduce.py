@@ -233,7 +233,7 @@ def test_other_settings_do_not_replace_results(folder: Path, capsys: pytest.Capt
     assert stopped.value.code == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "fig4.json was made with other settings (" in said
-    assert said.endswith("choose another --output, or pass --overwrite true.")
+    assert said.endswith("choose another --output, or pass --overwrite.")
     assert (folder / "fig4.json").read_text() == before
 
 

@@ -9,9 +9,9 @@ from robustdeq.base.errors import InputError
 from robustdeq.data import Images, load
 from robustdeq.gradients import Exact, Phantom, ThroughSolver
 from robustdeq.models import MDEQ, ResNet, Unroll, WideResNet
+from robustdeq.recipes import recipe_names
 from robustdeq.training import AdversarialTraining, Standard
 from robustdeq.training.plan import Plan, read_plan
-from robustdeq.training.recipes import recipe_names
 
 SOLVES = {"large-pgdat-exact-8-7": (8, 7), "large-pgdat-exact-18-20": (18, 20), "large-pgdat-exact-50-50": (50, 50)}
 

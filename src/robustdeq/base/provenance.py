@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 DISPLAY = ("cli", "base/progress", "reporting")
-ABOVE = (*DISPLAY, "study")
+ABOVE = (*DISPLAY, "study", "recipes")
 _PACKAGE = Path(__file__).parents[1]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import binomtest
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -19,6 +18,8 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
 
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
     """
+    from scipy.stats import binomtest  # takes longer to import than all of the package
+
     interval = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 

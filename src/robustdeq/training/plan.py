@@ -12,8 +12,8 @@ from jsonargparse import ArgumentParser
 from robustdeq.base.errors import InputError, hint
 from robustdeq.data import Images
 from robustdeq.deq.gradients import Phantom, StateGradient
+from robustdeq.recipes import locate_recipe
 from robustdeq.training.recipe import Recipe
-from robustdeq.training.recipes import locate_recipe
 from robustdeq.zoo import ZooModel
 from robustdeq.zoo.presets import architecture_named
 

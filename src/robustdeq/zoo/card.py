@@ -16,10 +16,10 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from scipy.stats import binomtest
 from torch import nn
 
 from robustdeq import solvers
+from robustdeq.base.statistics import wilson_interval
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.tail import Unroll
 from robustdeq.zoo.architecture import ZooModel
@@ -306,8 +306,7 @@ def _percent(share: float) -> str:
 
 
 def _wilson_interval(share: float, images: int) -> str:
-    interval = binomtest(round(share * images), images).proportion_ci(method="wilson")
-    return f"{_percent(interval.low)}–{_percent(interval.high)}"
+    return "–".join(map(_percent, wilson_interval(round(share * images), images)))
 
 
 def _limits(card: Card, file: str) -> str:

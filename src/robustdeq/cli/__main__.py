@@ -1,0 +1,5 @@
+"""`python -m robustdeq.cli` is `robustdeq`."""
+
+from robustdeq.cli import main
+
+main()

@@ -1,0 +1,90 @@
+"""Which commands there are, and how one is run; its module, and all that it needs, is imported when it is asked for."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from textwrap import fill
+from typing import NoReturn
+
+from robustdeq.base.errors import InputError, hint
+
+COMMANDS = {
+    "demo": "Train a small model adversarially on digits, attack it through every gradient, and show the table.",
+    "train": "Train a model by a recipe and keep the weights that resist best on the development split.",
+    "evaluate": "Attack a model through every gradient, under every defense, and show the table.",
+    "reproduce": "Measure a table or figure of the paper, or one that it could not show, beside the paper's numbers.",
+    "report": "Make a page, or a Markdown document of tables and figures, from the folders of evaluations and "
+    "reproductions.",
+    "bench": "Measure speed and memory as ratios, every side in one run, and say which bounds they keep.",
+    "export": "Write the results of an evaluation in the format of another tool.",
+    "convert": "Turn a checkpoint of the published MDEQ code, or of a CIFAR residual network, into a weights file.",
+    "models": "List the sizes of models and the weights that can be loaded by name.",
+    "recipes": "List the recipes for training.",
+}
+"""The first lines of the docstrings, so that help need not import what the commands use."""
+
+
+def command(name: str) -> Callable[..., None]:
+    """The function that does a command, from the module of its name."""
+    return getattr(import_module(f"robustdeq.cli.{name}"), name)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; input that cannot be used ends it with one sentence and status 2.
+
+    Args:
+        arguments: the command and its options; those of the process by default.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    if given in ([], ["-h"], ["--help"]):
+        print(_overview())
+        return
+    try:
+        _run(given)
+    except InputError as error:
+        fail(str(error))
+    except ValueError as error:  # the parser's, where one of several types refused its settings
+        if not isinstance(error.__cause__, InputError):
+            raise
+        fail(str(error.__cause__))
+    except OSError as error:
+        fail(f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error}).")
+    except KeyboardInterrupt:
+        fail("interrupted.", status=130)
+
+
+def fail(sentence: str, status: int = 2) -> NoReturn:
+    """Print a sentence on standard error and end the process with a status."""
+    from rich.console import Console
+
+    Console(stderr=True).print(f"robustdeq: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(status)
+
+
+def _run(given: list[str]) -> None:
+    """Do one command; options before it (`--config FILE` with a section per command) need the parsers of all."""
+    from robustdeq.cli.parser import parse
+
+    first = given[0]
+    if first not in COMMANDS and not first.startswith("-"):
+        meant = hint(first, COMMANDS, f"choose one of {', '.join(COMMANDS)}.")
+        raise InputError(f"there is no command {first!r}; {meant}")
+    name, settings = parse(given, {name: command(name) for name in ([first] if first in COMMANDS else COMMANDS)})
+    command(name)(**settings)
+
+
+def _overview() -> str:
+    """The help of the whole command line."""
+    width = shutil.get_terminal_size().columns
+    rows = (
+        fill(summary, width, initial_indent=f"  {name:<11}", subsequent_indent=" " * 13)
+        for name, summary in COMMANDS.items()
+    )
+    advice = (
+        "`robustdeq COMMAND --help` explains a command and its options. Every option has a default that works. Options "
+        "can also stand in a YAML file (--config FILE); those on the command line override it."
+    )
+    return "\n".join(("usage: robustdeq [--config FILE] COMMAND ...", "", *rows, "", fill(advice, width)))

@@ -1,0 +1,41 @@
+"""`robustdeq convert`: a checkpoint of other code, as a weights file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from robustdeq.base.errors import InputError
+from robustdeq.cli.console import console
+from robustdeq.cli.outputs import refuse_to_overwrite
+from robustdeq.deq import Unroll
+from robustdeq.solvers import Broyden
+from robustdeq.zoo import convert_checkpoint
+
+
+def convert(
+    checkpoint: Path,
+    output: Path | None = None,
+    tail: Literal["exact", "unrolled"] = "exact",
+    max_steps: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Turn a checkpoint of the published MDEQ code, or of a CIFAR residual network, into a weights file.
+
+    Args:
+        checkpoint: a .pth.tar file with a state_dict, a bare state dict, or a safetensors file.
+        output: the weights file; by default the checkpoint's name with .safetensors.
+        tail: how the MDEQ was trained: exact (its output is f(z*)) or unrolled (5 damped steps more).
+        max_steps: the solver's steps; by default the published ones.
+        overwrite: replace the weights file.
+    """
+    path = output or checkpoint.with_name(checkpoint.name.split(".")[0] + ".safetensors")
+    path = path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
+    if path == checkpoint:
+        raise InputError(f"{path} would be replaced by its own conversion; choose another --output.")
+    refuse_to_overwrite([path], overwrite)
+    unrolled = Unroll(5, 0.5, from_image=True) if tail == "unrolled" else None
+    solver = None if max_steps is None else Broyden(max_steps=max_steps, tol=1e-3, stop="rel")
+    model = convert_checkpoint(checkpoint, path, solver=solver, tail=unrolled)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    console.print(f"{path} holds a {type(model).__name__} with {count:,} parameters.")

@@ -1,0 +1,132 @@
+"""`robustdeq evaluate`: a model, attacked through every gradient, under every defense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from robustdeq.attacks import PGD
+from robustdeq.base.errors import InputError
+from robustdeq.base.progress import Report
+from robustdeq.cli.device import device_named
+from robustdeq.cli.measurement import measure
+from robustdeq.cli.outputs import refuse_file
+from robustdeq.data import Images
+from robustdeq.data import load as load_data
+from robustdeq.deq import EntropyReduction
+from robustdeq.deq.defenses import EarlyState
+from robustdeq.evaluation import (
+    Estimators,
+    Evaluation,
+    Strict,
+    deq_evaluation,
+    network_evaluation,
+    reduction_evaluation,
+)
+from robustdeq.evaluation.distributed import launch
+from robustdeq.evaluation.protocol import protocol_named
+from robustdeq.zoo import MDEQ, load
+from robustdeq.zoo.registry import read_card
+
+
+def evaluate(
+    weights: str,
+    data: str = "cifar10",
+    n: int | None = None,
+    protocol: str = "paper",
+    attack: PGD = PGD(),  # noqa: B008
+    early: int | None = None,
+    estimators: Estimators = Estimators(),  # noqa: B008
+    strict: Strict = Strict(),  # noqa: B008
+    reduction: EntropyReduction = EntropyReduction(),  # noqa: B008
+    transfer: str | list[str] | None = None,
+    batch_size: int = 64,
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    save_adversaries: bool = False,
+    output: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Attack a model through every gradient, under every defense, and show the table.
+
+    Everything finished is kept at once; the same command goes on where an interrupted one stopped. An explicit network
+    is attacked by PGD and the standard AutoAttack.
+
+    Args:
+        weights: a file that `robustdeq train` or `convert` wrote, or the name of packaged weights.
+        data: where the test images come from; see `robustdeq train --help`.
+        n: how many test images, from the first; all by default.
+        protocol: which attacks: paper (Tables 2 and 6), strict (per-image worst case over all we know, with checks of
+            the attacks), ready-made (Table 1), autoattack (Table 3) or entropy (input entropy reduction, attacked as
+            published and adaptively).
+        attack: PGD and its threat model; eps and step_size in units of pixels in [0, 1].
+        early: the state of the early-state defense; by default the one chosen in training, else on the development
+            split of the data.
+        estimators: the settings of the estimated gradients.
+        strict: how hard the strict protocol tries.
+        reduction: input entropy reduction, for the protocol entropy.
+        transfer: weights of an explicit network, or of several as [A, B], whose adversaries the strict protocol tries
+            on the model.
+        batch_size: how many images are attacked at once.
+        device: cpu, cuda or auto.
+        devices: how many processes on each machine share the work.
+        nodes: how many machines share it; start the command on each with torchrun.
+        save_adversaries: keep the adversaries, one safetensors file per attack and batch.
+        output: the folder for the results; by default runs/evaluate/WEIGHTS-DATA-PROTOCOL.
+        overwrite: discard what an earlier evaluation left in the folder.
+    """
+    read_card(weights)
+    images = load_data(data).require("test")
+    images = images if n is None else images.head(n)
+    folder = output or Path("runs/evaluate") / f"{_short(weights)}-{_short(data)}-{protocol}"
+    refuse_file(folder)
+    model = load(weights)
+    model.check_images(images.pixels.shape[1:], len(images.classes), images.source)
+    place = device_named(device)
+    sources = {_short(name): load(name) for name in ([transfer] if isinstance(transfer, str) else transfer or ())}
+    for source in sources.values():
+        source.check_images(images.pixels.shape[1:], len(images.classes), images.source)
+    held_out = None
+    if isinstance(model, MDEQ):
+        early, held_out = _early_state(weights, data, early)
+        if early is not None:
+            EarlyState(early).check(model)
+
+    def build(where: torch.device, report: Report | None) -> Evaluation:
+        x, y = (tensor.to(where) for tensor in images.tensors())
+        if not isinstance(model, MDEQ):
+            return network_evaluation(model.to(where), x, y, attack, batch_size)
+        if protocol == "entropy":
+            return reduction_evaluation(model.to(where), x, y, reduction, attack, estimators, batch_size)
+        networks = {name: source.to(where) for name, source in sources.items()}
+        held = None
+        if held_out is not None:
+            held_x, held_y = held_out.tensors()
+            held = held_x.to(where), held_y.to(where)
+        return deq_evaluation(
+            model.to(where), x, y, protocol, attack, early, held, estimators, batch_size, report, strict, networks
+        )
+
+    if protocol != "entropy":
+        protocol_named(protocol)
+    fabric = launch(devices, nodes, place.type)
+    exhibited = model if isinstance(model, MDEQ) and protocol != "entropy" else None
+    measure(fabric, build, images, attack, estimators, folder, exhibited, save_adversaries, overwrite)
+
+
+def _early_state(weights: str, data: str, early: int | None) -> tuple[int | None, Images | None]:
+    """The early state that is asked for or that the weights name, else the images to choose it on."""
+    early = read_card(weights).early if early is None else early
+    if early is not None:
+        return early, None
+    development = load_data(data).development
+    if development is None:
+        raise InputError("the weights do not say which early state they were given; pass --early, the state to read.")
+    return None, development.head(256)
+
+
+def _short(name: str) -> str:
+    path = Path(name)
+    return path.parent.name if path.stem == "model" else path.stem

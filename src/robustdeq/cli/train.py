@@ -1,0 +1,73 @@
+"""`robustdeq train`: a model, trained by a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustdeq.base.progress import progress_bar
+from robustdeq.cli.console import console
+from robustdeq.cli.outputs import refuse_file, refuse_to_overwrite
+from robustdeq.data import load as load_data
+from robustdeq.deq.gradients import Phantom, StateGradient
+from robustdeq.reporting import save_training_figure
+from robustdeq.training import Hardware, Recipe, fit
+from robustdeq.training.plan import Plan
+from robustdeq.training.record import METRICS
+from robustdeq.training.run import is_first_process
+
+
+def train(
+    model: str = "small",
+    architecture: dict[str, Any] | None = None,
+    data: str = "cifar10",
+    gradient: StateGradient = Phantom(steps=5, damping=0.5),  # noqa: B008
+    output: Path | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    strategy: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    **settings: Any,
+) -> None:
+    """Train a model by a recipe and keep the weights that resist best on the development split.
+
+    Begin with the name of a recipe (`robustdeq recipes` lists them) or a YAML file; options override it.
+
+    Args:
+        model: the size of an MDEQ (nano, tiny, small, large or xl), or an explicit network (resnet18 or wrn34-10).
+        architecture: what of the model is to be different, such as {max_steps: 18, dropout: 0.1}.
+        data: digits, cifar10, cifar100, svhn, fashion_mnist, owner/name on the hub, or a local file or folder.
+        gradient: how a DEQ is differentiated for its weights, and for its adversaries unless the objective says.
+        output: the folder for weights and records; runs/MODEL-DATA by default.
+        device: cpu, cuda or auto.
+        devices: how many processes on each machine share every batch.
+        nodes: how many machines share it; start the command on each with torchrun.
+        strategy: ddp, fsdp (the weights sharded; needs CUDA) or auto.
+        resume: go on with the run in the folder, from its newest checkpoint.
+        overwrite: replace what an earlier run left in the folder.
+        settings: the recipe.
+    """
+    plan = Plan(model, architecture or {}, data, gradient, Recipe(**settings))
+    recipe, hardware = plan.recipe, Hardware(device, devices, nodes, strategy)
+    splits = load_data(data)
+    images = splits.require("train")
+    splits.require("development")
+    folder = Path("runs") / f"{model}-{Path(data).stem or 'data'}" if output is None else output
+    first = is_first_process()
+    if first and not resume:
+        refuse_to_overwrite([folder / "run.json", folder / "model.safetensors"], overwrite)
+    refuse_file(folder)
+    torch.manual_seed(recipe.schedule.seed)
+    network = plan.build(images)
+    if not first:
+        fit(network, splits, recipe, folder, None, resume, hardware)
+        return
+    console.print(f"training {model} on {images.source}")
+    with progress_bar("training") as report:
+        weights = fit(network, splits, recipe, folder, report, resume, hardware)
+    save_training_figure(folder / METRICS, folder / "training.png")
+    console.print(f"The best weights are in {weights}, described in {weights.with_suffix('.md')}.")
