@@ -84,9 +84,9 @@ from robustdeq.study.run import reproduce as reproduce_experiment
 from robustdeq.study.run import settings as settings_of
 from robustdeq.training import AdversarialTraining, Hardware, Objective, Optimization, Recipe, Schedule, Validation, fit
 from robustdeq.training.plan import Plan
+from robustdeq.training.processes import is_first_process
 from robustdeq.training.recipes import locate_recipe, recipe_names, recipe_summary
 from robustdeq.training.record import METRICS
-from robustdeq.training.run import is_first_process
 from robustdeq.zoo import MDEQ, PRESETS, convert_checkpoint, load, mdeq
 from robustdeq.zoo.card import Model
 from robustdeq.zoo.registry import packaged_names, read_card
@@ -100,7 +100,7 @@ _DEMO_RECIPE = Recipe(
     optimization=Optimization(learning_rate=2e-2, final_learning_rate=1e-4, warmup=0.25, clip_norm=1.0),
     schedule=Schedule(epochs=15, batch_size=32, validation_images=200, validations=3, seed=0),
     augmentation=None,
-    validation=Validation(attack=PGD(eps=DEMO_EPS, step_size=DEMO_EPS / 4, steps=10), gradient=Phantom(5, 0.5)),
+    validation=Validation(attack=PGD(eps=DEMO_EPS, step_size=DEMO_EPS / 4, steps=10)),
 )
 _DEMO_ESTIMATORS = Estimators(steps=(1, 5))
 

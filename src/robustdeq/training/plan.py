@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,13 +14,21 @@ from robustdeq.data import Images
 from robustdeq.deq.gradients import Phantom, StateGradient
 from robustdeq.training.recipe import Recipe
 from robustdeq.training.recipes import locate_recipe
-from robustdeq.zoo import MDEQ, PRESETS, MDEQConfig, ResNet, ResNetConfig, WideResNet, WideResNetConfig, mdeq
+from robustdeq.zoo import PRESETS, MDEQConfig, ResNet, ResNetConfig, WideResNet, WideResNetConfig, mdeq
 from robustdeq.zoo.card import Model
 
-_SIZES: Mapping[str, MDEQConfig | ResNetConfig | WideResNetConfig] = {
-    **PRESETS,
-    "resnet18": ResNetConfig(),
-    "wrn34-10": WideResNetConfig(34, 10),
+
+def _deq(config: MDEQConfig, classes: int, shape: tuple[int, ...], gradient: StateGradient) -> Model:
+    channels, height, width = shape
+    deq = mdeq(config, classes, channels, (height, width))
+    deq.gradient = gradient
+    return deq
+
+
+_MODELS: Mapping[str, tuple[Any, Callable[[Any, int, tuple[int, ...], StateGradient], Model]]] = {
+    **{size: (preset, _deq) for size, preset in PRESETS.items()},
+    "resnet18": (ResNetConfig(), lambda config, classes, shape, _: ResNet(config, classes, shape[0])),
+    "wrn34-10": (WideResNetConfig(34, 10), lambda config, classes, shape, _: WideResNet(config, classes, shape[0])),
 }
 
 
@@ -48,24 +56,17 @@ class Plan:
         Raises:
             InputError: there is no such model, its architecture has no such setting, or the images do not fit.
         """
-        if self.model not in _SIZES:
-            raise InputError(f"there is no model {self.model!r}; choose one of {', '.join(_SIZES)}.")
-        config = _SIZES[self.model]
+        if self.model not in _MODELS:
+            raise InputError(f"there is no model {self.model!r}; choose one of {', '.join(_MODELS)}.")
+        config, make = _MODELS[self.model]
         settings = [setting.name for setting in dataclasses.fields(config)]
         for key in self.architecture:
             if key not in settings:
                 meant = hint(key, settings, f"choose from {', '.join(settings)}.")
                 raise InputError(f"the architecture of {self.model} has no {key!r}; {meant}")
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in self.architecture.items()}
-        config = dataclasses.replace(config, **given)
-        channels, height, width = images.pixels.shape[1:]
-        if isinstance(config, ResNetConfig):
-            return ResNet(config, len(images.classes), channels)
-        if isinstance(config, WideResNetConfig):
-            return WideResNet(config, len(images.classes), channels)
-        deq: MDEQ = mdeq(config, len(images.classes), channels, (height, width))
-        deq.gradient = self.gradient
-        return deq
+        shape = tuple(images.pixels.shape[1:])
+        return make(dataclasses.replace(config, **given), len(images.classes), shape, self.gradient)
 
 
 def read_plan(name: str) -> Plan:
