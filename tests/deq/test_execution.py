@@ -14,7 +14,6 @@ import robustdeq as rd
 from cells import TanhCell, images, make_deq
 from robustdeq.base.errors import InputError
 from robustdeq.deq.cell import Execution, bind
-from robustdeq.deq.model import solving
 from robustdeq.deq.modes import evaluating
 from robustdeq.deq.tail import Unroll
 from robustdeq.gradients import Exact, Phantom, StateGradient, ThroughSolver
@@ -110,6 +109,13 @@ def compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("compiled_without_a_compiler")
+def test_compiled_f_leaves_the_settings_of_torch_alone() -> None:
+    usual = torch._functorch.config.donated_buffer
+    weight_gradient(make_deq(gradient=Exact(3, 1e-3)).with_settings(execution=Execution(compiled=True)), images())
+    assert torch._functorch.config.donated_buffer == usual
+
+
+@pytest.mark.usefixtures("compiled_without_a_compiler")
 def test_compiled_f_is_the_same_and_compiled_once() -> None:
     deq, x = nano(dropout=0.3).train(), squares()
     graphs = torch._dynamo.utils.counters["stats"]
@@ -127,17 +133,6 @@ def test_compiled_f_is_the_same_and_compiled_once() -> None:
     for gradient in gradients:
         read(gradient, Execution(compiled=True), x.flip(0))
     assert graphs["unique_graphs"] == before
-
-
-def test_solver_has_other_settings_within_and_its_own_again_after_an_error() -> None:
-    deq = make_deq()
-    usual = deq.solver
-    with pytest.raises(KeyError), solving(deq, max_steps=2):
-        with solving(deq, tol=0.5):
-            assert deq.solver == replace(usual, max_steps=2, tol=0.5)
-        assert deq.solver == replace(usual, max_steps=2)
-        raise KeyError
-    assert deq.solver is usual
 
 
 def test_evaluating_restores_what_was_in_training_and_what_needed_a_gradient() -> None:

@@ -1,13 +1,16 @@
 """Every table and figure, end to end: the rows and axes of the paper, with finite numbers from that very run."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from robustdeq.training.recipes import recipe_summary
 
 import robustdeq as rd
 from robustdeq import cli
@@ -16,6 +19,7 @@ from robustdeq.base.errors import InputError
 from robustdeq.data import load
 from robustdeq.evaluation import Estimators, Store
 from robustdeq.evaluation.run import Evaluation
+from robustdeq.gradients import Exact, Gradient
 from robustdeq.study import (
     EXPERIMENTS,
     Budget,
@@ -27,7 +31,8 @@ from robustdeq.study import (
     published,
     scale_named,
 )
-from robustdeq.study.configurations import CONFIGURATIONS, EXACT_8_7, EXACT_50_50, RESNET, UNROLLED
+from robustdeq.study.configurations import CONFIGURATIONS, EXACT_8_7, EXACT_50_50, RESNET, UNROLLED, Configuration
+from robustdeq.study.paper.accumulation import states_under_ready_made
 from robustdeq.study.run import reproduce
 from robustdeq.study.times import collect, measured_times
 from robustdeq.training import seconds_trained
@@ -263,6 +268,34 @@ def test_early_state_of_given_weights_is_chosen_where_they_do_not_say(tmp_path: 
     assert trained.early in range(1, 7)
 
 
+BACKWARD = {"exact-8-7": 7, "exact-18-20": 20, "exact-50-50": 50, "standard": 7}
+
+
+@pytest.mark.parametrize("name", BACKWARD)
+def test_given_weights_are_attacked_by_the_gradient_they_were_trained_with(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their early state, the states of Figs. 2a and C and of Table 5, and the exact rows of Table 1."""
+    own, seen = Exact(max_steps=BACKWARD[name], tol=1e-3), []
+    differentiate = Gradient.input_gradient
+
+    def watched(self: Gradient, *arguments: Any) -> torch.Tensor:
+        seen.append(self)
+        return differentiate(self, *arguments)
+
+    monkeypatch.setattr(Gradient, "input_gradient", watched)
+    rd.save(rd.models.mdeq("nano", in_channels=1), tmp_path / "own.safetensors")
+    at_work = study(tmp_path, weights={name: str(tmp_path / "own.safetensors")})
+    (way,) = (way for way in CONFIGURATIONS if way.name == name)
+    trained = at_work.trained(way)
+    assert set(seen) == {own}
+    states_under_ready_made(at_work, trained, "states")
+    assert set(seen) == {own}
+    if way is EXACT_8_7:
+        reproduce(experiment_named("table1"), at_work)
+        assert set(seen) == {own, at_work.estimators.final}
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -329,6 +362,16 @@ def test_ways_of_training_differ_in_what_they_compare_alone(way, scale: str) -> 
     assert forward in (None, plan.architecture.get("max_steps"))
     cut = chosen.plan(way, chosen.sizes[0], Budget(max_steps=7), seed=3).recipe.schedule
     assert (cut.max_steps, cut.seed) == (7, plan.recipe.schedule.seed + 3)
+
+
+@pytest.mark.parametrize("way", CONFIGURATIONS, ids=lambda way: way.name)
+def test_recipe_names_the_tables_of_the_paper_that_show_its_model(way: Configuration) -> None:
+    """In its first line; a range of tables is written 2–4."""
+    sources = [re.fullmatch(r"Table (\d)", e.source) for e in EXPERIMENTS.values() if way in e.configurations]
+    said = "".join(re.findall(r"Tables? ([\d, –]+)", recipe_summary(way.recipe)))
+    ends = [[int(end) for end in part.split("–")] for part in said.replace(" ", "").split(",") if part]
+    named = [table for first, *last in ends for table in range(first, (last or [first])[0] + 1)]
+    assert named == [int(source[1]) for source in sources if source]
 
 
 def test_panel_is_read_as_it_was_written(tmp_path: Path) -> None:

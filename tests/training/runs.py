@@ -68,7 +68,7 @@ def recipe(**settings: Any) -> Recipe:
             "optimization": Optimization(1e-2, 1e-3, clip_norm=1.0),
             "schedule": SHORT,
             "augmentation": None,
-            "validation": Validation(ATTACK, Phantom(2, 0.5)),
+            "validation": Validation(ATTACK),
         }
         | settings
     )

@@ -33,7 +33,7 @@ from robustdeq.data import Images, Splits
 from robustdeq.evaluation import choose_early_state
 from robustdeq.gradients import Exact, Gradient, Phantom, StateGradient, Surrogate, ThroughSolver
 from robustdeq.models import DEQ, MDEQ
-from robustdeq.training import AdversarialTraining, Optimization, Standard, Validation
+from robustdeq.training import AdversarialTraining, Optimization, Standard, Validation, learner
 from robustdeq.training.objectives import Adversaries, Moment, Reading
 from robustdeq.zoo.registry import read_card
 
@@ -213,12 +213,18 @@ def test_average_that_cannot_be_is_refused_before_anything_is_written(averaging:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("gradient", [Exact(10, 1e-3), ThroughSolver()], ids=["exact", "through the solver"])
-def test_validation_climbs_the_gradient_it_is_given(gradient: Gradient, tmp_path: Path) -> None:
-    deq = model()
-    settings = recipe(schedule=BRIEF, validation=Validation(ATTACK, gradient))
-    fit(deq, digits(), settings, tmp_path, hardware=CPU)
+@pytest.mark.parametrize(
+    ("own", "given"), [(Phantom(2, 0.5), ThroughSolver()), (Exact(10, 1e-3), None)], ids=["given", "own"]
+)
+def test_validation_climbs_the_gradient_it_is_given_or_else_that_of_the_weights(
+    own: StateGradient, given: Gradient | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deq, chosen = model().with_settings(gradient=own), []
+    monkeypatch.setattr(learner, "choose_early_state", lambda *settings: chosen.append(settings) or 1)
+    fit(deq, digits(), recipe(schedule=BRIEF, validation=Validation(ATTACK, given)), tmp_path, hardware=CPU)
     x, y = digits().require("development").head(24).tensors()
+    gradient = own if given is None else given
+    assert [settings[3:5] for settings in chosen] == [(ATTACK, gradient)]
     adversaries = replace(ATTACK, seed=0)(Surrogate(deq, gradient).eval(), x, y)
     with torch.no_grad():
         robust = float(correct(deq(adversaries), y).float().mean())

@@ -425,8 +425,8 @@ def waits(
     batches = iter(Batches(train, 4, augmentation=RandomCropFlip(1)))
     next(batches)
     module = Step(deq, objective, solver_steps=SolverSteps(asynchronous=asynchronous), **settings)
-    asks = property(lambda run: run.solver.tol > 0)
-    with patch.object(Iteration, "asks", asks), WaitingOperations() as mode, Uploads(mode.seen):
+    may_sync = property(lambda run: run.solver.tol > 0)
+    with patch.object(Iteration, "may_sync", may_sync), WaitingOperations() as mode, Uploads(mode.seen):
         module.training_step(next(batches), 0).backward()
     return mode.seen
 

@@ -28,7 +28,7 @@ RECIPE = Recipe(
     optimization=Optimization(learning_rate=2e-2, final_learning_rate=1e-4, warmup=0.25, clip_norm=1.0),
     schedule=Schedule(epochs=15, batch_size=32, validation_images=200, validations=3, seed=0),
     augmentation=None,
-    validation=Validation(attack=PGD(eps=EPS, step_size=EPS / 4, steps=10), gradient=Phantom(5, 0.5)),
+    validation=Validation(attack=PGD(eps=EPS, step_size=EPS / 4, steps=10)),
 )
 ESTIMATORS = Estimators(steps=(1, 5))
 

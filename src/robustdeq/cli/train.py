@@ -15,8 +15,8 @@ from robustdeq.deq.gradients import Phantom, StateGradient
 from robustdeq.reporting import save_training_figure
 from robustdeq.training import Hardware, Recipe, fit
 from robustdeq.training.plan import Plan
+from robustdeq.training.processes import is_first_process
 from robustdeq.training.record import METRICS
-from robustdeq.training.run import is_first_process
 
 
 def train(

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError
 
+# Within it compiled functions are compiled, and differentiated, such that they may be pulled back through many times.
+_pulled_back_often = torch._functorch.config.patch(donated_buffer=False)
+
 
 @dataclass(frozen=True)
 class BoundCell:
@@ -69,9 +72,7 @@ class Execution:
             return cell
         function = cell.function
         if self.compiled:
-            # An implicit gradient pulls back through one evaluation of f many times.
-            torch._functorch.config.donated_buffer = False
-            function = torch.compile(function)
+            function = _pulled_back_often(torch.compile(function))
 
         def executed(z: Tensor) -> Tensor:
             with self.autocast(z.device):
@@ -126,6 +127,7 @@ class Linearization:
         """g(z) = f(z) − z, flat."""
         return (self._value - self._state).detach().flatten(1)
 
+    @_pulled_back_often
     def vjp(
         self, cotangent: Float[Tensor, "batch dim"], to: tuple[Tensor, ...] = (), retain: bool = False
     ) -> tuple[Float[Tensor, "batch dim"], list[Tensor]]:
@@ -140,6 +142,7 @@ class Linearization:
         )
         return state.flatten(1), others
 
+    @_pulled_back_often
     def tensor_vjp(
         self, cotangent: Float[Tensor, "batch dim"], to: tuple[Tensor, ...], retain: bool = False
     ) -> list[Tensor]:

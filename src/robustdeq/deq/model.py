@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -25,16 +23,7 @@ from robustdeq.deq.solve import Solution
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Broyden, Solver, Trajectory
 
-
-@contextmanager
-def solving(deq: DEQ, **settings: Any) -> Iterator[None]:
-    """Within it the solver of a model has other settings, such as `max_steps`."""
-    solver = deq.solver
-    deq.solver = replace(solver, **settings)
-    try:
-        yield
-    finally:
-        deq.solver = solver
+Model = TypeVar("Model", bound="DEQ")
 
 
 Loss = Callable[[Tensor], Tensor]
@@ -183,7 +172,7 @@ class DEQ(nn.Module):
         if x.dtype != weight.dtype:
             raise InputError(f"x has dtype {x.dtype} and the model {weight.dtype}; convert one of them.")
 
-    def with_settings(self, **settings: Any) -> DEQ:
+    def with_settings(self: Model, **settings: Any) -> Model:
         """The same model, the very same weights, with another `solver`, `tail`, `gradient` or `execution`."""
         model = copy.copy(self)
         for name, setting in settings.items():

@@ -8,7 +8,6 @@ from typing import Any
 
 from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError
-from robustdeq.deq.gradients import Phantom
 from robustdeq.study.configurations import NETWORKS, Configuration
 from robustdeq.training import AdversarialTraining, Optimization, Recipe, Schedule, Validation
 from robustdeq.training.plan import Plan, read_plan
@@ -50,6 +49,7 @@ class Scale:
         attack: PGD and the threat model of all evaluations.
         data: the images, unless others are given.
         recipe: what replaces the published recipe, but for its objective and its penalties; None for the published one.
+        adversaries: the attack and its warm-up in adversarial training, where the recipe is replaced.
         networks: what of the explicit networks differs from ResNet-18 and WRN-34-10.
     """
 
@@ -59,6 +59,7 @@ class Scale:
     attack: PGD = field(default_factory=PGD)
     data: str = "cifar10"
     recipe: Recipe | None = None
+    adversaries: AdversarialTraining = field(default_factory=AdversarialTraining)
     networks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def plan(self, configuration: Configuration, size: str, budget: Budget | None = None, seed: int = 0) -> Plan:
@@ -75,14 +76,12 @@ class Scale:
             plan = replace(plan, architecture=self.networks.get(configuration.name, {}))
         else:
             plan = replace(plan, model=size, architecture=_PUBLISHED_SOLVE | dict(plan.architecture))
-        recipe = plan.recipe if self.recipe is None else self._adapted(plan.recipe, self.recipe)
+        recipe = plan.recipe if self.recipe is None else self._adapted(self.recipe, plan.recipe)
         schedule = replace((budget or Budget()).of(recipe.schedule), seed=recipe.schedule.seed + seed)
         return replace(plan, recipe=replace(recipe, schedule=schedule))
 
-    def _adapted(self, published: Recipe, ours: Recipe) -> Recipe:
-        objective, own = published.objective, ours.objective
-        if isinstance(objective, AdversarialTraining) and isinstance(own, AdversarialTraining):
-            objective = replace(objective, attack=own.attack, warmup=own.warmup)
+    def _adapted(self, ours: Recipe, published: Recipe) -> Recipe:
+        objective = published.objective.attacking(self.adversaries.attack, self.adversaries.warmup)
         return replace(ours, objective=objective, regularization=published.regularization)
 
 
@@ -96,17 +95,17 @@ NANO = Scale(
     attack=_DIGITS,
     data="digits",
     recipe=Recipe(
-        objective=AdversarialTraining(attack=replace(_DIGITS, step_size=0.125, steps=3), warmup=0.3),
         optimization=Optimization(learning_rate=1e-2, final_learning_rate=1e-4, warmup=0.25, clip_norm=1.0),
         schedule=Schedule(epochs=15, batch_size=32, validation_images=200, validations=5, seed=0),
         augmentation=None,
-        validation=Validation(attack=_DIGITS, gradient=Phantom(steps=5, damping=0.5)),
+        validation=Validation(attack=_DIGITS),
     ),
+    adversaries=AdversarialTraining(replace(_DIGITS, step_size=0.125, steps=3), warmup=0.3),
     networks={"resnet18": {"blocks": (1, 1), "width": 12}, "wrn34-10": {"depth": 10, "widening": 1}},
 )
 
+_FAST = AdversarialTraining(replace(_PIXELS, step_size=1.25 * _PIXELS.eps, steps=1), warmup=0.1)
 _CPU = Recipe(
-    objective=AdversarialTraining(attack=replace(_PIXELS, step_size=1.25 * _PIXELS.eps, steps=1), warmup=0.1),
     optimization=Optimization(3e-3, 1e-5, warmup=0.15, weight_decay=1e-4, clip_norm=1.0),
     schedule=Schedule(max_steps=1500, batch_size=64, validation_images=128, validations=5, checkpoint_every=50),
     averaging=0.998,
@@ -116,8 +115,12 @@ SCALES = {
     scale.name: scale
     for scale in (
         NANO,
-        Scale("tiny", ("tiny",), "hours on a CPU", recipe=_CPU, networks={"resnet18": {"width": 12}}),
-        Scale("small", ("small",), "hours on a CPU", recipe=_CPU, networks={"resnet18": {"width": 24}}),
+        Scale(
+            "tiny", ("tiny",), "hours on a CPU", recipe=_CPU, adversaries=_FAST, networks={"resnet18": {"width": 12}}
+        ),
+        Scale(
+            "small", ("small",), "hours on a CPU", recipe=_CPU, adversaries=_FAST, networks={"resnet18": {"width": 24}}
+        ),
         Scale("large", ("large",), "days on a GPU, as published"),
         Scale("xl", ("large", "xl"), "days on several GPUs, as published"),
     )

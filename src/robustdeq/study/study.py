@@ -22,6 +22,7 @@ from robustdeq.base.progress import Report
 from robustdeq.data import Images, Splits
 from robustdeq.deq import DEQ
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState, StateDefense
+from robustdeq.deq.gradients import StateGradient, own_gradient
 from robustdeq.evaluation import (
     Column,
     Estimators,
@@ -212,10 +213,10 @@ class Study:
     def _found(self, configuration: Configuration, size: str, seed: int) -> Trained:
         name = f"{configuration.name}-{seed}" if seed else configuration.name
         given = self.weights.get(f"{size}-{name}", self.weights.get(name))
-        if given is not None:
-            return self._given(given)
-        train = self.splits.require("train")
         plan = self.scale.plan(configuration, size, self.budget, seed)
+        if given is not None:
+            return self._given(given, plan.gradient)
+        train = self.splits.require("train")
         digest = _digest([repr(plan), train.fingerprint()])
         folder = self.folder / "trained" / f"{plan.model}-{configuration.name}-{digest}"
         self.kept.setdefault(folder, seconds_trained(folder))
@@ -226,13 +227,15 @@ class Study:
         model.to(self.device)
         return Trained(model, read_card(weights).early, folder / METRICS, fingerprint(model))
 
-    def _given(self, weights: str) -> Trained:
+    def _given(self, weights: str, gradient: StateGradient) -> Trained:
         model, early = load(weights).to(self.device), read_card(weights).early
         model.check_images(self.images.pixels.shape[1:], len(self.images.classes), self.images.source, weights)
+        if isinstance(model, DEQ):
+            model = model.with_settings(gradient=gradient)
         if early is None and isinstance(model, DEQ):
             x, y = self.splits.require("development").head(_CHOSEN_ON).tensors()
             x, y = x.to(self.device), y.to(self.device)
-            early = choose_early_state(model, x, y, self.attack, self.estimators.final, self.batch_size)
+            early = choose_early_state(model, x, y, self.attack, own_gradient(model), self.batch_size)
         return Trained(model, early, None, fingerprint(model))
 
     def measure(self, title: str, evaluation: Evaluation) -> GridResult:

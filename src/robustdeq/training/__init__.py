@@ -1,9 +1,10 @@
 """Training on Lightning: objectives, regularisation, schedules, guards, and the run that writes weights."""
 
+from robustdeq.training.fitting import fit
 from robustdeq.training.guards import Guard, OverfittingWatch
 from robustdeq.training.hardware import Hardware
 from robustdeq.training.inner import NFGSM
-from robustdeq.training.module import Pretraining, Regularization, Training, Validation
+from robustdeq.training.module import Pretraining, Training, Validation
 from robustdeq.training.objectives import (
     TRADES,
     AdversarialTraining,
@@ -14,8 +15,12 @@ from robustdeq.training.objectives import (
 )
 from robustdeq.training.recipe import Recipe, Schedule
 from robustdeq.training.record import seconds_trained
-from robustdeq.training.regularizers import FixedPointCorrection, JacobianRegularization, jacobian_penalty
-from robustdeq.training.run import fit
+from robustdeq.training.regularizers import (
+    FixedPointCorrection,
+    JacobianRegularization,
+    Regularization,
+    jacobian_penalty,
+)
 from robustdeq.training.schedules import Optimization, SolverSteps
 
 __all__ = [

@@ -17,10 +17,9 @@ from typing_extensions import override
 from robustdeq.attacks import PGD
 from robustdeq.attacks.pgd import correct
 from robustdeq.base.errors import InputError
-from robustdeq.deq import DEQ
-from robustdeq.deq.gradients import Surrogate
 from robustdeq.deq.modes import evaluating
 from robustdeq.training.averaging import Averaging
+from robustdeq.training.learner import learner
 from robustdeq.training.module import Training
 
 _log = logging.getLogger(__name__)
@@ -133,10 +132,18 @@ class OverfittingGuard(Callback):
         watch: when.
         x: held-out images.
         y: their labels.
+        averaging: the average of the weights, which goes back with them; None where none is taken.
     """
 
-    def __init__(self, watch: OverfittingWatch, x: Float[Tensor, "n *image"], y: Int[Tensor, "n"]) -> None:
+    def __init__(
+        self,
+        watch: OverfittingWatch,
+        x: Float[Tensor, "n *image"],
+        y: Int[Tensor, "n"],
+        averaging: Averaging | None = None,
+    ) -> None:
         self._watch = watch
+        self._averaging = averaging
         self._x, self._y = x, y
         self._best = 0.0
         self._looked = 0
@@ -168,9 +175,8 @@ class OverfittingGuard(Callback):
         pl_module.model.load_state_dict(good["model"])
         for optimizer, state in zip(trainer.optimizers, good["optimizers"], strict=True):
             optimizer.load_state_dict(state | {"param_groups": optimizer.state_dict()["param_groups"]})
-        for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
-            if isinstance(callback, Averaging):
-                callback.restart(pl_module)
+        if self._averaging is not None:
+            self._averaging.restart(pl_module)
         pl_module.objective = pl_module.objective.strengthened()
         self.reverted.append(trainer.global_step)
 
@@ -178,7 +184,7 @@ class OverfittingGuard(Callback):
         model = module.model
         x, y = self._x.to(module.device), self._y.to(module.device)
         with evaluating(model):
-            surrogate = Surrogate(model, module.validation.gradient) if isinstance(model, DEQ) else model
+            surrogate = learner(model).surrogate(module.validation.gradient)
             adversaries = replace(self._watch.attack, random_start=False)(surrogate, x, y)
             with torch.no_grad():
                 return correct(model(adversaries), y).float().mean()

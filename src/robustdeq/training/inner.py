@@ -1,8 +1,8 @@
-"""How the adversaries of a training step are made: a few steps, without waiting for the device, in eval mode."""
+"""Attacks that serve to train: one step from noise beyond the ball, and solves that go on from the last."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError
 from robustdeq.deq import DEQ
 from robustdeq.deq.gradients import Surrogate
-from robustdeq.deq.model import Loss, StateGradient, solving, total_loss
+from robustdeq.deq.model import Loss, StateGradient, total_loss
 from robustdeq.deq.modes import frozen
 
 
@@ -92,11 +92,13 @@ class WarmStarted(Surrogate):
 
     @override
     def input_gradient(self, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
-        steps = self.deq.solver.max_steps if self.state is None else self._steps
-        with frozen(self.deq), solving(self.deq, max_steps=steps), torch.enable_grad():
+        deq = self.deq
+        if self.state is not None:
+            deq = deq.with_settings(solver=replace(deq.solver, max_steps=self._steps))
+        with frozen(deq), torch.enable_grad():
             x = x.detach().requires_grad_()
-            solution = self.deq.solution(x, record=self._read.records(), initial=self.state)
-            logits = self.deq.head(self._read.read(solution))
+            solution = deq.solution(x, record=self._read.records(), initial=self.state)
+            logits = deq.head(self._read.read(solution))
             gradient = torch.autograd.grad(total_loss(loss, logits), x)[0]
             trajectory = solution.trajectory
             self.state = trajectory.solution.view(trajectory.shape)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,17 +15,13 @@ from typing_extensions import override
 from robustdeq.attacks import PGD
 from robustdeq.attacks.pgd import correct
 from robustdeq.base.errors import InputError
-from robustdeq.deq import DEQ
 from robustdeq.deq.cell import Execution
-from robustdeq.deq.gradients import Gradient, Phantom, Surrogate, ThroughSolver
-from robustdeq.deq.model import solving
+from robustdeq.deq.gradients import Gradient
 from robustdeq.deq.modes import evaluating
-from robustdeq.deq.tail import Unroll
-from robustdeq.solvers import Picard
-from robustdeq.training.objectives import AdversarialTraining, Adversaries, Moment, Objective, Reading, Standard
-from robustdeq.training.regularizers import FixedPointCorrection, JacobianRegularization, jacobian_penalty
+from robustdeq.training.learner import Learner, learner
+from robustdeq.training.objectives import Moment, Objective, Reading, Standard
+from robustdeq.training.regularizers import Regularization
 from robustdeq.training.schedules import Optimization, SolverSteps
-from robustdeq.training.spectrum import lipschitz_constant, spectral_radius
 
 
 @dataclass(frozen=True)
@@ -36,11 +30,12 @@ class Validation:
 
     Args:
         attack: the attack.
-        gradient: what it climbs; an explicit network is differentiated by autograd.
+        gradient: what it climbs; None for the gradient that the weights are trained with (`own_gradient`). An explicit
+            network is differentiated by autograd.
     """
 
     attack: PGD = field(default_factory=PGD)
-    gradient: Gradient = field(default_factory=Phantom)
+    gradient: Gradient | None = None
 
 
 @dataclass(frozen=True)
@@ -67,30 +62,6 @@ class Pretraining:
             raise InputError(
                 f"pretraining has {self.steps} steps of {self.layers} layers; give 0 or more steps, 1 or more layers."
             )
-
-    @contextmanager
-    def unrolling(self, deq: DEQ) -> Iterator[None]:
-        """Within it the model is its cell unrolled."""
-        usual = deq.solver, deq.tail, deq.gradient
-        deq.solver = Picard(max_steps=self.layers, tol=0.0, result="last")
-        deq.tail, deq.gradient = Unroll(steps=0), ThroughSolver()
-        try:
-            yield
-        finally:
-            deq.solver, deq.tail, deq.gradient = usual
-
-
-@dataclass(frozen=True)
-class Regularization:
-    """What is added to the loss of a DEQ.
-
-    Args:
-        jacobian: a penalty on the Jacobian at the fixed point.
-        correction: the loss at intermediate states.
-    """
-
-    jacobian: JacobianRegularization = field(default_factory=JacobianRegularization)
-    correction: FixedPointCorrection = field(default_factory=FixedPointCorrection)
 
 
 class Training(lightning.LightningModule):
@@ -134,12 +105,9 @@ class Training(lightning.LightningModule):
         self.execution = execution or Execution()
         self.validation = validation or Validation()
         self.seed = seed
-        warm = isinstance(objective, AdversarialTraining) and objective.warm_steps
-        if self.pretraining.steps and self.pretraining.adversarial and warm:
+        if self.pretraining.steps and self.pretraining.adversarial and self.objective.warm_steps:
             raise InputError("adversarial pretraining unrolls the cell from z_0; set warm_steps to None.")
         self.suspects: Float[Tensor, "3"] | None = None
-        if self.execution.compiled and not isinstance(model, DEQ):
-            model.compile()
 
     @property
     def total_steps(self) -> int:
@@ -156,65 +124,34 @@ class Training(lightning.LightningModule):
         """The share of the training that is done."""
         return min(self.global_step / self.total_steps, 1.0)
 
-    @property
-    def _pretrains(self) -> bool:
-        return isinstance(self.model, DEQ) and self.global_step < self.pretraining.steps
-
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Float[Tensor, ""]:
         x, y = batch
         seed = _seed(self.seed, self.global_step, batch_idx, self.global_rank)
         torch.manual_seed(_seed(seed, "layers"))
         moment = Moment(self.global_step, self.progress, torch.Generator(x.device).manual_seed(seed))
-        objective = Standard() if self._pretrains and not self.pretraining.adversarial else self.objective
-        with self._phase(moment, x.device):
-            found = objective.adversaries(self.model, x, y, moment)
-            reading, penalties = self._read(objective, x, y, found, moment)
+        whole = learner(self.model).executed(self.execution)
+        unrolled = whole.unrolled(self.pretraining.layers) if moment.step < self.pretraining.steps else None
+        if unrolled is None:
+            reading, penalties = self._learn(whole.solved(**self.solver_steps.at(moment.progress)), x, y, moment)
+        else:
+            objective = self.objective if self.pretraining.adversarial else Standard()
+            found = objective.adversaries(unrolled.model, x, y, moment)
+            reading, penalties = objective.read(unrolled.model, x, y, found, moment), {}
         loss = torch.stack([reading.loss, *penalties.values()]).sum()
         self._watch(loss, reading)
         self.log_dict({"loss": loss.detach(), **{name: penalty.detach() for name, penalty in penalties.items()}})
         self.log("accuracy", correct(reading.logits.detach(), y).float().mean())
         return loss
 
-    def _read(
-        self, objective: Objective, x: Tensor, y: Tensor, found: Adversaries, moment: Moment
-    ) -> tuple[Reading, dict[str, Tensor]]:
-        """The loss, and the penalties that this step adds."""
-        model, jacobian, correction = self.model, self.regularization.jacobian, self.regularization.correction
-        if not isinstance(model, DEQ) or self._pretrains:
-            return objective.read(model, x, y, found, moment), {}
-        penalties: dict[str, Tensor] = {}
+    def _learn(self, pupil: Learner, x: Tensor, y: Tensor, moment: Moment) -> tuple[Reading, dict[str, Tensor]]:
+        """The loss of a step, and the penalties that it adds."""
+        found = self.objective.adversaries(pupil.model, x, y, moment)
         host = torch.Generator().manual_seed(_seed(self.seed, moment.step, "jacobian"))
-        jitter = jacobian.draw(moment.progress, host)
-        steps = max(model.solver.max_steps + (jitter or 0), 1)
-        if jitter is not None:
-            model.execution = replace(model.execution, compiled=False)
-        with solving(model, max_steps=steps):
-            reading = objective.read(model, x, y, found, moment)
-            if reading.solution is not None and jitter is not None:
-                penalties["jacobian"] = jacobian.weight * jacobian_penalty(reading.solution, jacobian.probes)
-            if reading.solution is not None and correction.weight > 0:
-                penalties["correction"] = correction.penalty(model, reading.solution, y)
-        return reading, penalties
-
-    @contextmanager
-    def _phase(self, moment: Moment, device: torch.device) -> Iterator[None]:
-        """Within it the model is evaluated as this moment of the training has it."""
-        model = self.model
-        if not isinstance(model, DEQ):
-            with self.execution.autocast(device):
-                yield
-            return
-        model.execution = self.execution
-        try:
-            with ExitStack() as stack:
-                if self._pretrains:
-                    stack.enter_context(self.pretraining.unrolling(model))
-                else:
-                    stack.enter_context(solving(model, **self.solver_steps.at(moment.progress)))
-                yield
-        finally:
-            model.execution = Execution()
+        jitter = self.regularization.jacobian.draw(moment.progress, host)
+        pupil = pupil if jitter is None else pupil.penalised(jitter)
+        reading = self.objective.read(pupil.model, x, y, found, moment)
+        return reading, pupil.penalties(self.regularization, jitter, reading.solution, y)
 
     def _watch(self, loss: Tensor, reading: Reading) -> None:
         """Add to what a guard looks at from time to time: losses that are not finite, diverged samples, all samples."""
@@ -233,25 +170,17 @@ class Training(lightning.LightningModule):
     @override
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
-        model, validation = self.model, self.validation
-        is_deq = isinstance(model, DEQ)
+        model, pupil = self.model, learner(self.model)
         weight = len(x) * self.world_size  # Lightning divides it by the number of processes, rounding down
-        attack = replace(validation.attack, seed=validation.attack.seed + batch_idx)
+        attack = replace(self.validation.attack, seed=self.validation.attack.seed + batch_idx)
         with evaluating(model):
-            adversaries = attack(Surrogate(model, validation.gradient) if is_deq else model, x, y)
+            adversaries = attack(pupil.surrogate(self.validation.gradient), x, y)
             with torch.no_grad():
                 measured = {"clean": correct(model(x), y), "robust": correct(model(adversaries), y)}
-            if is_deq:
-                trajectory = model.solve(x)
-                measured |= {"diverged": trajectory.diverged, "final_residual": trajectory.residuals[-1]}
-            if is_deq and batch_idx == 0:
+            measured |= pupil.convergence(x)
+            if batch_idx == 0:
                 draws = torch.Generator(x.device).manual_seed(self.seed)
-                solution = model.solution(x)
-                spectrum = {
-                    "spectral_radius": spectral_radius(solution, steps=50, generator=draws).mean(),
-                    "lipschitz": lipschitz_constant(solution, steps=20, generator=draws).mean(),
-                }
-                self.log_dict(spectrum, batch_size=weight, sync_dist=True)
+                self.log_dict(pupil.spectrum(x, draws), batch_size=weight, sync_dist=True)
         means = {name: values.float().mean() for name, values in measured.items()}
         self.log_dict(means, prog_bar=True, batch_size=weight, sync_dist=True)
 

@@ -15,12 +15,12 @@ from typing_extensions import override
 
 from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError
-from robustdeq.deq import DEQ
-from robustdeq.deq.gradients import Phantom, Surrogate, UnrolledIntermediate
-from robustdeq.deq.model import Loss, StateGradient, solving
+from robustdeq.deq.gradients import UnrolledIntermediate
+from robustdeq.deq.model import Loss, StateGradient
 from robustdeq.deq.modes import evaluating
 from robustdeq.deq.solve import Solution
-from robustdeq.training.inner import NFGSM, WarmStarted
+from robustdeq.training.inner import NFGSM
+from robustdeq.training.learner import Adversaries, learner
 
 
 @dataclass(frozen=True)
@@ -39,23 +39,8 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Adversaries:
-    """The images that a step trains on.
-
-    Args:
-        images: the images.
-        state: a fixed point near theirs to start the solves from; None to start anew.
-        steps: solver steps from there.
-    """
-
-    images: Float[Tensor, "batch *image"]
-    state: Float[Tensor, "batch *state"] | None = None
-    steps: int | None = None
-
-
-@dataclass(frozen=True)
 class Reading:
-    """The loss of one batch, with what it was read from.
+    """The loss of one batch, with the logits and the solve that it was computed from.
 
     Args:
         loss: the mean over the batch, in nats.
@@ -68,33 +53,16 @@ class Reading:
     solution: Solution | None
 
 
-def respond(
-    model: nn.Module, x: Float[Tensor, "batch *image"], near: Adversaries | None = None
-) -> tuple[Float[Tensor, "batch classes"], Solution | None]:
-    """The logits of a model in training, and the solve behind them where it is a DEQ.
-
-    Args:
-        model: a `DEQ`, read with its own gradient, or any network.
-        x: the images.
-        near: whose fixed point to start the solve from.
-    """
-    if not isinstance(model, DEQ):
-        return model(x), None
-    start, steps = (None, None) if near is None else (near.state, near.steps)
-    record = model.gradient is not None and model.gradient.records()
-    with solving(model, max_steps=steps or model.solver.max_steps):
-        solution = model.solution(x, record=record, initial=start)
-        return model.logits(solution), solution
-
-
 class Objective:
     """Which images a step trains on, and the loss there.
 
     Attributes:
         aim: the accuracy on the development split that says which weights are best: `"robust"` or `"clean"`.
+        warm_steps: solver steps from the fixed point of an earlier solve; None where every solve starts anew.
     """
 
     aim: ClassVar[str] = "robust"
+    warm_steps: int | None = None
 
     def adversaries(
         self, model: nn.Module, x: Float[Tensor, "batch *image"], y: Int[Tensor, "batch"], moment: Moment
@@ -126,8 +94,12 @@ class Objective:
             found: what `adversaries` gave.
             moment: where the training stands.
         """
-        logits, solution = respond(model, found.images, found)
+        logits, solution = learner(model).respond(found.images, found)
         return Reading(cross_entropy(logits, y), logits, solution)
+
+    def attacking(self, attack: PGD, warmup: float) -> Objective:
+        """The objective with another attack and warm-up of its radius; itself where it attacks nothing."""
+        return self
 
     def strengthened(self) -> Objective:
         """The objective with a stronger attack, for when this one is overfitted to; itself where it attacks nothing."""
@@ -151,8 +123,8 @@ class AdversarialTraining(Objective):
 
     Args:
         attack: PGD with the full radius.
-        gradient: what it climbs; None for the gradient that the weights are trained with, which of an explicit network
-            is autograd's, and of a DEQ without a gradient the phantom gradient with the steps of its tail.
+        gradient: what it climbs; None for the gradient that the weights are trained with (`own_gradient`). An explicit
+            network is differentiated by autograd.
         warmup: the share of the training over which the radius grows linearly from 0 to its full value.
         warm_steps: solve for every iterate but the first, and for the loss, from the fixed point of the iterate before
             with so many solver steps; None to solve anew.
@@ -184,26 +156,17 @@ class AdversarialTraining(Objective):
         """The last iterate of the attack on a per-sample loss of the logits."""
         scale = 1.0 if moment.progress >= self.warmup else max(moment.progress / self.warmup, 1e-3)
         attack = self.scaled(scale)
-        surrogate = self._surrogate(model)
         with evaluating(model):
-            images = attack.run(surrogate, x, attack.start(x, moment.generator), loss)
-        if not isinstance(surrogate, WarmStarted):
-            return Adversaries(images)
-        return Adversaries(images, surrogate.state, self.warm_steps)
+            start = attack.start(x, moment.generator)
+            return learner(model).climb(attack, x, start, loss, self.gradient, self.warm_steps)
 
     def scaled(self, scale: float) -> PGD:
         """The attack with its radius and step scaled."""
         return replace(self.attack, eps=scale * self.attack.eps, step_size=scale * self.attack.step_size)
 
-    def _surrogate(self, model: nn.Module) -> nn.Module:
-        """What the attack climbs."""
-        if not isinstance(model, DEQ):
-            return model
-        gradient = model.gradient if self.gradient is None else self.gradient
-        gradient = Phantom(model.tail.steps, model.tail.damping) if gradient is None else gradient
-        if not isinstance(gradient, StateGradient):
-            raise InputError(f"the adversaries cannot be made with the gradient {gradient!r}; give another.")
-        return Surrogate(model, gradient) if self.warm_steps is None else WarmStarted(model, gradient, self.warm_steps)
+    @override
+    def attacking(self, attack: PGD, warmup: float) -> AdversarialTraining:
+        return replace(self, attack=attack, warmup=warmup)
 
     @override
     def strengthened(self) -> AdversarialTraining:
@@ -276,8 +239,8 @@ class TRADES(AdversarialTraining):
 
     @override
     def read(self, model: nn.Module, x: Tensor, y: Tensor, found: Adversaries, moment: Moment) -> Reading:
-        clean, _ = respond(model, x)
-        logits, solution = respond(model, found.images, found)
+        clean, _ = learner(model).respond(x)
+        logits, solution = learner(model).respond(found.images, found)
         robust = divergence(logits, clean.log_softmax(dim=1)).mean()
         return Reading(cross_entropy(clean, y) + self.beta * robust, logits, solution)
 
@@ -315,11 +278,10 @@ class RandomState(AdversarialTraining):
 
     @override
     def read(self, model: nn.Module, x: Tensor, y: Tensor, found: Adversaries, moment: Moment) -> Reading:
-        if not isinstance(model, DEQ):
-            raise InputError(f"a {type(model).__name__} has no intermediate states; choose another objective.")
-        n = random.Random(f"state {moment.generator.initial_seed()}").randint(1, model.last_state)
-        if n == model.last_state:
+        deq = learner(model).deq
+        n = random.Random(f"state {moment.generator.initial_seed()}").randint(1, deq.last_state)
+        if n == deq.last_state:
             return super().read(model, x, y, found, moment)
-        solution = model.solution(found.images, until=n)
-        logits = model.head(UnrolledIntermediate(n, self.steps, self.damping).read(solution))
+        solution = deq.solution(found.images, until=n)
+        logits = deq.head(UnrolledIntermediate(n, self.steps, self.damping).read(solution))
         return Reading(cross_entropy(logits, y), logits, solution)

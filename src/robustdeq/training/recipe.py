@@ -8,8 +8,9 @@ from robustdeq.base.errors import InputError
 from robustdeq.data import RandomCropFlip
 from robustdeq.deq.cell import Execution
 from robustdeq.training.guards import Guard, OverfittingWatch
-from robustdeq.training.module import Pretraining, Regularization, Validation
+from robustdeq.training.module import Pretraining, Validation
 from robustdeq.training.objectives import AdversarialTraining, Objective
+from robustdeq.training.regularizers import Regularization
 from robustdeq.training.schedules import Optimization, SolverSteps
 
 

@@ -6,7 +6,7 @@ and fixed-point correction (Bai, Geng, Savani and Kolter, "Deep equilibrium opti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -151,3 +151,34 @@ class FixedPointCorrection:
             losses = cross_entropy(functional_call(deq.head, buffers, (state,)), y, reduction="none")
             total = total + self.decay ** (count - j) * torch.where(went_on, losses, 0).mean()
         return self.weight * total
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """What is added to the loss of a DEQ.
+
+    Args:
+        jacobian: a penalty on the Jacobian at the fixed point.
+        correction: the loss at intermediate states.
+    """
+
+    jacobian: JacobianRegularization = field(default_factory=JacobianRegularization)
+    correction: FixedPointCorrection = field(default_factory=FixedPointCorrection)
+
+    def penalties(
+        self, deq: DEQ, solution: Solution, y: Int[Tensor, "batch"], jacobian: bool
+    ) -> dict[str, Float[Tensor, ""]]:
+        """What is added to the loss in one step, by name.
+
+        Args:
+            deq: the model.
+            solution: its solve, with the graph of its injection.
+            y: the labels, (B,).
+            jacobian: whether the Jacobian was drawn to be penalised in this step.
+        """
+        penalties: dict[str, Tensor] = {}
+        if jacobian:
+            penalties["jacobian"] = self.jacobian.weight * jacobian_penalty(solution, self.jacobian.probes)
+        if self.correction.weight > 0:
+            penalties["correction"] = self.correction.penalty(deq, solution, y)
+        return penalties

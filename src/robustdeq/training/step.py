@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from robustdeq.deq import DEQ
-from robustdeq.deq.model import solving
+from robustdeq.training.learner import learner
 from robustdeq.training.objectives import Moment
 from robustdeq.training.recipe import Recipe
 
@@ -28,14 +28,13 @@ def single_step(
         y: their labels.
     """
     optimizer = recipe.optimization.optimizer(deq)
+    pupil = learner(deq).executed(recipe.execution).solved(**recipe.solver_steps.at(0.0))
 
     def run() -> None:
         moment = Moment(0, 0.0, torch.Generator(x.device).manual_seed(0))
-        deq.train()
-        deq.execution = recipe.execution
-        with solving(deq, **recipe.solver_steps.at(0.0)):
-            found = recipe.objective.adversaries(deq, x, y, moment)
-            loss = recipe.objective.read(deq, x, y, found, moment).loss
+        pupil.model.train()
+        found = recipe.objective.adversaries(pupil.model, x, y, moment)
+        loss = recipe.objective.read(pupil.model, x, y, found, moment).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

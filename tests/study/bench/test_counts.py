@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import robustdeq as rd
-from robustdeq.deq.model import solving
 from robustdeq.deq.modes import evaluating
 from robustdeq.evaluation.protocol import Estimators, estimated_gradients
 from robustdeq.gradients import (
@@ -102,8 +101,9 @@ def test_a_solve_that_takes_all_its_steps_never_waits_for_the_device(deq: MDEQ, 
     with torch.no_grad(), Waits() as waits:
         assert elsewhere.solution(x.to("meta")).final.is_meta
     assert waits.count == 0
-    with torch.no_grad(), solving(deq, tol=1e-3), Waits() as waits:
-        deq.solution(x)
+    tolerant = deq.with_settings(solver=replace(deq.solver, tol=1e-3))
+    with torch.no_grad(), Waits() as waits:
+        tolerant.solution(x)
     assert waits.count > 0
 
 
@@ -123,8 +123,9 @@ def test_a_step_allocates_its_increment_the_next_state_and_what_f_does(solver: S
 
 def test_memory_of_a_solve_grows_by_one_state_per_step(deq: MDEQ, x: Tensor) -> None:
     def peak(steps: int) -> int:
-        with torch.no_grad(), solving(deq, max_steps=steps):
-            return peak_bytes(lambda: deq.solution(x))
+        longer = deq.with_settings(solver=replace(deq.solver, max_steps=steps))
+        with torch.no_grad():
+            return peak_bytes(lambda: longer.solution(x))
 
     state = deq.solve(x).initial.nbytes
     assert peak(48) - peak(16) < 1.2 * 32 * state
@@ -132,8 +133,9 @@ def test_memory_of_a_solve_grows_by_one_state_per_step(deq: MDEQ, x: Tensor) -> 
 
 def test_memory_through_the_solver_with_checkpoints_grows_by_the_states_alone(deq: MDEQ, x: Tensor) -> None:
     def peak(gradient: Gradient, steps: int) -> int:
-        with evaluating(deq), solving(deq, max_steps=steps):
-            return peak_bytes(lambda: gradient.input_gradient(deq, x, loss))
+        longer = deq.with_settings(solver=replace(deq.solver, max_steps=steps))
+        with evaluating(longer):
+            return peak_bytes(lambda: gradient.input_gradient(longer, x, loss))
 
     state, true, phantom = deq.solve(x).initial.nbytes, ThroughSolver(checkpoint=True), Phantom(5, 0.5)
     assert peak(true, 8) <= peak(phantom, 8) + 9 * state

@@ -4,6 +4,7 @@ from robustdeq.deq.gradients.adjoint import SimultaneousAdjoint
 from robustdeq.deq.gradients.base import Family, Surrogate
 from robustdeq.deq.gradients.ensemble import Ensemble
 from robustdeq.deq.gradients.implicit import SHINE, Exact, JacobianFree
+from robustdeq.deq.gradients.own import own_gradient
 from robustdeq.deq.gradients.phantom import Neumann, Phantom
 from robustdeq.deq.gradients.solver import ThroughSolver
 from robustdeq.deq.gradients.unrolled import UnrolledIntermediate
@@ -23,4 +24,5 @@ __all__ = [
     "Surrogate",
     "ThroughSolver",
     "UnrolledIntermediate",
+    "own_gradient",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -17,7 +19,6 @@ from robustdeq.deq.gradients import (
     ThroughSolver,
     UnrolledIntermediate,
 )
-from robustdeq.deq.model import solving
 from robustdeq.deq.modes import evaluating
 from robustdeq.study.bench.bench import Bench, Claim, Measured, Setting, times_panel
 from robustdeq.study.bench.counting import counted
@@ -70,7 +71,7 @@ def _measure(setting: Setting) -> Measured:
         times = interleaved(sides | {"ResNet-18": explicit}, setting.repetitions, setting.report)
         counts = np.array([_count(deq, side) for side in sides.values()]) / setting.batch
         peaks = {name: peak_bytes(side) for name, side in sides.items()}
-        growing = np.array([_peaks(deq, side) for side in (sides[_PHANTOM], sides[_TRUE], sides[_CHECKPOINTED])])
+        growing = np.array(_peaks(deq, x, y)).T
     panels = (
         times_panel(f"one input gradient, MDEQ-{setting.size}, batch {setting.batch}", times, "Gradient"),
         Panel(
@@ -128,12 +129,12 @@ def _count(deq: MDEQ, side: Side) -> tuple[int, int]:
     return found.forward, found.backward
 
 
-def _peaks(deq: MDEQ, side: Side) -> list[int]:
-    """Peak bytes by solver steps."""
+def _peaks(deq: MDEQ, x: torch.Tensor, y: torch.Tensor) -> list[list[int]]:
+    """Peak bytes by solver steps, of the gradients that are compared."""
     peaks = []
     for steps in _STEPS:
-        with solving(deq, max_steps=steps, tol=0.0):
-            peaks.append(peak_bytes(side))
+        sides = _sides(deq.with_settings(solver=replace(deq.solver, max_steps=steps, tol=0.0)), x, y)
+        peaks.append([peak_bytes(sides[name]) for name in (_PHANTOM, _TRUE, _CHECKPOINTED)])
     return peaks
 
 

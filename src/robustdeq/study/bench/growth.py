@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustdeq.deq.gradients import Gradient, Phantom, SimultaneousAdjoint, ThroughSolver
-from robustdeq.deq.model import solving
 from robustdeq.deq.modes import evaluating
 from robustdeq.solvers import Broyden
 from robustdeq.study.bench.bench import Bench, Measured, Setting
@@ -28,14 +28,15 @@ _DIMENSIONS = (15_360, 61_440, 245_760)
 
 
 def _sides(deq: MDEQ, x: Tensor, y: Tensor, steps: int) -> dict[str, Side]:
+    longer = deq.with_settings(solver=replace(deq.solver, max_steps=steps, tol=0.0))
+
     def solve() -> None:
-        with torch.no_grad(), solving(deq, max_steps=steps, tol=0.0):
-            deq.solve(x)
+        with torch.no_grad():
+            longer.solve(x)
 
     def differentiate(gradient: Gradient) -> Side:
         def run() -> None:
-            with solving(deq, max_steps=steps, tol=0.0):
-                gradient.input_gradient(deq, x, lambda logits: F.cross_entropy(logits, y, reduction="none"))
+            gradient.input_gradient(longer, x, lambda logits: F.cross_entropy(logits, y, reduction="none"))
 
         return run
 

@@ -9,7 +9,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from robustdeq.deq.cell import Execution, Precision
-from robustdeq.deq.model import solving
 from robustdeq.deq.modes import evaluating
 from robustdeq.study.bench.bench import Bench, Measured, Setting
 from robustdeq.study.panel import Drawing, Panel
@@ -28,10 +27,11 @@ def _measure(setting: Setting) -> Measured:
     width = 8192 if setting.device.type == "cuda" else 2048
 
     def solve(precision: Precision) -> Side:
+        timed = deq.with_settings(solver=replace(deq.solver, tol=0.0), execution=Execution(precision))
+
         def run() -> None:
-            deq.execution = replace(Execution(), precision=precision)
-            with torch.no_grad(), solving(deq, tol=0.0):
-                deq.solution(x).trajectory.best_value.sum().item()
+            with torch.no_grad():
+                timed.solution(x).trajectory.best_value.sum().item()
 
         return run
 
@@ -46,7 +46,6 @@ def _measure(setting: Setting) -> Measured:
     with evaluating(deq):
         times = interleaved(sides, setting.repetitions, setting.report)
         rates = {name: _flops(side) / times[name].median / 1e9 for name, side in sides.items()}
-    deq.execution = Execution()
     values = np.array([[rates[f"solve, {name}"], rates[f"matrix product, {name}"]] for name in kinds])
     title = f"MDEQ-{setting.size}, N = {deq.solver.max_steps}, batch {setting.batch}, beside {width} × {width} products"
     return Measured(

@@ -1,6 +1,7 @@
 """Appendix C: accuracy of every state under the ready-made attack, for every way of training.
 
-Robustness that grows towards the intermediate states is obfuscation: the ready-made attack does not reach them.
+The ready-made attack climbs the gradient that the model is trained with, with its own backward steps. Robustness that
+grows towards the intermediate states is obfuscation: the ready-made attack does not reach them.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool
 
+from robustdeq.deq.gradients import own_gradient
 from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, EXACT_50_50, UNROLLED
 from robustdeq.study.experiment import Experiment
 from robustdeq.study.grids import climbing
@@ -20,8 +22,8 @@ ADVERSARIAL = (EXACT_8_7, EXACT_18_20, EXACT_50_50, UNROLLED)
 def states_under_ready_made(
     study: Study, trained: Trained, title: str
 ) -> tuple[Bool[np.ndarray, "states samples"], Bool[np.ndarray, "states samples"]]:
-    """Whether the head classifies every sample correctly from every state, clean and under the ready-made attack."""
-    columns = climbing(study, {"final": study.estimators.final})
+    """Whether every state classifies each sample correctly, clean and under PGD by the model's own gradient."""
+    columns = climbing(study, {"final": own_gradient(trained.deq)})
     result = study.attacked(title, trained.deq, trained.states, columns)
     return result.clean, result.per_sample[:, 0]
 

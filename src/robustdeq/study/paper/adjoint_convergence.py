@@ -7,6 +7,7 @@ equilibrium to approach; z* and the exact gradient are taken at its end.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from robustdeq.deq.gradients import Exact, SimultaneousAdjoint
-from robustdeq.deq.model import solving
 from robustdeq.deq.modes import evaluating
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
@@ -26,7 +26,8 @@ _STEP_SIZES = (1.0, 0.5, 0.25)
 
 
 def _measure(study: Study) -> tuple[Panel, ...]:
-    deq = copy.deepcopy(study.trained(UNROLLED).deq).double()
+    trained = copy.deepcopy(study.trained(UNROLLED).deq).double()
+    deq = trained.with_settings(solver=replace(trained.solver, max_steps=_STEPS, tol=0.0))
     x, y = study.tensors()
     adjoints = {
         f"β = {size:g}, {name}": SimultaneousAdjoint(None, size, transpose)
@@ -34,7 +35,7 @@ def _measure(study: Study) -> tuple[Panel, ...]:
         for size in _STEP_SIZES
     }
     batches = []
-    with evaluating(deq), solving(deq, max_steps=_STEPS, tol=0.0), study.progress(APPENDIX_B.name) as report:
+    with evaluating(deq), study.progress(APPENDIX_B.name) as report:
         parts = list(zip(x.double().split(study.batch_size), y.split(study.batch_size), strict=True))
         for done, (images, labels) in enumerate(parts):
             report(done / len(parts), f"batch {done + 1} of {len(parts)}")

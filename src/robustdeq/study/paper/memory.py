@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from robustdeq.deq import Defended
-from robustdeq.deq.model import solving
 from robustdeq.deq.modes import evaluating
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
@@ -25,11 +26,11 @@ def _measure(study: Study) -> tuple[Panel, ...]:
     peaks = []
     with evaluating(deq), torch.no_grad():
         for defense in trained.defenses.values():
-            read = Defended(deq, defense)
             peaks.append([])
             for steps in _STEPS:
-                with solving(deq, max_steps=steps, tol=0.0):
-                    peaks[-1].append(peak_bytes(lambda read=read: read(x)) / 2**20)
+                longer = deq.with_settings(solver=replace(deq.solver, max_steps=steps, tol=0.0))
+                read = Defended(longer, defense)
+                peaks[-1].append(peak_bytes(lambda read=read: read(x)) / 2**20)
     return (
         Panel(
             f"peak memory of tensors, batch of {len(x)}",

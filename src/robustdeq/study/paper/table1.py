@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from robustdeq.deq.gradients import own_gradient
 from robustdeq.evaluation import Column
 from robustdeq.evaluation.attempt import Attempt
 from robustdeq.evaluation.protocol import Family
@@ -19,7 +20,7 @@ from robustdeq.study.study import Study
 def _measure(study: Study) -> tuple[Panel, ...]:
     trained, estimators = study.trained(EXACT_8_7), study.estimators
     short, long = study.attack, replace(study.attack, steps=study.effort.long_steps)
-    gradients = {"Exact": estimators.exact, "Unrolling": estimators.final}
+    gradients = {"Exact": own_gradient(trained.deq), "Unrolling": estimators.final}
     climbs = tuple(
         Column(Family.IMPLICIT, f"{name}, {attack.steps} steps", (Attempt(attack, gradient),))
         for name, gradient in gradients.items()

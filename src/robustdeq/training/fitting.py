@@ -30,13 +30,12 @@ from robustdeq.base.progress import Report
 from robustdeq.base.provenance import ABOVE, code_fingerprint
 from robustdeq.data import Images, Splits
 from robustdeq.data.batches import Batches
-from robustdeq.deq import DEQ
-from robustdeq.evaluation import choose_early_state
 from robustdeq.training.averaging import Averaging
 from robustdeq.training.batchnorm import synchronized
 from robustdeq.training.checkpoints import Checkpoints, SealedCheckpoints, newest
 from robustdeq.training.guards import DivergenceGuard, OverfittingGuard
 from robustdeq.training.hardware import Hardware
+from robustdeq.training.learner import learner
 from robustdeq.training.module import Training
 from robustdeq.training.processes import is_first_process, together
 from robustdeq.training.recipe import Recipe
@@ -164,10 +163,12 @@ def _trainer(
     interval = max(-(-steps // schedule.validations), 1)
     guard = DivergenceGuard(recipe.guard)
     guards: list[Callback] = [guard]
+    averaging = Averaging(recipe.averaging) if recipe.averaging else None
     if recipe.overfitting.every:
-        guards.append(OverfittingGuard(recipe.overfitting, *held_out.head(recipe.overfitting.images).tensors()))
-    if recipe.averaging:
-        guards.append(Averaging(recipe.averaging))
+        watched = held_out.head(recipe.overfitting.images).tensors()
+        guards.append(OverfittingGuard(recipe.overfitting, *watched, averaging))
+    if averaging is not None:
+        guards.append(averaging)
     if schedule.patience is not None:
         guards.append(EarlyStopping(recipe.objective.aim, mode="max", patience=schedule.patience, check_finite=False))
     checkpoints = Checkpoints(folder / "checkpoints", schedule.checkpoint_every, interval, guard)
@@ -291,12 +292,10 @@ def _device_name(device: torch.device) -> str:
 
 
 def _early_state(model: nn.Module, recipe: Recipe, held_out: Images, device: torch.device) -> int | None:
-    """The state that resists the ready-made attack best on the development split; None for an explicit network."""
-    if not isinstance(model, DEQ):
-        return None
+    """The state that resists the attack of the validation best on the development split; None for a network."""
     x, y = (tensor.to(device) for tensor in held_out.tensors())
-    validation = recipe.validation
-    return choose_early_state(model, x, y, validation.attack, validation.gradient, recipe.schedule.batch_size)
+    attack, gradient = recipe.validation.attack, recipe.validation.gradient
+    return learner(model).early_state(x, y, attack, gradient, recipe.schedule.batch_size)
 
 
 def _check_hardware(recipe: Recipe, hardware: Hardware, train: Images) -> None:
