@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import CPU, digits, everything, fit, model
+from test_files import small_disk
 
 from robustdeq.base.errors import InputError
 from robustdeq.training.checkpoints import SealedCheckpoints, newest
-from test_files import small_disk
 
 SEAL = b"robustdeq checkpoint, sha-256 "
 CONTENT = {"a": torch.arange(100), "b": {"c": 1.5}}
