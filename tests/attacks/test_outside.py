@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from torch import Tensor, nn
 
 from cells import CLASSES, images, make_deq
@@ -156,3 +157,12 @@ def test_adversaries_that_break_the_threat_model_end_the_evaluation(
     kept, refused = (column["attempts"][0] for column in store.manifest["columns"])
     assert store.get(kept, 1) is not None
     assert store.get(refused, 0) is None
+
+
+def test_command_lines_list_the_settings_of_an_attack() -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--attack", type=PGD, default=PGD())
+    text = parser.format_help()
+    assert all(f"--attack.{setting.name}" in text for setting in fields(PGD))
+    parsed = parser.parse_args(["--attack.norm", "L1", "--attack.eps", "12"])
+    assert parser.instantiate(parsed).attack == PGD(12, norm="L1")

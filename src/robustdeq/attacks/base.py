@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -11,7 +11,6 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
 from robustdeq.base.threat import ThreatModel
 
@@ -47,14 +46,13 @@ class Cost:
         )
 
 
-class Attack(ABC):
-    """Settings that make adversaries; subclass it as a frozen dataclass, and implement `search`.
+@dataclass(frozen=True)
+class Attack(metaclass=ABCMeta):
+    """Settings that make adversaries.
 
-    Attributes:
-        seed: of everything random in it.
+    Subclass it as a frozen dataclass, one of whose fields is `seed`, the seed of everything random in it, and implement
+    `search`. It is a dataclass without fields itself, so that command lines list the settings of each attack.
     """
-
-    seed: int
 
     def __post_init__(self) -> None:
         self.threat  # noqa: B018
@@ -82,7 +80,7 @@ class Attack(ABC):
     def seeded(self: AnyAttack, batch: int) -> AnyAttack:
         """The same attack with the seed of a batch: its own plus the number of the batch."""
         settings: Any = self
-        return replace(settings, seed=self.seed + batch)
+        return replace(settings, seed=settings.seed + batch)
 
     def __call__(
         self,
@@ -128,12 +126,9 @@ class Attack(ABC):
         """
 
 
+@dataclass(frozen=True)
 class BallAttack(Attack):
-    """An attack whose settings `eps`, `norm` and `bounds` are its threat model."""
-
-    eps: float
-    norm: str | Norm
-    bounds: tuple[float, float]
+    """An attack whose fields `eps`, `norm` and `bounds` are its threat model."""
 
     @override
     def __post_init__(self) -> None:
@@ -142,4 +137,5 @@ class BallAttack(Attack):
     @property
     @override
     def threat(self) -> ThreatModel:
-        return ThreatModel(self.eps, self.norm, self.bounds)
+        settings: Any = self
+        return ThreatModel(settings.eps, settings.norm, settings.bounds)

@@ -67,6 +67,10 @@ class Attempt:
         step = 3 * subject.passes() if self.gradient is None else self.gradient.evaluations(_deq(subject))
         return self.attack.cost.price(step, subject.passes()) + subject.passes()
 
+    def seeded(self, batch: int) -> Any:
+        """The attack with the seed of a batch."""
+        return self.attack.seeded(batch)
+
     def adversaries(
         self,
         subject: Subject,
@@ -102,7 +106,7 @@ class Attempt:
         adversaries = x.clone()
         if chosen.any():
             here = torch.from_numpy(chosen).to(x.device)
-            adversaries[here] = self.attack.seeded(batch)(surrogate, x[here], y[here], target, report)
+            adversaries[here] = self.seeded(batch)(surrogate, x[here], y[here], target, report)
         return adversaries
 
     def outcome(

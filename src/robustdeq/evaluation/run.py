@@ -171,7 +171,7 @@ class _Batch:
                 tensors = {"adversaries": adversaries, "labels": self.y}
                 write_tensors(file, tensors, {"attack": attempt.key, "batch": str(self.number)})
             if run is None:
-                seed = attempt.attack.seeded(self.number).seed
+                seed = attempt.seeded(self.number).seed
                 run = Run(outcome, seed, time.perf_counter() - begun, profile)
                 self.store.commit(attempt.key, self.number, run)
         if any(attempt in column.attempts and column.role is not Role.PROBE for column in self.evaluation.columns):
