@@ -22,7 +22,7 @@ from torch.testing import assert_close
 import robustdeq as rd
 from cells import CHANNELS, ConvolutionCell
 from robustdeq.attacks import FGSM, PGD
-from robustdeq.attacks.pgd import correct
+from robustdeq.attacks.losses import correct
 from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
 from robustdeq.gradients import (
     Defended,

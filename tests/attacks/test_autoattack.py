@@ -15,13 +15,14 @@ import pyautoattack
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 import robustdeq as rd
 from cells import ConvolutionCell
 from robustdeq import InputError
 from robustdeq.attacks import APGD, FAB, AutoAttack, Component, Square, TargetedAPGD, TargetedFAB
-from robustdeq.attacks.autoattack import Cascade, cascade
-from robustdeq.attacks.pgd import correct
+from robustdeq.attacks.autoattack import Cascade
+from robustdeq.attacks.losses import correct
 from robustdeq.deq.defenses import EnsembleState, FinalState
 from robustdeq.deq.model import DEQ
 from robustdeq.gradients import (
@@ -35,7 +36,8 @@ from robustdeq.gradients import (
 from robustdeq.solvers import Broyden
 
 CLASSES = 5
-EPS = {"Linf": 0.02, "L2": 0.12}
+EPS = {"Linf": 0.02, "L2": 0.12, "L1": 0.6}
+ORDERS = {"Linf": torch.inf, "L2": 2, "L1": 1}
 norms = pytest.mark.parametrize("norm", list(EPS))
 PARQUET = Path(__file__).parents[3] / "shared" / "data" / "cifar10" / "test-exact.parquet"
 EXAMPLES = Path(str(files("pyautoattack"))) / "examples"
@@ -81,6 +83,10 @@ def traced() -> Iterator[None]:
     sys.settrace(before)
 
 
+def cascade(components: dict[str, Component]) -> Cascade:
+    return Cascade(tuple(components.values()))
+
+
 def run_directly(components: dict[str, Component], model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The library's own ensemble on the same components."""
     first = next(iter(components.values()))
@@ -98,7 +104,7 @@ def test_ensemble_is_that_of_its_authors(norm: str) -> None:
     model, components = network(), small(norm)
     x, y = pixels(model)
     theirs = run_directly(components, model, x, y)
-    ours = cascade(components, model, x, y)
+    ours = cascade(components)(model, x, y)
     assert torch.equal(ours, components["square"].threat.project(theirs, x))
     assert (ours - theirs).abs().max() < 1e-7
     with torch.no_grad():
@@ -143,7 +149,10 @@ def components(norm: str) -> list[Component]:
     ]
 
 
-@pytest.mark.parametrize("component", [*components("Linf"), *components("L2")], ids=lambda c: f"{c.name}-{c.norm}")
+ALL = [component for norm in EPS for component in components(norm)]
+
+
+@pytest.mark.parametrize("component", ALL, ids=lambda c: f"{c.label}-{c.norm}")
 def test_component_fools_within_the_ball_and_leaves_the_rest(component: Component) -> None:
     model = network()
     x, y = pixels(model)
@@ -156,14 +165,14 @@ def test_component_fools_within_the_ball_and_leaves_the_rest(component: Componen
     assert kept[0]
     assert torch.equal(kept[1:], standing[1:])
     assert 0 < standing.sum() < 15
-    order = 2 if component.norm == "L2" else torch.inf
+    order = ORDERS[str(component.norm)]
     assert torch.linalg.vector_norm((found - x).flatten(1), ord=order, dim=1).max() <= component.eps * (1 + 1e-5)
     assert 0 <= found.min() < found.max() <= 1
     assert torch.equal(found, component(model, x, y))
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("component", [*components("Linf"), *components("L2")], ids=lambda c: f"{c.name}-{c.norm}")
+@pytest.mark.parametrize("component", ALL, ids=lambda c: f"{c.label}-{c.norm}")
 def test_batches_of_one_of_the_misclassified_and_of_double_precision(component: Component) -> None:
     model, double = network(), network(dtype=torch.float64)
     x, y = pixels(model)
@@ -179,7 +188,7 @@ def test_batches_of_one_of_the_misclassified_and_of_double_precision(component: 
     assert torch.equal(found[0], wide.clamp(0, 1)[0])
     with torch.no_grad():
         assert (~correct(double(found), y)).sum() > 1
-    order = 2 if component.norm == "L2" else torch.inf
+    order = ORDERS[str(component.norm)]
     moved = torch.linalg.vector_norm((found - wide.clamp(0, 1)).flatten(1), ord=order, dim=1)
     assert moved.max() <= component.eps * (1 + 1e-12)
 
@@ -190,8 +199,8 @@ def test_vectors_are_attacked_by_all_but_square(norm: str) -> None:
     x, y = pixels(network())
     names = ("apgd-ce", "apgd-t", "fab-t")
     chosen = {name: small(norm)[name] for name in names}
-    found = cascade(chosen, flat, x.flatten(1), y)
-    assert torch.equal(found.view_as(x), cascade(chosen, network(), x, y))
+    found = cascade(chosen)(flat, x.flatten(1), y)
+    assert torch.equal(found.view_as(x), cascade(chosen)(network(), x, y))
     with pytest.raises(InputError, match=r"x has shape \(16, 64\) and square needs images \(B, C, H, W\)"):
         AutoAttack(norm=norm)(flat, x.flatten(1), y)
 
@@ -208,7 +217,7 @@ def test_few_classes_leave_out_what_needs_more(classes: int) -> None:
     model = network(classes)
     x, y = pixels(model, 8)
     for component in components("Linf"):
-        least = {"apgd-t": 4, "apgd-dlr": 3}.get(component.name, 2)
+        least = {"apgd-t": 4, "apgd-dlr": 3}.get(component.label, 2)
         if classes >= least:
             assert (replace(component, eps=0.3)(model, x, y) != x).any()
         else:
@@ -221,14 +230,15 @@ def test_few_classes_leave_out_what_needs_more(classes: int) -> None:
         assert reported == []
 
 
-def test_square_for_l2_either_runs_or_says_why_not() -> None:
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_square_either_runs_or_says_why_not(norm: str) -> None:
     refused = 0
     for height in (3, 4, 5, 8, 9, 10, 12, 13, 14, 15):
         for width in (4, 8, 15):
             torch.manual_seed(0)
             model = nn.Sequential(nn.Flatten(), nn.Linear(height * width, 3)).eval()
             x = torch.rand(2, 1, height, width)
-            attack = Square(1e-4, "L2", queries=2)
+            attack = Square(1e-4, norm, queries=2)
             build = attack.build(model, 3)
             try:
                 build.perturb(x, model(x).argmax(dim=1))
@@ -239,6 +249,32 @@ def test_square_for_l2_either_runs_or_says_why_not() -> None:
             else:
                 attack(model, x, model(x).argmax(dim=1))
     assert refused > 5
+
+
+@pytest.mark.parametrize("component", ALL, ids=lambda c: f"{c.label}-{c.norm}")
+@pytest.mark.parametrize("bounds", [(0.0, 4.0), (-1.0, 3.0)])
+def test_images_within_other_bounds_are_attacked_within_them(component: Component, bounds: tuple[float, float]) -> None:
+    low, high = bounds
+
+    class Scaled(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.model((x - low) / (high - low))
+
+    model = network()
+    x, y = pixels(model)
+    x = (x * 256).round() / 256
+    y[1:] = model(x[1:]).argmax(dim=1)
+    scaled = replace(component, eps=component.eps * (high - low), bounds=bounds)
+    far = low + (high - low) * x
+    found = scaled(Scaled(model).eval(), far, y)
+    scaled.threat.check_adversaries(found, far)
+    assert_close((found - low) / (high - low), component(model, x, y), rtol=0, atol=1e-6)
+    assert (found.min() < 0) == (low < 0)
+    assert found.max() > 1
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +293,7 @@ def test_every_gradient_serves_every_component(gradient: Gradient, deq: DEQ) -> 
     surrogate, target = Surrogate(deq, gradient), Defended(deq, EnsembleState())
     x, y = pixels(target, 4)
     for component in components("Linf"):
-        few: dict[str, int] = {"queries": 4} if component.name == "square" else {"steps": 2, "restarts": 1}
+        few: dict[str, int] = {"queries": 4} if component.label == "square" else {"steps": 2, "restarts": 1}
         found = replace(component, eps=0.3, **few)(surrogate, x, y, target)
         assert (~correct(target(found), y)).sum() > 1
 
@@ -285,22 +321,22 @@ def test_cascade_attacks_who_is_left_and_reports(monkeypatch: pytest.MonkeyPatch
     model = network()
     x, y = pixels(model)
     seen: list[int] = []
-    original = Component.__call__
+    original = Component.search
 
-    def watched(self: Component, surrogate: nn.Module, x: Tensor, y: Tensor, target: nn.Module | None = None) -> Tensor:
+    def watched(self: Component, surrogate: nn.Module, judge: nn.Module, x: Tensor, *rest: Any) -> Tensor:
         seen.append(len(x))
-        return original(self, surrogate, x, y, target)
+        return original(self, surrogate, judge, x, *rest)
 
-    monkeypatch.setattr(Component, "__call__", watched)
+    monkeypatch.setattr(Component, "search", watched)
     reports: list[tuple[float, str]] = []
-    found = cascade(small(), model, x, y, report=lambda share, what: reports.append((share, what)))
+    found = cascade(small())(model, x, y, report=lambda share, what: reports.append((share, what)))
     assert reports == [(0, "apgd-ce"), (0.25, "apgd-t"), (0.5, "fab-t"), (0.75, "square"), (1, "done")]
     assert seen[0] == 15
     assert seen == sorted(seen, reverse=True)
     assert seen[-1] < 15
     seen.clear()
     strong = {name: replace(component, eps=1.0) for name, component in small().items()}
-    assert (model(cascade(strong, model, x, y)).argmax(dim=1) != y).all()
+    assert (model(cascade(strong)(model, x, y)).argmax(dim=1) != y).all()
     assert len(seen) < 4
     assert torch.equal(found[0], x[0])
 
@@ -310,13 +346,13 @@ def test_attacks_of_ones_choice_run_with_one_seed_and_say_what_they_cost() -> No
     x, y = pixels(model)
     chosen = tuple(small().values())
     attack = Cascade(chosen, seed=3)
-    expected = cascade({c.name: replace(c, seed=3) for c in chosen}, model, x, y)
+    expected = Cascade(tuple(replace(c, seed=3) for c in chosen), seed=3)(model, x, y)
     assert torch.equal(attack(model, x, y), expected)
-    assert attack.gradients == sum(component.gradients for component in chosen)
-    assert attack.queries == sum(component.queries + 1 for component in chosen)
+    assert attack.cost.gradients == sum(component.cost.gradients for component in chosen)
+    assert attack.cost.queries == sum(component.cost.queries + 1 for component in chosen)
     standard = AutoAttack(EPS["Linf"])
     whole = Cascade(tuple(standard.components.values()))
-    assert (whole.gradients, whole.queries) == (standard.gradients, standard.queries)
+    assert whole.cost == standard.cost
     for none_or_twice in ((), (chosen[0], chosen[0])):
         with pytest.raises(InputError, match="give at least one, and none of them twice"):
             Cascade(none_or_twice)
@@ -352,23 +388,23 @@ def test_nothing_of_the_library_reaches_the_user(capfd: pytest.CaptureFixture[st
     x, y = pixels(model, 4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cascade(small(), model, x, y)
+        cascade(small())(model, x, y)
     assert capfd.readouterr() == ("", "")
 
 
 def test_default_precision_of_the_program_does_not_matter() -> None:
     model = network()
     x, y = pixels(model, 6)
-    expected = cascade(small("L2"), model, x, y)
+    expected = cascade(small("L2"))(model, x, y)
     torch.set_default_dtype(torch.float64)
     try:
-        assert torch.equal(cascade(small("L2"), model, x, y), expected)
+        assert torch.equal(cascade(small("L2"))(model, x, y), expected)
         assert torch.get_default_dtype() == torch.float64
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize("component", components("Linf"), ids=lambda c: c.name)
+@pytest.mark.parametrize("component", [*components("Linf"), components("L1")[0]], ids=lambda c: f"{c.label}-{c.norm}")
 def test_budget_is_no_less_than_what_is_used(component: Component) -> None:
     class Counted(nn.Module):
         def __init__(self, model: nn.Module) -> None:
@@ -387,27 +423,30 @@ def test_budget_is_no_less_than_what_is_used(component: Component) -> None:
     weak: Any = replace(component, eps=1e-4)
     model.gradients = model.passes = 0
     weak(model, x, y)
-    assert model.gradients == weak.gradients
-    assert weak.queries <= model.passes <= weak.queries + 5
+    assert model.gradients == weak.cost.gradients
+    assert model.passes == weak.cost.queries
 
 
 def test_budget_of_the_ensemble_is_that_of_its_components() -> None:
     attack = AutoAttack()
-    assert attack.gradients == 101 + 9 * 101 + 9 * 100
-    assert attack.queries >= 9 * 100 + 5000
+    assert attack.cost.gradients == 101 + 9 * 101 + 9 * 100
+    assert attack.cost.queries >= 9 * 100 + 5000
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: AutoAttack(eps=-1), "eps is -1"),
-        (lambda: AutoAttack(norm="L1"), "norm is 'L1'"),
+        (lambda: AutoAttack(norm="L7"), "norm is 'L7'"),
         (lambda: AutoAttack(version="rand"), "version is 'rand'; choose one of 'standard', 'plus', 'custom'"),
         (lambda: AutoAttack(judge="me"), "judge is 'me'; choose one of 'target', 'surrogate'"),
         (lambda: AutoAttack(version="custom"), "name the attacks for 'custom'"),
         (lambda: AutoAttack(attacks=("square",)), "and for no other version"),
         (lambda: AutoAttack(version="custom", attacks=()), "choose at least one of 'apgd-ce'"),
         (lambda: AutoAttack(version="custom", attacks=("pgd",)), r"attacks is \('pgd',\); choose"),
+        (lambda: APGD(widened=True), "widened needs the norm L1 and 2 steps, and the attack has Linf and 100"),
+        (lambda: TargetedAPGD(norm="L1", steps=1, widened=True), "widened needs the norm L1 and 2 steps"),
+        (lambda: Cascade((APGD(0.1), Square(0.2))), "the attacks differ in eps, norm or bounds"),
         (lambda: APGD(loss="mse"), "loss is 'mse'; choose one of 'ce', 'dlr'"),
         (lambda: APGD(steps=0), "steps is 0; APGD needs at least 1"),
         (lambda: TargetedAPGD(targets=0), "targets is 0; TargetedAPGD needs at least 1"),
@@ -467,5 +506,5 @@ def test_trained_network_falls_as_it_does_to_the_authors(resnet: nn.Module) -> N
         for name, component in AutoAttack().components.items()
     }
     chosen |= {name: replace(chosen[name], targets=1) for name in ("apgd-t", "fab-t")}  # pyright: ignore
-    ours = cascade(chosen, resnet, x, y)
+    ours = cascade(chosen)(resnet, x, y)
     assert (ours - run_directly(chosen, resnet, x, y)).abs().max() <= 6e-8

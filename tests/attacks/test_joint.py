@@ -10,7 +10,8 @@ from dense import apply, image_jacobian, loss_gradient, state_jacobian
 from robustdeq import DEQ, InputError, Unroll
 from robustdeq.attacks import PGD, JointAttack
 from robustdeq.attacks.joint import JointIterate
-from robustdeq.attacks.pgd import correct
+from robustdeq.attacks.losses import correct
+from robustdeq.deq.cell import Execution
 from robustdeq.deq.defenses import EarlyState, FinalState
 from robustdeq.gradients import Defended, Exact, Phantom, Surrogate
 from robustdeq.solvers import Broyden
@@ -41,7 +42,7 @@ def test_state_and_adjoint_converge_where_the_input_cannot_move(cell: str, dampi
     assert torch.equal(last.x, x)
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 def test_every_step_is_equation_12(norm: str) -> None:
     deq, x = make_deq(), images()
     attack = JointAttack(eps=0.3, step_size=0.1, steps=5, damping=0.7, norm=norm, bounds=(-10, 10))
@@ -56,7 +57,7 @@ def test_every_step_is_equation_12(norm: str) -> None:
         assert_close(found.state, z)
         assert_close(found.adjoint, u)
         assert_close(found.x, moving)
-    lengths = torch.linalg.vector_norm((moving - x).flatten(1), ord=torch.inf if norm == "Linf" else 2, dim=1)
+    lengths = torch.linalg.vector_norm((moving - x).flatten(1), ord={"Linf": torch.inf, "L2": 2, "L1": 1}[norm], dim=1)
     assert ((lengths > 0.25) & (lengths < 0.3 + 1e-12)).all()
 
 
@@ -129,6 +130,28 @@ def test_sample_whose_states_blow_up_stays_and_troubles_nobody(norm: str) -> Non
     found = attack(deq, x, y)
     assert found.isfinite().all()
     assert_close(found[[0, 2]], alone[[0, 2]])
+
+
+def test_cell_is_evaluated_as_the_model_says() -> None:
+    """In bfloat16 the next state is f in bfloat16, which is not f in full precision."""
+    deq, x = make_deq("convolution").float().eval(), images().float()
+    full, coarse = (
+        next(JointAttack(damping=1.0, bounds=(-20, 20)).iterates(model, x, cross_entropy, x)).state
+        for model in (deq, deq.with_settings(execution=Execution("bfloat16")))
+    )
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = deq.cell(torch.zeros_like(full), deq.injection(x).float())
+    assert_close(coarse, expected.float(), rtol=0, atol=0.02)
+    assert not torch.equal(coarse, full)
+
+
+def test_it_stays_in_the_bounds_that_it_is_given() -> None:
+    deq, x, y = far_from_its_boundaries(20)
+    attack = JointAttack(2.0, 0.5, steps=5, bounds=(-1.0, 3.0))
+    found = attack(deq, 4 * x - 1, y)
+    attack.threat.check_adversaries(found, 4 * x - 1)
+    assert found.min() == -1
+    assert found.max() == 3
 
 
 def test_weights_are_left_as_they_were() -> None:

@@ -12,13 +12,27 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 import robustdeq as rd
-from robustdeq.attacks import FGSM, PGD
+from robustdeq.attacks import (
+    APGD,
+    FGSM,
+    PGD,
+    Attack,
+    AutoAttack,
+    Cascade,
+    ContinuedPGD,
+    Cost,
+    JointAttack,
+    Linf,
+    Square,
+    StoppingPGD,
+)
 from robustdeq.attacks.pgd import correct, input_gradient
 from robustdeq.gradients import Gradient, Phantom, Surrogate, ThroughSolver
 
 IMAGE = (1, 4, 5)
 CLASSES = 4
-NORMS = ["Linf", "L2"]
+NORMS = ["Linf", "L2", "L1"]
+ORDERS = {"Linf": torch.inf, "L2": 2, "L1": 1}
 norms = pytest.mark.parametrize("norm", NORMS)
 
 
@@ -44,7 +58,7 @@ def pixels(n: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> tuple[T
 
 
 def lengths(x: Tensor, norm: str) -> Tensor:
-    return torch.linalg.vector_norm(x.flatten(1), ord=2 if norm == "L2" else torch.inf, dim=1)
+    return torch.linalg.vector_norm(x.flatten(1), ord=ORDERS[norm], dim=1)
 
 
 class Scaled(nn.Module):
@@ -152,7 +166,7 @@ def test_restarts_keep_whom_they_fooled_and_never_fool_fewer(norm: str) -> None:
     surrogate, target = network(0), network(1)
     x, _ = pixels(300)
     y = target(x).argmax(dim=1)
-    eps = {"Linf": 0.5, "L2": 1.7}[norm]
+    eps = {"Linf": 0.5, "L2": 1.7, "L1": 5.0}[norm]
     runs = [
         PGD(eps, eps / 2, steps=1, norm=norm, restarts=restarts)(surrogate, x, y, target) for restarts in range(1, 6)
     ]
@@ -170,6 +184,15 @@ def test_restarts_are_judged_on_the_target_and_only_while_it_stands() -> None:
     assert target.shown == sorted(target.shown, reverse=True)
     assert len(target.shown) == 3
     assert target.shown[0] == 40 > target.shown[-1]
+
+
+@pytest.mark.parametrize("attack", [PGD, StoppingPGD])
+def test_runs_are_reported(attack: type[PGD]) -> None:
+    (x, _), model = pixels(3), linear()
+    reports: list[tuple[float, str]] = []
+    weak = attack(1e-3, 1e-3, steps=1, restarts=2)
+    weak(model, x, model(x).argmax(1), report=lambda share, what: reports.append((share, what)))
+    assert reports == [(0, "run 1 of 2"), (0.5, "run 2 of 2")]
 
 
 def test_one_run_asks_no_judge() -> None:
@@ -300,3 +323,49 @@ def test_another_loss_can_be_climbed() -> None:
     (x, y), model = pixels(8), network()
     attack = MarginPGD(0.2, 0.05, steps=5, random_start=False)
     assert (attack.loss(model(attack(model, x, y)), y) > attack.loss(model(x), y)).all()
+
+
+def test_norm_is_held_by_its_name_however_it_was_given() -> None:
+    for attack in (PGD(norm=Linf()), FGSM(norm=Linf()), StoppingPGD(norm=Linf())):
+        assert attack.norm == "Linf"
+        assert attack == type(attack)(norm="Linf")
+    assert repr(PGD(norm=Linf())) == repr(PGD())
+
+
+@pytest.mark.parametrize(
+    ("attack", "label"),
+    [
+        (PGD(), "PGD, 10 steps"),
+        (PGD(steps=1, restarts=3), "PGD, 3 × 1 step"),
+        (FGSM(), "FGSM"),
+        (StoppingPGD(steps=20, restarts=5), "PGD up to its first success, 5 × 20 steps"),
+        (ContinuedPGD(), "PGD on one model after another, 10 steps"),
+        (JointAttack(), "joint attack, 50 steps"),
+        (APGD(), "apgd-ce"),
+        (AutoAttack(), "AutoAttack"),
+        (AutoAttack(version="plus"), "AutoAttack, plus"),
+        (Cascade((APGD(), Square())), "apgd-ce, square"),
+    ],
+)
+def test_labels_name_the_attack_and_its_effort(attack: Attack, label: str) -> None:
+    assert attack.label == label
+
+
+@pytest.mark.parametrize(
+    ("attack", "cost"),
+    [
+        (PGD(steps=7, restarts=3), Cost(21, 2)),
+        (FGSM(), Cost(1, 0)),
+        (StoppingPGD(steps=7, restarts=3), Cost(21, 3)),
+        (JointAttack(steps=7, restarts=3), Cost(0, 2, 3 * 21)),
+    ],
+    ids=repr,
+)
+def test_cost_is_what_is_run_and_has_a_price(attack: Attack, cost: Cost) -> None:
+    assert attack.cost == cost
+    assert cost.price(gradient=10, forward=4) == 10 * cost.gradients + 4 * cost.queries + cost.evaluations
+
+
+def test_seed_of_a_batch_is_its_own() -> None:
+    assert PGD(seed=3).seeded(4) == PGD(seed=7)
+    assert Cascade((APGD(),), seed=3).seeded(4) == Cascade((APGD(),), seed=7)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from cells import CLASSES, images, make_deq
 from robustdeq.attacks import PGD, StoppingPGD
-from robustdeq.attacks.pgd import correct
+from robustdeq.attacks.losses import correct
 from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
 from robustdeq.gradients import Defended, Gradient, Phantom, Surrogate, ThroughSolver
 

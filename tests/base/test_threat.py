@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from robustdeq.attacks import FGSM, PGD, ThreatModel
@@ -29,10 +31,13 @@ def with_pixel(value: float) -> Tensor:
     [
         ({"eps": -0.1}, "eps is -0.1; give a radius of 0 or more"),
         ({"eps": float("nan")}, "eps is nan"),
-        ({"norm": "L1"}, "norm is 'L1'; choose one of 'Linf', 'L2'"),
+        ({"eps": float("inf")}, "eps is inf; give a radius of 0 or more that is finite"),
+        ({"norm": "L7"}, "norm is 'L7'; choose one of 'Linf', 'L2', 'L1'"),
         ({"norm": "linf"}, "norm is 'linf'"),
         ({"bounds": (1.0, 0.0)}, r"bounds are \(1.0, 0.0\)"),
         ({"bounds": (0.0, 0.0)}, r"bounds are \(0.0, 0.0\)"),
+        ({"bounds": (0.0, float("inf"))}, r"bounds are \(0.0, inf\)"),
+        ({"bounds": (float("nan"), 1.0)}, r"bounds are \(nan, 1.0\)"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -49,6 +54,7 @@ def test_ball_that_does_not_exist_is_refused(attack: Any, settings: dict[str, An
         ({"step_size": 0.0}, "step_size is 0.0; give a positive number"),
         ({"step_size": -1.0}, "step_size is -1.0"),
         ({"step_size": float("nan")}, "step_size is nan"),
+        ({"step_size": float("inf")}, "step_size is inf; give a positive number that is finite"),
     ],
     ids=str,
 )
@@ -57,7 +63,7 @@ def test_attack_that_goes_nowhere_is_refused(settings: dict[str, Any], message: 
         PGD(**settings)
 
 
-@pytest.mark.parametrize("step_size", [0.0, -0.1, float("nan")])
+@pytest.mark.parametrize("step_size", [0.0, -0.1, float("nan"), float("inf")])
 def test_fgsm_refuses_a_step_that_goes_nowhere(step_size: float) -> None:
     with pytest.raises(InputError, match=f"step_size is {step_size}"):
         FGSM(step_size=step_size)
@@ -111,3 +117,38 @@ def test_data_of_the_wrong_kind_is_refused(x: Tensor, y: Tensor, message: str, u
 def test_labels_of_any_integer_type_mean_the_same() -> None:
     attack, network = PGD(eps=0.2, steps=2), model()
     assert torch.equal(attack(network, X, Y.int()), attack(network, X, Y))
+
+
+@given(
+    norm=st.sampled_from(["Linf", "L2", "L1"]),
+    eps=st.floats(0, 5),
+    bounds=st.sampled_from([(0.0, 1.0), (-2.1179, 2.64), (100.0, 355.0)]),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32, torch.float64]),
+    seed=st.integers(0, 100),
+)
+@settings(max_examples=60, deadline=None)
+def test_what_was_projected_is_accepted_whatever_the_precision(
+    norm: str, eps: float, bounds: tuple[float, float], dtype: torch.dtype, seed: int
+) -> None:
+    generator, threat = torch.Generator().manual_seed(seed), ThreatModel(eps, norm, bounds)
+    low, high = bounds
+    x = threat.clip((low + (high - low) * torch.rand(4, 3, 8, 8, generator=generator)).to(dtype))
+    far = x + 3 * (high - low) * torch.randn(x.shape, generator=generator).to(dtype)
+    threat.check(x, torch.zeros(4, dtype=torch.int64))
+    threat.check_adversaries(threat.project(far, x), x)
+    threat.check_adversaries(x, x)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_adversaries_that_break_the_threat_model_are_refused(norm: str) -> None:
+    threat, moved = ThreatModel(0.2, norm), X.clone()
+    for value in (torch.nan, torch.inf):
+        with pytest.raises(InputError, match="pixels that are not finite, which count for nothing"):
+            threat.check_adversaries(with_pixel(value), X)
+    with pytest.raises(InputError, match=r"pixels from 0.5 to 1.0001, outside \[0, 1\], which count for nothing"):
+        threat.check_adversaries(with_pixel(1.0001), X)
+    moved[1, 0, 1, 1] += 0.2
+    threat.check_adversaries(moved, X)
+    moved[1, 0, 1, 1] += 1e-4
+    with pytest.raises(InputError, match=f"moved an image by 0.2001 in {norm}, further than eps = 0.2"):
+        threat.check_adversaries(moved, X)

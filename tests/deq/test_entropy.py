@@ -251,7 +251,7 @@ def test_attack_climbs_its_loss_and_leaves_the_weights_alone(backward: str) -> N
         (lambda: EntropyReduction(steps=-1), "steps is -1; a move of the input makes 0 or more steps"),
         (lambda: EntropyReduction(step_size=0.0), "step_size is 0.0; give a positive number"),
         (lambda: EntropyReduction(eps=-1.0), "eps is -1.0; give a radius of 0 or more"),
-        (lambda: EntropyReduction(norm="L1"), "norm is 'L1'; choose one of 'Linf', 'L2'"),
+        (lambda: EntropyReduction(norm="L7"), "norm is 'L7'; choose one of 'Linf', 'L2', 'L1'"),
         (lambda: EntropyReduced(make_deq(), LINF, "exact"), "choose one of 'through', 'straight-through'"),
         (lambda: EntropyReduced(make_deq(), LINF, temperature=0.0), "temperature is 0.0; give a positive number"),
     ],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import robustdeq as rd
 from robustdeq.attacks import PGD
-from robustdeq.attacks.pgd import correct
+from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
 from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
 from robustdeq.evaluation import (
@@ -307,6 +307,7 @@ def test_model_is_left_as_it_was(mixed: DEQ, data: tuple[Tensor, Tensor], interr
         ({"early": 0}, "state 0 cannot be an early state"),
         ({"early": LAST + 1}, "state 5 does not exist in this model; its solver makes states 1 to 3"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"attack": replace(ATTACK, targeted=True)}, "attack.targeted is set, and an evaluation asks who leaves"),
     ],
     ids=str,
 )

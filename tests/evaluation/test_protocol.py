@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cells import make_deq
-from robustdeq.attacks import PGD, AutoAttack, Square
+from robustdeq.attacks import PGD, AutoAttack, JointAttack, Square
 from robustdeq.base.errors import InputError
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState
 from robustdeq.evaluation import Estimators
@@ -104,10 +104,34 @@ def test_keys_tell_all_attempts_apart() -> None:
         assert len({attempt.key for attempt in attempts}) == len(attempts)
 
 
+@pytest.mark.parametrize("name", ["paper", "strict", "ready-made", "autoattack"])
+def test_every_attack_is_made_within_the_bounds(name: str) -> None:
+    moved = replace(setting(), attack=replace(ATTACK, bounds=(-1.0, 3.0)))
+    attempts = [attempt for column in protocol_named(name)(moved) for attempt in column.attempts]
+    assert {attempt.attack.threat.bounds for attempt in attempts} == {(-1.0, 3.0)}
+
+
+def test_joint_attack_and_square_say_that_they_climb_no_gradient() -> None:
+    asked = [
+        (attempt.gradient, attempt.attack.climbs)
+        for column in protocol_named("strict")(setting())
+        for attempt in column.attempts
+        if isinstance(attempt.attack, JointAttack | Square)
+    ]
+    assert asked == [
+        (None, "joint iteration of z, u and x, λ = 0.5"),
+        *[(None, "nothing: random search")] * len(DEFENSES),
+    ]
+
+
 def test_cost_counts_gradients_and_queries() -> None:
     deq = make_deq().eval()
     subject = DefendedDEQ(deq, DEFENSES)
     through = ThroughSolver(FinalState())
     passes = deq.evaluations(None)
     assert Attempt(ATTACK, through).evaluations(subject) == 2 * through.evaluations(deq) + passes
-    assert Attempt(Square(queries=7), against="final").evaluations(subject) == (7 + 1) * passes
+    square = Square(queries=7, restarts=2)
+    assert Attempt(square, against="final").evaluations(subject) == (square.cost.queries + 1) * passes
+    assert square.cost.queries == 2 * (7 + 2) + 2
+    joint = JointAttack(steps=5, restarts=2)
+    assert Attempt(joint).evaluations(subject) == 2 * 5 * 3 + 2 * passes

@@ -8,7 +8,7 @@ import torch
 
 import robustdeq as rd
 from robustdeq.attacks import PGD
-from robustdeq.attacks.pgd import correct
+from robustdeq.attacks.losses import correct
 from robustdeq.deq.defenses import FinalState
 from robustdeq.evaluation import Estimators, Store, assemble, reduction_evaluation
 from robustdeq.gradients import Defended, EntropyReduced, EntropyReduction, Surrogate, ThroughSolver

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import robustdeq as rd
 from robustdeq.attacks import APGD, PGD, AutoAttack, Square, StoppingPGD
-from robustdeq.attacks.pgd import correct
+from robustdeq.attacks.losses import correct
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState
 from robustdeq.evaluation import Estimators, GridResult, Store, Strict, assemble, deq_evaluation, network_evaluation
 from robustdeq.evaluation.protocol import Family, Role, Rule, Setting, Witness, protocol_named

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 import robustdeq as rd
-from robustdeq.attacks.pgd import correct
+from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
 from robustdeq.data import Images, Splits
 from robustdeq.evaluation import choose_early_state

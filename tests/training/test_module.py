@@ -18,7 +18,7 @@ import dense
 import robustdeq as rd
 from cells import CLASSES, IMAGE, make_deq
 from robustdeq.attacks import PGD
-from robustdeq.attacks.pgd import correct
+from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
 from robustdeq.data import Batches, RandomCropFlip
 from robustdeq.deq.cell import Execution

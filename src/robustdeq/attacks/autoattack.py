@@ -2,108 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
+from typing_extensions import override
 
+from robustdeq.attacks.base import Attack, BallAttack, Cost
 from robustdeq.attacks.components import APGD, FAB, Component, Square, TargetedAPGD, TargetedFAB, stand
 from robustdeq.base.errors import InputError
+from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
 from robustdeq.base.threat import ThreatModel
 
 
-def cascade(
-    components: Mapping[str, Component],
-    surrogate: nn.Module,
-    x: Float[Tensor, "batch *image"],
-    y: Integer[Tensor, "batch"],
-    target: nn.Module | None = None,
-    report: Report | None = None,
-) -> Float[Tensor, "batch *image"]:
-    """Run attacks one after another, each on the images that have withstood all before it.
-
-    Args:
-        components: the attacks by name, at least one, in order.
-        surrogate: the model whose gradient is climbed.
-        x: the images, pixels in [0, 1].
-        y: their labels.
-        target: the model that decides what has succeeded; None for the surrogate.
-        report: called before each attack with the share of the attacks that are done and the name of the next.
-
-    Returns:
-        The adversaries; an image that is misclassified as it is, or that withstood them all, is returned as it is.
-
-    Raises:
-        InputError: x or y cannot be used, or one of the attacks does not apply to such images or so few classes; no
-            attack has run then.
-    """
-    judge = surrogate if target is None else target
-    report = report or (lambda share, what: None)
-    first, *_ = components.values()
-    standing, classes = stand(first.threat, judge, x, y)
-    for component in components.values():
-        component.check(x, classes)
-    adversaries = x.detach().clone()
-    for done, (name, component) in enumerate(components.items()):
-        report(done / len(components), name)
-        if not standing.any():
-            break
-        found = component(surrogate, x[standing], y[standing], target)
-        withstood, _ = stand(component.threat, judge, found, y[standing])
-        fallen = standing.nonzero()[:, 0][~withstood]
-        adversaries[fallen] = found[~withstood]
-        standing[fallen] = False
-    report(1.0, "done")
-    return adversaries
-
-
 @dataclass(frozen=True)
-class Cascade:
+class Cascade(Attack):
     """Attacks of one's choice one after another, each on the images that have withstood all before it.
 
+    An image that is misclassified as it is, or that withstands them all, is returned as it is. Where an attack does not
+    apply to such images or so few classes, none runs.
+
     Args:
-        components: the attacks, in order; each runs with the seed given here.
+        components: the attacks, in order, all in one threat model; each runs with the seed given here.
         seed: of every attack and every batch.
 
     Raises:
-        InputError: there is no attack, or two have the same name.
+        InputError: there is no attack, or two have the same name, or another threat model.
     """
 
     components: tuple[Component, ...]
     seed: int = 0
 
+    @override
     def __post_init__(self) -> None:
-        if not self.components or len(self._named) < len(self.components):
-            raise InputError(f"the attacks are {list(self._named)}; give at least one, and none of them twice.")
+        names = [component.label for component in self.components]
+        if not names or len(set(names)) < len(names):
+            raise InputError(f"the attacks are {names}; give at least one, and none of them twice.")
+        if any(component.threat != self.threat for component in self.components):
+            raise InputError("the attacks differ in eps, norm or bounds; give all of them the same.")
 
     @property
-    def _named(self) -> dict[str, Component]:
-        return {component.name: replace(component, seed=self.seed) for component in self.components}
+    @override
+    def threat(self) -> ThreatModel:
+        return self.components[0].threat
 
     @property
-    def gradients(self) -> int:
-        """How many input gradients it takes per image, at most."""
-        return sum(component.gradients for component in self.components)
+    @override
+    def cost(self) -> Cost:
+        return sum((component.cost + Cost(0, 1) for component in self.components), Cost(0))
 
     @property
-    def queries(self) -> int:
-        """How many forward passes it takes per image beyond those, at most."""
-        return sum(component.queries + 1 for component in self.components)
+    @override
+    def label(self) -> str:
+        return ", ".join(component.label for component in self.components)
 
-    def __call__(
+    @override
+    def search(
         self,
         surrogate: nn.Module,
+        judge: nn.Module,
         x: Float[Tensor, "batch *image"],
         y: Integer[Tensor, "batch"],
-        target: nn.Module | None = None,
-        report: Report | None = None,
+        report: Report,
     ) -> Float[Tensor, "batch *image"]:
-        """Make adversaries; see `cascade`."""
-        return cascade(self._named, surrogate, x, y, target, report)
+        """Search; before each attack, report the share of the attacks that are done and the label of the next."""
+        standing, classes = stand(judge, x, y)
+        for component in self.components:
+            component.check(x, classes)
+        adversaries = x.clone()
+        for done, component in enumerate(self.components):
+            report(done / len(self.components), component.label)
+            if not standing.any():
+                break
+            attack = replace(component, seed=self.seed)
+            found = attack.search(surrogate, judge, x[standing], y[standing], lambda share, what: None)
+            withstood, _ = stand(judge, found, y[standing])
+            fallen = standing.nonzero()[:, 0][~withstood]
+            adversaries[fallen] = found[~withstood]
+            standing[fallen] = False
+        report(1.0, "done")
+        return adversaries
 
 
 class Version(StrEnum):
@@ -128,32 +109,35 @@ _VERSIONS = {
 
 
 @dataclass(frozen=True)
-class AutoAttack:
+class AutoAttack(BallAttack):
     """The ensemble of attacks without parameters, each on the images that have withstood all before it.
 
     Args:
         eps: the radius of the ball, in the units of pixels.
-        norm: `"Linf"` or `"L2"`.
+        norm: `"Linf"`, `"L2"` or `"L1"`, which are those that the library knows.
         version: `"standard"` (apgd-ce, apgd-t, fab-t, square), `"plus"` (apgd-dlr and fab as well, and 5 restarts of
             the attacks without target), or `"custom"`: the `attacks`, with the settings of `"plus"`.
         attacks: the names of the attacks, in order, only for `"custom"`.
         seed: of every attack and every batch.
         judge: `"target"`: success is judged on the target all along, through `Judged`; `"surrogate"`: the target is
             ignored, as in the paper (§6.3), and the adversaries are those that fool the surrogate.
+        bounds: the least and the greatest pixel.
 
     Raises:
         InputError: a setting is out of its range.
     """
 
     eps: float = 8 / 255
-    norm: str = "Linf"
+    norm: str | Norm = "Linf"
     version: str = "standard"
     attacks: tuple[str, ...] | None = None
     seed: int = 0
     judge: str = "target"
+    bounds: tuple[float, float] = (0.0, 1.0)
 
+    @override
     def __post_init__(self) -> None:
-        self.threat  # noqa: B018
+        super().__post_init__()
         for name, kind in (("version", Version), ("judge", Judge)):
             if getattr(self, name) not in list(kind):
                 known = ", ".join(repr(str(choice)) for choice in kind)
@@ -167,25 +151,23 @@ class AutoAttack:
             raise InputError(
                 f"attacks is {self.attacks!r}; choose at least one of {', '.join(map(repr, self._known))}."
             )
-
-    @property
-    def threat(self) -> ThreatModel:
-        """The ball it stays in."""
-        return ThreatModel(self.eps, self.norm)
+        self.components  # noqa: B018
 
     @property
     def _known(self) -> dict[str, Component]:
-        common: dict[str, Any] = {"eps": self.eps, "norm": self.norm, "seed": self.seed}
-        restarts = 1 if self.version == Version.STANDARD else 5
+        common: dict[str, Any] = {"eps": self.eps, "norm": self.norm, "seed": self.seed, "bounds": self.bounds}
+        standard, sparse = self.version == Version.STANDARD, self.norm == "L1"
+        restarts = 1 if standard and not sparse else 5
+        widened = standard and sparse
         known = (
-            APGD(loss="ce", restarts=restarts, **common),
+            APGD(loss="ce", restarts=restarts, widened=widened, **common),
             APGD(loss="dlr", restarts=restarts, **common),
-            TargetedAPGD(**common),
+            TargetedAPGD(targets=5 if widened else 9, widened=widened, **common),
             FAB(restarts=restarts, **common),
             TargetedFAB(**common),
             Square(**common),
         )
-        return {component.name: component for component in known}
+        return {component.label: component for component in known}
 
     @property
     def components(self) -> dict[str, Component]:
@@ -199,22 +181,23 @@ class AutoAttack:
         return Cascade(tuple(self.components.values()), self.seed)
 
     @property
-    def gradients(self) -> int:
-        """How many input gradients it takes per image, at most."""
-        return self._cascade.gradients
+    @override
+    def cost(self) -> Cost:
+        return self._cascade.cost
 
     @property
-    def queries(self) -> int:
-        """How many forward passes it takes per image beyond those, at most."""
-        return self._cascade.queries
+    @override
+    def label(self) -> str:
+        return "AutoAttack" if self.version == Version.STANDARD else f"AutoAttack, {self.version}"
 
-    def __call__(
+    @override
+    def search(
         self,
         surrogate: nn.Module,
+        judge: nn.Module,
         x: Float[Tensor, "batch *image"],
         y: Integer[Tensor, "batch"],
-        target: nn.Module | None = None,
-        report: Report | None = None,
+        report: Report,
     ) -> Float[Tensor, "batch *image"]:
-        """Make adversaries; see `cascade`, where `target` is what `judge` says."""
-        return self._cascade(surrogate, x, y, None if self.judge == Judge.SURROGATE else target, report)
+        """Search as `Cascade` does, with the judge that the settings name."""
+        return self._cascade.search(surrogate, surrogate if self.judge == Judge.SURROGATE else judge, x, y, report)

@@ -1,12 +1,13 @@
 """The attacks of AutoAttack (Croce and Hein, ICML 2020), run by their authors' own code, `pyautoattack`.
 
-The library sees one model. Here that is `Judged`: gradients from a surrogate, success from the model that counts.
+The library sees one model. Here that is `Judged`: gradients from a surrogate, success from the model that counts. It
+takes pixels in [0, 1] for granted; images within other bounds, and the radius, are scaled for it.
 """
 
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,38 +22,47 @@ from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 from typing_extensions import override
 
+from robustdeq.attacks.base import BallAttack, Cost
 from robustdeq.attacks.judged import Judged
-from robustdeq.attacks.pgd import checked, correct, warn_of_training
+from robustdeq.attacks.losses import checked, correct
 from robustdeq.base.errors import InputError
-from robustdeq.base.threat import Norm, ThreatModel
+from robustdeq.base.norms import Norm
+from robustdeq.base.progress import Report
 from robustdeq.deq.modes import frozen
 
 _SILENT = logging.Logger("pyautoattack", level=logging.CRITICAL + 1)
 
 
 class _Seen(nn.Module):
-    """A model as the library may call it: in single precision, on empty batches, wrong where it has no answer.
+    """A model as the library may call it: in single precision, on pixels in [0, 1], on empty batches, always finite.
 
     What it returns may be written to.
 
     Args:
         model: the model.
-        x: the images under attack, in the precision of the model.
+        bounds: the least and the greatest pixel of the model's images.
+        x: the images under attack, pixels in [0, 1], in the precision of the model.
         y: their labels. Logits that are not finite become logits that are wrong for the nearest of the images, so that
             the library takes a solve that it made diverge for the success that it is.
         classes: how many classes the model has.
     """
 
     def __init__(
-        self, model: Judged, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"], classes: int
+        self,
+        model: Judged,
+        bounds: tuple[float, float],
+        x: Float[Tensor, "batch *image"],
+        y: Integer[Tensor, "batch"],
+        classes: int,
     ) -> None:
         super().__init__()
-        self.model, self.images, self.labels, self.classes = model, x, y, classes
+        self.model, self.bounds, self.images, self.labels, self.classes = model, bounds, x, y, classes
 
     def forward(self, x: Float[Tensor, "some *image"]) -> Float[Tensor, "some classes"]:
         if len(x) == 0:
             return x.new_zeros(0, self.classes)
-        logits = self.model.answers(x.to(self.images.dtype)).float()
+        low, high = self.bounds
+        logits = self.model.answers(low + (high - low) * x.to(self.images.dtype)).float()
         finite = logits.isfinite().all(dim=1, keepdim=True)
         if finite.all():
             return logits.clone()
@@ -79,109 +89,109 @@ def _check_positive(attack: Component, **settings: int) -> None:
             raise InputError(f"{name} is {value}; {type(attack).__name__} needs at least 1.")
 
 
+NORMS = ("Linf", "L2", "L1")
+"""The norms that the library knows."""
+
+
 @dataclass(frozen=True)
-class Component(ABC):
-    """One attack of the ensemble, on pixels in [0, 1]; it searches in single precision whatever that of the model.
+class Component(BallAttack):
+    """One attack of the ensemble; it searches in single precision whatever that of the model.
+
+    Its label is what its authors call it. An image that is misclassified as it is, or that withstands the attack, is
+    returned as it is.
 
     Args:
         eps: the radius of the ball, in the units of pixels.
-        norm: `"Linf"` or `"L2"`.
+        norm: `"Linf"`, `"L2"` or `"L1"`, which are those that the library knows.
         seed: of everything random in it.
+        bounds: the least and the greatest pixel.
 
     Raises:
         InputError: a setting is out of its range.
     """
 
     eps: float = 8 / 255
-    norm: str = "Linf"
+    norm: str | Norm = "Linf"
     seed: int = 0
+    bounds: tuple[float, float] = (0.0, 1.0)
 
     least_classes: ClassVar[int] = 2
 
+    @override
     def __post_init__(self) -> None:
-        self.threat  # noqa: B018
+        super().__post_init__()
+        if self.norm not in NORMS:
+            raise InputError(
+                f"{self.label} runs in the norms {', '.join(NORMS)} and norm is {self.norm!r}; use PGD, which runs in "
+                "every norm."
+            )
 
     @property
-    def threat(self) -> ThreatModel:
-        """The ball it stays in."""
-        return ThreatModel(self.eps, self.norm)
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What its authors call it."""
-
-    @property
-    @abstractmethod
-    def gradients(self) -> int:
-        """How many input gradients it takes per image, at most."""
-
-    @property
-    @abstractmethod
-    def queries(self) -> int:
-        """How many forward passes it takes per image beyond those, at most."""
+    def scaled_eps(self) -> float:
+        """The radius where pixels are scaled to [0, 1]."""
+        low, high = self.bounds
+        return self.eps / (high - low)
 
     @abstractmethod
     def build(self, model: nn.Module, classes: int) -> Any:
-        """The library's attack on a model with so many classes."""
+        """The library's attack on a model, of so many classes, of pixels in [0, 1]."""
 
     def check(self, x: Float[Tensor, "batch *image"], classes: int) -> None:
         """Raise `InputError` where it cannot attack such images, or a model with so many classes."""
         if classes < self.least_classes:
             raise InputError(
-                f"{self.name} needs {self.least_classes} classes and the model has {classes}; leave it out, as in "
+                f"{self.label} needs {self.least_classes} classes and the model has {classes}; leave it out, as in "
                 "AutoAttack(version='custom', attacks=(...))."
             )
 
+    @override
     @torch.no_grad()
-    def __call__(
+    def search(
         self,
         surrogate: nn.Module,
+        judge: nn.Module,
         x: Float[Tensor, "batch *image"],
         y: Integer[Tensor, "batch"],
-        target: nn.Module | None = None,
+        report: Report,
     ) -> Float[Tensor, "batch *image"]:
-        """Make adversaries.
-
-        Args:
-            surrogate: the model whose gradient is climbed: a `Surrogate`, or any module x → logits.
-            x: the images, pixels in [0, 1].
-            y: their labels.
-            target: the model that decides, all along, what has succeeded (see `Judged`); None for the surrogate.
-
-        Returns:
-            The adversaries, within the threat model; an image that is misclassified as it is, or that withstood the
-            attack, is returned as it is.
-
-        Raises:
-            InputError: x or y cannot be used, or the attack does not apply to such images or so few classes.
-        """
-        judge = surrogate if target is None else target
-        warn_of_training(surrogate, judge)
-        standing, classes = stand(self.threat, judge, x, y)
+        standing, classes = stand(judge, x, y)
         self.check(x, classes)
         adversaries = x.clone()
         if standing.any():
-            found = self._search(Judged(surrogate, target), x[standing], y[standing].long(), classes)
+            found = self._perturbed(Judged(surrogate, judge), x[standing], y[standing], classes)
             adversaries[standing] = self.threat.project(found, x[standing])
         return adversaries
 
-    def _search(
+    def _perturbed(
         self, model: Judged, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"], classes: int
     ) -> Float[Tensor, "batch *image"]:
-        seen = _Seen(model, x, y, classes)
+        low, high = self.bounds
+        scaled = (x - low) / (high - low)
+        seen = _Seen(model, self.bounds, scaled, y, classes)
         with frozen(seen), _library():
-            return self.build(seen, classes).perturb(x.float().contiguous(), y).to(x.dtype)
+            found = self.build(seen, classes).perturb(scaled.float().contiguous(), y)
+        return low + (high - low) * found.to(x.dtype)
 
 
+@torch.no_grad()
 def stand(
-    threat: ThreatModel, judge: nn.Module, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"]
+    judge: nn.Module, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"]
 ) -> tuple[Bool[Tensor, "batch"], int]:
     """Which images a model classifies correctly, and how many classes it has."""
-    threat.check(x, y)
-    with torch.no_grad():
-        logits = judge(x)
-    return checked(correct, y.long())(logits), logits.shape[1]
+    logits = judge(x)
+    return checked(correct, y)(logits), logits.shape[1]
+
+
+def _check_widened(attack: APGD | TargetedAPGD) -> None:
+    if attack.widened and (attack.norm != "L1" or attack.steps < 2):
+        raise InputError(
+            f"widened needs the norm L1 and 2 steps, and the attack has {attack.norm} and {attack.steps}; leave it out."
+        )
+
+
+def _first(widened: bool) -> int:
+    """How many gradients a run takes where it starts: one per ball that it runs in."""
+    return 3 if widened else 1
 
 
 class APGDLoss(StrEnum):
@@ -195,12 +205,14 @@ class APGDLoss(StrEnum):
 class APGD(Component):
     """Auto-PGD: projected gradient ascent with momentum that halves its step size where progress stalls.
 
-    `eps`, `norm` and `seed` are those of `Component`.
+    `eps`, `norm`, `seed` and `bounds` are those of `Component`.
 
     Args:
         loss: `"ce"` (cross-entropy) or `"dlr"` (difference of logits ratio; 3 classes or more).
         steps: how many steps a run takes.
         restarts: how many runs, each from a random point, on the images that the ones before did not fool.
+        widened: start in balls of 3 ε and 2 ε, three tenths of the steps in each (L1 only; Croce and Hein, "Mind the
+            box", ICML 2021).
 
     Raises:
         InputError: a setting is out of its range.
@@ -209,28 +221,25 @@ class APGD(Component):
     loss: str = "ce"
     steps: int = 100
     restarts: int = 1
+    widened: bool = False
 
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_positive(self, steps=self.steps, restarts=self.restarts)
+        _check_widened(self)
         if self.loss not in list(APGDLoss):
             raise InputError(f"loss is {self.loss!r}; choose one of {', '.join(repr(str(loss)) for loss in APGDLoss)}.")
 
     @property
     @override
-    def name(self) -> str:
+    def label(self) -> str:
         return f"apgd-{self.loss}"
 
     @property
     @override
-    def gradients(self) -> int:
-        return self.restarts * (self.steps + 1)
-
-    @property
-    @override
-    def queries(self) -> int:
-        return 2
+    def cost(self) -> Cost:
+        return Cost(self.restarts * (self.steps + _first(self.widened)), 2)
 
     @override
     def check(self, x: Float[Tensor, "batch *image"], classes: int) -> None:
@@ -245,9 +254,10 @@ class APGD(Component):
             n_iter=self.steps,
             norm=str(self.norm),
             n_restarts=self.restarts,
-            eps=self.eps,
+            eps=self.scaled_eps,
             seed=self.seed,
             loss=str(self.loss),
+            use_largereps=self.widened,
             logger=_SILENT,
         )
 
@@ -256,12 +266,13 @@ class APGD(Component):
 class TargetedAPGD(Component):
     """Auto-PGD on the targeted difference of logits ratio, one class after another, the likeliest wrong one first.
 
-    `eps`, `norm` and `seed` are those of `Component`. It needs a model with 4 classes or more.
+    `eps`, `norm`, `seed` and `bounds` are those of `Component`. It needs a model with 4 classes or more.
 
     Args:
         targets: how many classes are tried, at most all that are wrong.
         steps: how many steps a run takes.
         restarts: how many runs for each class.
+        widened: as for `APGD`.
 
     Raises:
         InputError: a setting is out of its range.
@@ -270,6 +281,7 @@ class TargetedAPGD(Component):
     targets: int = 9
     steps: int = 100
     restarts: int = 1
+    widened: bool = False
 
     least_classes: ClassVar[int] = 4
 
@@ -277,21 +289,18 @@ class TargetedAPGD(Component):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_positive(self, targets=self.targets, steps=self.steps, restarts=self.restarts)
+        _check_widened(self)
 
     @property
     @override
-    def name(self) -> str:
+    def label(self) -> str:
         return "apgd-t"
 
     @property
     @override
-    def gradients(self) -> int:
-        return self.targets * self.restarts * (self.steps + 1)
-
-    @property
-    @override
-    def queries(self) -> int:
-        return self.targets * self.restarts + 2
+    def cost(self) -> Cost:
+        runs = self.targets * self.restarts
+        return Cost(runs * (self.steps + _first(self.widened)), runs + 2)
 
     @override
     def build(self, model: nn.Module, classes: int) -> APGDAttack_targeted:
@@ -300,9 +309,10 @@ class TargetedAPGD(Component):
             n_iter=self.steps,
             norm=str(self.norm),
             n_restarts=self.restarts,
-            eps=self.eps,
+            eps=self.scaled_eps,
             seed=self.seed,
             n_target_classes=min(self.targets, classes - 1),
+            use_largereps=self.widened,
             logger=_SILENT,
         )
 
@@ -311,7 +321,7 @@ class TargetedAPGD(Component):
 class FAB(Component):
     """Fast adaptive boundary attack (Croce and Hein, ICML 2020): the nearest point across the linearised boundary.
 
-    `eps`, `norm` and `seed` are those of `Component`. Every step takes the gradient of every logit.
+    `eps`, `norm`, `seed` and `bounds` are those of `Component`. Every step takes the gradient of every logit.
 
     Args:
         steps: how many steps a run takes.
@@ -331,19 +341,14 @@ class FAB(Component):
 
     @property
     @override
-    def name(self) -> str:
+    def label(self) -> str:
         return "fab"
 
     @property
     @override
-    def gradients(self) -> int:
-        """The same; one step counts as one, though it takes one backward pass per class."""
-        return self.restarts * self.steps
-
-    @property
-    @override
-    def queries(self) -> int:
-        return self.restarts * (self.steps + 2) + 2
+    def cost(self) -> Cost:
+        """One step counts as one gradient, though it takes one backward pass per class."""
+        return Cost(self.restarts * self.steps, self.restarts * (self.steps + 2) + 2)
 
     @override
     def build(self, model: nn.Module, classes: int) -> FABAttack_PT:
@@ -352,7 +357,7 @@ class FAB(Component):
             norm=str(self.norm),
             n_restarts=self.restarts,
             n_iter=self.steps,
-            eps=self.eps,
+            eps=self.scaled_eps,
             seed=self.seed,
         )
 
@@ -361,7 +366,7 @@ class FAB(Component):
 class TargetedFAB(FAB):
     """FAB towards one class after another, the likeliest wrong one first: one gradient per step.
 
-    `eps`, `norm` and `seed` are those of `Component`, `steps` and `restarts`, for each class, those of `FAB`.
+    `eps`, `norm`, `seed` and `bounds` are those of `Component`, `steps` and `restarts`, for each class, those of `FAB`.
 
     Args:
         targets: how many classes are tried, at most all that are wrong.
@@ -379,18 +384,14 @@ class TargetedFAB(FAB):
 
     @property
     @override
-    def name(self) -> str:
+    def label(self) -> str:
         return "fab-t"
 
     @property
     @override
-    def gradients(self) -> int:
-        return self.targets * self.restarts * self.steps
-
-    @property
-    @override
-    def queries(self) -> int:
-        return self.targets * self.restarts * (self.steps + 3) + 2
+    def cost(self) -> Cost:
+        runs = self.targets * self.restarts
+        return Cost(runs * self.steps, runs * (self.steps + 3) + 2)
 
     @override
     def build(self, model: nn.Module, classes: int) -> FABAttack_PT:
@@ -403,7 +404,7 @@ class TargetedFAB(FAB):
 class Square(Component):
     """The Square attack (Andriushchenko et al., ECCV 2020): random squares, kept where they help; no gradient at all.
 
-    `eps`, `norm` and `seed` are those of `Component`. It needs images (B, C, H, W).
+    `eps`, `norm`, `seed` and `bounds` are those of `Component`. It needs images (B, C, H, W).
 
     Args:
         queries: how often each image is tried, per run.
@@ -413,7 +414,7 @@ class Square(Component):
         InputError: a setting is out of its range.
     """
 
-    queries: int = 5000  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    queries: int = 5000
     restarts: int = 1
 
     @override
@@ -423,13 +424,18 @@ class Square(Component):
 
     @property
     @override
-    def name(self) -> str:
+    def label(self) -> str:
         return "square"
 
     @property
     @override
-    def gradients(self) -> int:
-        return 0
+    def cost(self) -> Cost:
+        return Cost(0, self.restarts * (self.queries + 2) + 2)
+
+    @property
+    @override
+    def climbs(self) -> str:
+        return "nothing: random search"
 
     @override
     def check(self, x: Float[Tensor, "batch *image"], classes: int) -> None:
@@ -439,14 +445,14 @@ class Square(Component):
                 f"x has shape {tuple(x.shape)} and square needs images (B, C, H, W); leave it out, as in "
                 "AutoAttack(version='custom', attacks=(...))."
             )
-        if self.norm == Norm.L2:
+        if self.norm != "Linf":
             height, width = x.shape[2:]
             tile = height // 5
             margin = (height - 5 * tile) // 2
             if tile == 0 or (tile > 1 and any(margin + side // tile * tile > side for side in (height, width))):
                 raise InputError(
-                    f"square cannot tile images of {height} × {width} pixels for L2; pad them, or leave it out, as in "
-                    "AutoAttack(version='custom', attacks=(...))."
+                    f"square cannot tile images of {height} × {width} pixels for {self.norm}; pad them, or leave it "
+                    "out, as in AutoAttack(version='custom', attacks=(...))."
                 )
 
     @override
@@ -455,7 +461,7 @@ class Square(Component):
             model,
             norm=str(self.norm),
             n_queries=self.queries,
-            eps=self.eps,
+            eps=self.scaled_eps,
             n_restarts=self.restarts,
             seed=self.seed,
             resc_schedule=False,

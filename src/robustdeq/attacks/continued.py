@@ -44,6 +44,11 @@ class Stages(nn.Module):
 class ContinuedPGD(PGD):
     """PGD on the models of `Stages`, each run starting where the one before ended; all settings are those of `PGD`."""
 
+    @property
+    @override
+    def label(self) -> str:
+        return f"PGD on one model after another, {self.effort}"
+
     @override
     def run(
         self,

@@ -19,9 +19,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
+from robustdeq.attacks.base import Cost
 from robustdeq.attacks.pgd import PGD, finite_or_zero
 from robustdeq.base.errors import InputError
-from robustdeq.deq.cell import Linearization, bind, initial_state
+from robustdeq.deq.cell import Linearization
 from robustdeq.deq.model import DEQ, Loss, total_loss
 from robustdeq.deq.modes import frozen
 
@@ -45,8 +46,8 @@ class JointIterate:
 class JointAttack(PGD):
     """Climb while the model is still solving: one evaluation of f and one vector-Jacobian product per step.
 
-    `eps`, `norm`, `random_start`, `restarts`, `seed`, `targeted` and `bounds` are those of `PGD`. The gradient of the
-    `Surrogate` that it is given plays no part; its model does.
+    `eps`, `norm`, `random_start`, `restarts`, `seed`, `targeted` and `bounds` are those of `PGD`. It attacks a DEQ, or
+    the DEQ behind a `Surrogate` or `Defended`, whose gradient plays no part.
 
     Args:
         step_size: η, how far x goes in each step.
@@ -66,6 +67,22 @@ class JointAttack(PGD):
         super().__post_init__()
         if not 0 < self.damping <= 1:
             raise InputError(f"damping is {self.damping}; give a number in (0, 1].")
+
+    @property
+    @override
+    def cost(self) -> Cost:
+        """No gradient of the surrogate; f and its vector-Jacobian product once per step."""
+        return Cost(0, self.restarts - 1, 3 * self.steps * self.restarts)
+
+    @property
+    @override
+    def label(self) -> str:
+        return f"joint attack, {self.effort}"
+
+    @property
+    @override
+    def climbs(self) -> str:
+        return f"joint iteration of z, u and x, λ = {self.damping:g}"
 
     @override
     def run(
@@ -99,22 +116,20 @@ class JointAttack(PGD):
             loss: logits (B, K) → per-sample loss (B,).
             start: x_0.
         """
-        ascent = -self.step_size if self.targeted else self.step_size
         with frozen(deq):
-            deq.check_input(start)
             with torch.no_grad():
-                state = initial_state(deq.cell, deq.injection(start))
+                _, _, state = deq.bind(start)
             adjoint = torch.zeros_like(state).flatten(1)
             for _ in range(self.steps):
                 leaf = start.detach().requires_grad_()
                 with torch.enable_grad():
-                    injection = deq.injection(leaf)
-                    linearization = Linearization(bind(deq.cell, injection), state)
+                    injection, cell, _ = deq.bind(leaf)
+                    linearization = Linearization(cell, state)
                     read = state.detach().requires_grad_()
                     c = torch.autograd.grad(total_loss(loss, deq.head(read)), read)[0].flatten(1)
                 pulled, (on_injection,) = linearization.vjp(adjoint, (injection,))
                 gradient = finite_or_zero(torch.autograd.grad(injection, leaf, on_injection)[0])
                 state = torch.lerp(state, linearization.value, self.damping)
                 adjoint = torch.lerp(adjoint, pulled + c, self.damping)
-                start = self.threat.project(start + ascent * self.threat.steepest(gradient), x)
+                start = self.step(start, gradient, x)
                 yield JointIterate(state, adjoint, start)

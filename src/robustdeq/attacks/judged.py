@@ -14,28 +14,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustdeq.attacks.pgd import finite_or_zero
-from robustdeq.deq import Defended
-from robustdeq.deq.gradients import Surrogate, ThroughSolver
 from robustdeq.deq.reverse import attach
-
-
-def _differentiates(surrogate: nn.Module, target: nn.Module) -> bool:
-    """Whether the target's own gradient is the surrogate's, so that it needs no second solve."""
-    return (
-        isinstance(surrogate, Surrogate)
-        and isinstance(target, Defended)
-        and surrogate.deq is target.deq
-        and isinstance(surrogate.gradient, ThroughSolver)
-        and surrogate.gradient.defense == target.defense
-    )
 
 
 class Judged(nn.Module):
     """A model x → logits with the value of one model and the backward pass of another.
 
-    The cotangent of the target's logits is pulled back by the surrogate. Where that is the target's own gradient, a
-    `Defended` and a `Surrogate` that goes through the solver for the same defense, one solve gives both. A sample whose
-    gradient is not finite has none to offer: it is zero there.
+    The cotangent of the target's logits is pulled back by the surrogate. Where the surrogate says that this is the
+    target's own backward pass (`Surrogate.differentiates`), the target alone runs: one solve gives value and gradient.
+    The gradient of a sample is zero where it is not finite.
 
     Args:
         surrogate: the model whose backward pass is used: a `Surrogate`, or any module x → logits.
@@ -45,7 +32,8 @@ class Judged(nn.Module):
     def __init__(self, surrogate: nn.Module, target: nn.Module | None = None) -> None:
         super().__init__()
         self.target = surrogate if target is None else target
-        self.surrogate = self.target if _differentiates(surrogate, self.target) else surrogate
+        differentiates = getattr(surrogate, "differentiates", None)
+        self.surrogate = self.target if differentiates is not None and differentiates(self.target) else surrogate
         self.training = any(getattr(model, "deq", model).training for model in (self.surrogate, self.target))
 
     def answers(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
@@ -71,7 +59,7 @@ class Judged(nn.Module):
     def forward(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
         """The logits of the target, a row that is not finite replaced by a constant one of zeros.
 
-        No gradient is evaluated, and the surrogate not at all, where none is asked for.
+        Where x needs no gradient, the surrogate does not run.
         """
         logits = self.answers(x)
         return torch.where(logits.isfinite().all(dim=1, keepdim=True), logits, 0)

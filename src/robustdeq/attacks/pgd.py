@@ -2,78 +2,51 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
+from typing_extensions import override
 
+from robustdeq.attacks.base import BallAttack, Cost
+from robustdeq.attacks.losses import checked, correct, cross_entropy
 from robustdeq.base.errors import InputError
-from robustdeq.base.threat import ThreatModel
-from robustdeq.deq.gradients.base import Surrogate
+from robustdeq.base.norms import Norm
+from robustdeq.base.progress import Report
 from robustdeq.deq.model import Loss, total_loss
-
-LabelledLoss = Callable[[Tensor, Tensor], Tensor]
-
-
-def correct(logits: Float[Tensor, "batch classes"], y: Integer[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
-    """Whether each sample is classified as y; logits that are not finite never are."""
-    return (logits.argmax(dim=1) == y) & logits.isfinite().all(dim=1)
-
-
-def checked(loss: LabelledLoss, y: Integer[Tensor, "batch"]) -> Loss:
-    """The loss with its labels bound to it; raises `InputError` when it meets logits that lack one of them."""
-    low, high = int(y.min()), int(y.max())
-
-    def bound(logits: Tensor) -> Tensor:
-        classes = logits.shape[1]
-        if low < 0 or high >= classes:
-            raise InputError(
-                f"y has labels from {low} to {high}, and the model has classes 0 to {classes - 1}; "
-                "evaluate it on the data it was made for."
-            )
-        return loss(logits, y)
-
-    return bound
 
 
 def finite_or_zero(gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
-    """The gradient of each sample where it is finite; a sample whose gradient is not has none to offer: zero."""
+    """The gradient of each sample, set to zero where any of its entries is not finite."""
     finite = gradient.flatten(1).isfinite().all(dim=1)
     return torch.where(finite.view(-1, *[1] * (gradient.ndim - 1)), gradient, 0)
-
-
-def warn_of_training(*models: nn.Module) -> None:
-    """Warn the caller of an attack where a model under attack is in training mode."""
-    if any(getattr(model, "deq", model).training for model in models):
-        warnings.warn("the model under attack is in training mode; call .eval() on it first.", stacklevel=3)
 
 
 def input_gradient(model: nn.Module, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
     """The gradient of a per-sample loss of a model's logits with respect to x, finite everywhere.
 
-    A `Surrogate` supplies its own; any other module is differentiated by autograd.
+    A model that has a method `input_gradient(x, loss)`, as a `Surrogate` has, computes its own; any other is
+    differentiated by autograd.
     """
-    if isinstance(model, Surrogate):
-        gradient = model.input_gradient(x, loss)
-    else:
-        x = x.detach().requires_grad_()
-        with torch.enable_grad():
-            gradient = torch.autograd.grad(total_loss(loss, model(x)), x)[0]
-    return finite_or_zero(gradient)
+    own = getattr(model, "input_gradient", None)
+    if own is not None:
+        return finite_or_zero(own(x, loss))
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        return finite_or_zero(torch.autograd.grad(total_loss(loss, model(x)), x)[0])
 
 
 @dataclass(frozen=True)
-class PGD:
-    """Projected gradient ascent on a loss, last iterate; `start`, `loss` and `fooled` can be overridden.
+class PGD(BallAttack):
+    """Projected gradient ascent on a loss, last iterate; `start`, `loss`, `step`, `run` and `fooled` can be overridden.
 
     Args:
         eps: the radius of the ball, in the units of pixels.
         step_size: how far each step goes, in the same norm.
         steps: how many steps.
-        norm: `"Linf"` or `"L2"`.
+        norm: `"Linf"`, `"L2"`, `"L1"` or any `Norm`.
         random_start: start from a random point of the ball instead of the image.
         restarts: how many runs; a later one replaces the adversary of a sample that none has fooled yet.
         seed: of the random starts.
@@ -87,67 +60,54 @@ class PGD:
     eps: float = 8 / 255
     step_size: float = 2 / 255
     steps: int = 10
-    norm: str = "Linf"
+    norm: str | Norm = "Linf"
     random_start: bool = True
     restarts: int = 1
     seed: int = 0
     targeted: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
 
+    @override
     def __post_init__(self) -> None:
-        self.threat  # noqa: B018
-        if not self.step_size > 0:
-            raise InputError(f"step_size is {self.step_size}; give a positive number.")
+        super().__post_init__()
+        if not 0 < self.step_size < math.inf:
+            raise InputError(f"step_size is {self.step_size}; give a positive number that is finite.")
         if self.steps < 1:
             raise InputError(f"steps is {self.steps}; PGD makes at least 1.")
         if self.restarts < 1:
             raise InputError(f"restarts is {self.restarts}; PGD runs at least once.")
 
     @property
-    def threat(self) -> ThreatModel:
-        """The ball it stays in."""
-        return ThreatModel(self.eps, self.norm, self.bounds)
+    @override
+    def cost(self) -> Cost:
+        return Cost(self.steps * self.restarts, self.restarts - 1)
 
     @property
-    def gradients(self) -> int:
-        """How many input gradients it takes per image, at most."""
-        return self.steps * self.restarts
+    @override
+    def label(self) -> str:
+        return f"PGD, {self.effort}"
 
     @property
-    def queries(self) -> int:
-        """How many forward passes it takes per image beyond those, at most."""
-        return self.restarts - 1
+    def effort(self) -> str:
+        """How many steps it takes, and in how many runs where there are several, in words."""
+        steps = f"{self.steps} step{'s' if self.steps > 1 else ''}"
+        return steps if self.restarts == 1 else f"{self.restarts} × {steps}"
 
-    def __call__(
+    @override
+    def search(
         self,
         surrogate: nn.Module,
+        judge: nn.Module,
         x: Float[Tensor, "batch *image"],
         y: Integer[Tensor, "batch"],
-        target: nn.Module | None = None,
+        report: Report,
     ) -> Float[Tensor, "batch *image"]:
-        """Make adversaries.
-
-        Args:
-            surrogate: the model whose gradient is climbed: a `Surrogate`, or any module x → logits.
-            x: the images.
-            y: their labels, or, targeted, the classes to reach.
-            target: the model that decides whether a sample is fooled (a `Defended`, say); None for the surrogate. Only
-                several restarts ask.
-
-        Returns:
-            The adversaries, within the threat model.
-
-        Raises:
-            InputError: x or y cannot be used.
-        """
-        self.threat.check(x, y)
-        y = y.long()
-        judge = surrogate if target is None else target
-        warn_of_training(surrogate, judge)
+        """Run; only several restarts need the judge."""
         generator = torch.Generator(device=x.device).manual_seed(self.seed)
-        adversaries = x.detach().clone()
+        adversaries = x.clone()
         standing = torch.arange(len(x), device=x.device)
         for restart in range(self.restarts):
+            report(restart / self.restarts, f"run {restart + 1} of {self.restarts}")
             start = self.start(x, generator)[standing]
             adversaries[standing] = self.run(surrogate, x[standing], start, checked(self.loss, y[standing]))
             if restart + 1 < self.restarts:
@@ -162,7 +122,17 @@ class PGD:
 
     def loss(self, logits: Float[Tensor, "batch classes"], y: Integer[Tensor, "batch"]) -> Float[Tensor, "batch"]:
         """The loss of each sample, which is ascended, or descended when targeted: cross-entropy, in nats."""
-        return nn.functional.cross_entropy(logits, y, reduction="none")
+        return cross_entropy(logits, y)
+
+    def step(
+        self,
+        x: Float[Tensor, "batch *image"],
+        gradient: Float[Tensor, "batch *image"],
+        center: Float[Tensor, "batch *image"],
+    ) -> Float[Tensor, "batch *image"]:
+        """Where a step leads from x, given the gradient of the loss there and the images that the ball is around."""
+        length = -self.step_size if self.targeted else self.step_size
+        return self.threat.project(x + length * self.threat.steepest(gradient), center)
 
     def run(
         self,
@@ -172,11 +142,9 @@ class PGD:
         loss: Loss,
     ) -> Float[Tensor, "batch *image"]:
         """Climb a per-sample loss of the logits from `start`, never waiting for the device; return the last iterate."""
-        ascent = -self.step_size if self.targeted else self.step_size
         adversaries = start
         for _ in range(self.steps):
-            gradient = input_gradient(surrogate, adversaries, loss)
-            adversaries = self.threat.project(adversaries + ascent * self.threat.steepest(gradient), x)
+            adversaries = self.step(adversaries, input_gradient(surrogate, adversaries, loss), x)
         return adversaries
 
     @torch.no_grad()
@@ -184,12 +152,11 @@ class PGD:
         self, judge: nn.Module, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"]
     ) -> Bool[Tensor, "batch"]:
         """Whether each adversary does what it is for."""
-        hit = correct(judge(x), y)
-        return hit if self.targeted else ~hit
+        return correct(judge(x), y) == self.targeted
 
 
 @dataclass(frozen=True)
-class FGSM:
+class FGSM(BallAttack):
     """The fast gradient sign method: one step to the edge of the ball.
 
     `norm`, `random_start`, `seed`, `targeted` and `bounds` are those of `PGD`.
@@ -204,13 +171,15 @@ class FGSM:
 
     eps: float = 8 / 255
     step_size: float | None = None
-    norm: str = "Linf"
+    norm: str | Norm = "Linf"
     random_start: bool = False
     seed: int = 0
     targeted: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
 
+    @override
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.attack  # noqa: B018
 
     @property
@@ -228,26 +197,22 @@ class FGSM:
         )
 
     @property
-    def threat(self) -> ThreatModel:
-        """The ball it stays in."""
-        return self.attack.threat
+    @override
+    def cost(self) -> Cost:
+        return self.attack.cost
 
     @property
-    def gradients(self) -> int:
-        """How many input gradients it takes per image."""
-        return self.attack.gradients
+    @override
+    def label(self) -> str:
+        return "FGSM"
 
-    @property
-    def queries(self) -> int:
-        """How many forward passes it takes per image beyond those."""
-        return self.attack.queries
-
-    def __call__(
+    @override
+    def search(
         self,
         surrogate: nn.Module,
+        judge: nn.Module,
         x: Float[Tensor, "batch *image"],
         y: Integer[Tensor, "batch"],
-        target: nn.Module | None = None,
+        report: Report,
     ) -> Float[Tensor, "batch *image"]:
-        """Make adversaries; see `PGD.__call__`."""
-        return self.attack(surrogate, x, y, target)
+        return self.attack.search(surrogate, judge, x, y, report)

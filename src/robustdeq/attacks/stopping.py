@@ -13,8 +13,11 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 from typing_extensions import override
 
+from robustdeq.attacks.base import Cost
 from robustdeq.attacks.judged import Judged
-from robustdeq.attacks.pgd import PGD, checked, correct, warn_of_training
+from robustdeq.attacks.losses import checked, correct
+from robustdeq.attacks.pgd import PGD
+from robustdeq.base.progress import Report
 from robustdeq.deq.model import total_loss
 
 
@@ -33,27 +36,30 @@ class StoppingPGD(PGD):
 
     @property
     @override
-    def queries(self) -> int:
-        """How many forward passes it takes per image beyond its gradients, at most: one for the end of each run."""
-        return self.restarts
+    def cost(self) -> Cost:
+        """As for `PGD`, with one forward pass for the end of each run."""
+        return Cost(self.steps * self.restarts, self.restarts)
+
+    @property
+    @override
+    def label(self) -> str:
+        return f"PGD up to its first success, {self.effort}"
 
     @override
-    def __call__(
+    def search(
         self,
         surrogate: nn.Module,
+        judge: nn.Module,
         x: Float[Tensor, "batch *image"],
         y: Integer[Tensor, "batch"],
-        target: nn.Module | None = None,
+        report: Report,
     ) -> Float[Tensor, "batch *image"]:
-        """Make adversaries; see `PGD.__call__`, where `target` is what every iterate is judged on."""
-        self.threat.check(x, y)
-        y = y.long()
-        judged = Judged(surrogate, target)
-        warn_of_training(judged)
+        judged = Judged(surrogate, judge)
         generator = torch.Generator(device=x.device).manual_seed(self.seed)
-        adversaries = x.detach().clone()
+        adversaries = x.clone()
         standing = torch.arange(len(x), device=x.device)
-        for _ in range(self.restarts):
+        for restart in range(self.restarts):
+            report(restart / self.restarts, f"run {restart + 1} of {self.restarts}")
             adversaries[standing] = self.start(x, generator)[standing]
             standing = self._climb(judged, x, adversaries, y, standing)
             if len(standing) == 0:
@@ -69,7 +75,6 @@ class StoppingPGD(PGD):
         standing: Int[Tensor, "active"],
     ) -> Int[Tensor, "still_active"]:
         """Move the adversaries of `standing`, each until it succeeds, and return those that have not."""
-        ascent = -self.step_size if self.targeted else self.step_size
         for _ in range(self.steps):
             leaf = adversaries[standing].requires_grad_()
             with torch.enable_grad():
@@ -81,6 +86,5 @@ class StoppingPGD(PGD):
             standing = standing[going]
             if len(standing) == 0:
                 return standing
-            moved = leaf.detach()[going] + ascent * self.threat.steepest(gradient[going])
-            adversaries[standing] = self.threat.project(moved, x[standing])
+            adversaries[standing] = self.step(leaf.detach()[going], gradient[going], x[standing])
         return standing[~self.fooled(judged.target, adversaries[standing], y[standing])]

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
 from robustdeq.base.errors import InputError
-
-
-class Norm(StrEnum):
-    """The norm that bounds a perturbation."""
-
-    LINF = "Linf"
-    L2 = "L2"
-
-
-def _per_sample(values: Float[Tensor, "batch"], x: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (x.ndim - 1))
-
-
-def _unit(x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
-    """Each sample over its Euclidean norm; scaled first, so that no square leaves the range of the format."""
-    tiny = torch.finfo(x.dtype).tiny
-    x = x / _per_sample(x.flatten(1).abs().amax(dim=1).clamp_min(tiny), x)
-    return x / _per_sample(torch.linalg.vector_norm(x.flatten(1), dim=1).clamp_min(tiny), x)
+from robustdeq.base.norms import Norm, named, register
 
 
 @dataclass(frozen=True)
@@ -36,7 +19,7 @@ class ThreatModel:
 
     Args:
         eps: ε, in the units of pixels.
-        norm: `"Linf"` or `"L2"`.
+        norm: `"Linf"`, `"L2"`, `"L1"` or any `Norm`; it is held by its name.
         bounds: the least and the greatest pixel.
 
     Raises:
@@ -44,17 +27,21 @@ class ThreatModel:
     """
 
     eps: float
-    norm: str = "Linf"
+    norm: str | Norm = "Linf"
     bounds: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not self.eps >= 0:
-            raise InputError(f"eps is {self.eps}; give a radius of 0 or more.")
-        if self.norm not in list(Norm):
-            raise InputError(f"norm is {self.norm!r}; choose one of {', '.join(repr(str(norm)) for norm in Norm)}.")
+        if not 0 <= self.eps < math.inf:
+            raise InputError(f"eps is {self.eps}; give a radius of 0 or more that is finite.")
+        object.__setattr__(self, "norm", register(self.norm))
         low, high = self.bounds
-        if not low < high:
-            raise InputError(f"bounds are {self.bounds}; give the least pixel before the greatest.")
+        if not -math.inf < low < high < math.inf:
+            raise InputError(f"bounds are {self.bounds}; give the least pixel before the greatest, both finite.")
+
+    @property
+    def measure(self) -> Norm:
+        """The norm itself."""
+        return named(str(self.norm))
 
     def check(self, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"]) -> None:
         """Raise `InputError` unless x are finite pixels within the bounds and y one label per image."""
@@ -68,39 +55,57 @@ class ThreatModel:
             raise InputError("x holds no image; give at least one.")
         if not bool(x.isfinite().all()):
             raise InputError("x has pixels that are not finite; remove the images that hold nan or inf.")
-        low, high = self.bounds
-        if float(x.min()) < low or float(x.max()) > high:
+        if self._leaves_bounds(x):
+            low, high = self.bounds
             raise InputError(
                 f"x has pixels from {float(x.min()):g} to {float(x.max()):g}; scale them to [{low:g}, {high:g}]."
             )
+
+    def check_adversaries(self, adversaries: Float[Tensor, "batch *image"], x: Float[Tensor, "batch *image"]) -> None:
+        """Raise `InputError` unless every adversary is finite, within the bounds and in the ball around its image.
+
+        A norm may exceed ε by 8 u (ε + ‖m‖), where u is the precision of x (`torch.finfo(x.dtype).eps`) and m an image
+        whose pixels are all of the greatest magnitude within the bounds: what rounding x + δ and its norm can do.
+
+        Args:
+            adversaries: what an attack has made.
+            x: the images it was made of.
+        """
+        if not bool(adversaries.isfinite().all()):
+            raise InputError("the attack made pixels that are not finite, which count for nothing; mend the attack.")
+        low, high = self.bounds
+        if self._leaves_bounds(adversaries):
+            raise InputError(
+                f"the attack made pixels from {float(adversaries.min()):g} to {float(adversaries.max()):g}, outside "
+                f"[{low:g}, {high:g}], which count for nothing; clip them."
+            )
+        size = float(self.measure.size(adversaries - x).max())
+        largest = float(self.measure.size(torch.full_like(x[:1], max(abs(low), abs(high)))))
+        if not size <= self.eps + 8 * torch.finfo(x.dtype).eps * (self.eps + largest):
+            raise InputError(
+                f"the attack moved an image by {size:g} in {self.norm}, further than eps = {self.eps:g}, which counts "
+                "for nothing; project it."
+            )
+
+    def _leaves_bounds(self, x: Tensor) -> bool:
+        low, high = self.bounds
+        return bool((x.min() < low) | (x.max() > high))
 
     def random_start(
         self, x: Float[Tensor, "batch *image"], generator: torch.Generator
     ) -> Float[Tensor, "batch *image"]:
         """A point drawn uniformly from the ball around x, clipped to the bounds."""
-        if self.norm == Norm.LINF:
-            noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-            return self.clip(x + self.eps * (2 * noise - 1))
-        dimension = x[0].numel()
-        direction = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        radius = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device) ** (1 / dimension)
-        return self.clip(x + self.eps * _per_sample(radius, x) * _unit(direction))
+        return self.clip(x + self.eps * self.measure.uniform(x, generator))
 
     def steepest(self, gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
-        """The direction of unit norm along which the gradient ascends most."""
-        return gradient.sign() if self.norm == Norm.LINF else _unit(gradient)
+        """The step of unit norm along which the gradient ascends; see `Norm.steepest`."""
+        return self.measure.steepest(gradient)
 
     def project(
         self, x: Float[Tensor, "batch *image"], center: Float[Tensor, "batch *image"]
     ) -> Float[Tensor, "batch *image"]:
         """The nearest point of the ball around `center`, clipped to the bounds."""
-        offset = x - center
-        if self.norm == Norm.LINF:
-            offset = offset.clamp(-self.eps, self.eps)
-        else:
-            norms = _per_sample(torch.linalg.vector_norm(offset.flatten(1), dim=1), offset)
-            offset = torch.where(norms > self.eps, self.eps * _unit(offset), offset)
-        return self.clip(center + offset)
+        return self.clip(center + self.measure.project(x - center, self.eps))
 
     def clip(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
         """The image with its pixels within the bounds."""

@@ -12,6 +12,7 @@ every segment of the solve and every move.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError
-from robustdeq.base.threat import Norm, ThreatModel
+from robustdeq.base.norms import Norm
+from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.defenses import Defense, as_deq
 from robustdeq.deq.gradients.solver import ThroughSolver
 from robustdeq.deq.model import DEQ
@@ -33,7 +35,7 @@ class Backward(StrEnum):
     """How the moves of the input are differentiated.
 
     `through` differentiates the direction d as well, by a second backward pass through head and f: exactly for L2; for
-    Linf, where the sign has derivative zero, the backward pass alone takes tanh(g / (τ mean|g|)) for sign(g).
+    Linf and L1, where the sign has derivative zero, the backward pass alone takes tanh(g / (τ mean|g|)) for sign(g).
     `straight-through` takes d to be constant. Both differentiate the projection.
     """
 
@@ -50,7 +52,7 @@ class EntropyReduction(Defense):
         steps: R, the steps of a move; 0 leaves the input where it is.
         step_size: β, how far each step goes, in the units of pixels and the norm of the ball.
         eps: the radius of the ball around the given input that the moves stay in.
-        norm: `"Linf"` or `"L2"`.
+        norm: `"Linf"`, `"L2"`, `"L1"` or any `Norm`.
         bounds: the least and the greatest pixel.
 
     Raises:
@@ -61,17 +63,17 @@ class EntropyReduction(Defense):
     steps: int = 10
     step_size: float = 2 / 255
     eps: float = 8 / 255
-    norm: str = "Linf"
+    norm: str | Norm = "Linf"
     bounds: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        self.threat  # noqa: B018
+        object.__setattr__(self, "norm", self.threat.norm)
         if self.interval < 1:
             raise InputError(f"interval is {self.interval}; a segment of the solve takes at least 1 step.")
         if self.steps < 0:
             raise InputError(f"steps is {self.steps}; a move of the input makes 0 or more steps.")
-        if not self.step_size > 0:
-            raise InputError(f"step_size is {self.step_size}; give a positive number.")
+        if not 0 < self.step_size < math.inf:
+            raise InputError(f"step_size is {self.step_size}; give a positive number that is finite.")
 
     @property
     @override
@@ -206,9 +208,5 @@ class EntropyReduced(nn.Module):
             gradient = torch.autograd.grad(entropy, here, create_graph=through)[0]
         flat = (gradient == 0).flatten(1).all(dim=1).view(-1, *[1] * (x.ndim - 1))
         gradient = gradient.masked_fill(flat, 1)
-        direction = self.reduction.threat.steepest(gradient)
-        if self.reduction.norm == Norm.LINF and through:
-            scale = gradient.abs().mean(dim=tuple(range(1, x.ndim)), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-            smooth = torch.tanh(gradient / (self.temperature * scale))
-            direction = direction.detach() + (smooth - smooth.detach())
+        direction = self.reduction.threat.measure.smooth_steepest(gradient, self.temperature)
         return direction.masked_fill(flat, 0)

@@ -43,6 +43,10 @@ def total_loss(loss: Loss, logits: Float[Tensor, "batch classes"]) -> Float[Tens
 class Gradient(ABC):
     """A way to differentiate the loss of a DEQ with respect to its input."""
 
+    def true_of(self, defense: object) -> bool:
+        """Whether this is the gradient of the very logits that a defense makes, `Defense.logits`."""
+        return False
+
     @property
     def label(self) -> str:
         """What it is, in the words of a table."""

@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from robustdeq.attacks import AutoAttack, Cascade
-from robustdeq.attacks.pgd import correct
+from robustdeq.attacks import Attack
+from robustdeq.attacks.losses import correct
 from robustdeq.base.progress import Report
 from robustdeq.deq.gradients import Gradient
 from robustdeq.evaluation.subject import Subject
-
-
-@runtime_checkable
-class Attack(Protocol):
-    """What makes adversaries: a frozen dataclass with a seed, called as `PGD` is."""
-
-    @property
-    def seed(self) -> int:
-        """The seed of everything random in it."""
-        ...
-
-    @property
-    def gradients(self) -> int:
-        """How many input gradients it takes per image, at most."""
-        ...
-
-    @property
-    def queries(self) -> int:
-        """How many forward passes it takes per image beyond those, at most."""
-        ...
-
-    def __call__(self, surrogate: nn.Module, x: Tensor, y: Tensor, target: nn.Module | None = None) -> Tensor:
-        """Make adversaries for images x with labels y; `target` judges success."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -90,12 +65,11 @@ class Attempt:
     def evaluations(self, subject: Subject) -> float:
         """Its cost per image in evaluations of f, at most: what a progress bar needs to know."""
         step = 3 * subject.passes() if self.gradient is None else self.gradient.evaluations(_deq(subject))
-        return self.attack.gradients * step + (self.attack.queries + 1) * subject.passes()
+        return self.attack.cost.price(step, subject.passes()) + subject.passes()
 
-    def seeded(self, batch: int) -> Attack:
-        """The attack with the seed of a batch: its own plus the number of the batch."""
-        attack: Any = self.attack
-        return replace(attack, seed=self.attack.seed + batch)
+    def seeded(self, batch: int) -> Any:
+        """The attack with the seed of a batch."""
+        return self.attack.seeded(batch)
 
     def adversaries(
         self,
@@ -132,10 +106,7 @@ class Attempt:
         adversaries = x.clone()
         if chosen.any():
             here = torch.from_numpy(chosen).to(x.device)
-            attack = self.seeded(batch)
-            if isinstance(attack, AutoAttack | Cascade):
-                attack = partial(attack, report=report)
-            adversaries[here] = attack(surrogate, x[here], y[here], target=target)
+            adversaries[here] = self.seeded(batch)(surrogate, x[here], y[here], target, report)
         return adversaries
 
     def outcome(
@@ -146,7 +117,8 @@ class Attempt:
         y: Int[Tensor, "batch"],
         standing: Bool[np.ndarray, "rows batch"],
     ) -> Outcome:
-        """Judge the adversaries of a batch x in every row."""
+        """Judge the adversaries of a batch x in every row; raise `InputError` where they leave the threat model."""
+        self.attack.threat.check_adversaries(adversaries, x)
         judged = judge(subject, adversaries, y)
         moved = (adversaries != x).flatten(1).any(dim=1).cpu().numpy()
         return Outcome(judged.standing & standing if self.survivors else judged.standing, judged.errors, moved)

@@ -186,6 +186,8 @@ def reduction_evaluation(
 
 def _check(attack: PGD, x: Tensor, y: Tensor, batch_size: int) -> None:
     attack.threat.check(x, y)
+    if attack.targeted:
+        raise InputError("attack.targeted is set, and an evaluation asks who leaves the right class; leave it out.")
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; attack at least 1 image at once.")
 

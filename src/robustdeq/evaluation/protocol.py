@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from robustdeq.attacks import APGD, PGD, AutoAttack, JointAttack, Square, StoppingPGD, TargetedAPGD
+from robustdeq.attacks import APGD, PGD, Attack, AutoAttack, JointAttack, Square, StoppingPGD, TargetedAPGD
 from robustdeq.base.errors import InputError
 from robustdeq.deq.gradients import (
     SHINE,
@@ -18,7 +18,7 @@ from robustdeq.deq.gradients import (
     SimultaneousAdjoint,
     UnrolledIntermediate,
 )
-from robustdeq.evaluation.attempt import Attack, Attempt
+from robustdeq.evaluation.attempt import Attempt
 
 
 class Family(StrEnum):
@@ -229,7 +229,8 @@ def paper_columns(setting: Setting) -> list[Column]:
 def ready_made_columns(setting: Setting) -> list[Column]:
     """The ready-made attacks on the final state (Table 1): PGD, PGD-1000 and Square, for both ways of training."""
     long = replace(setting.attack, steps=1000)
-    square = Square(setting.attack.eps, setting.attack.norm, seed=setting.attack.seed)
+    attack = setting.attack
+    square = Square(attack.eps, attack.norm, attack.seed, attack.bounds)
     first = next(iter(setting.true_gradients))
     columns = []
     for name, gradient in (("exact", setting.estimators.exact), ("unrolled", setting.estimators.final)):
@@ -255,7 +256,7 @@ def autoattack_columns(setting: Setting) -> list[Column]:
         (Family.UNROLLED, "intermediate"): UnrolledIntermediate(1, steps=1, damping=1.0),
         (Family.UNROLLED, "ensemble"): estimators.unrolled_ensemble(),
     }
-    auto = AutoAttack(attack.eps, attack.norm, seed=attack.seed)
+    auto = AutoAttack(attack.eps, attack.norm, seed=attack.seed, bounds=attack.bounds)
     columns = []
     for (family, reads), gradient in surrogates.items():
         own = (Attempt(auto, gradient),)
@@ -273,13 +274,13 @@ def strict_columns(setting: Setting) -> list[Column]:
     stands.
     """
     strict, attack, estimators = setting.strict, setting.attack, setting.estimators
-    eps, norm, seed, steps = attack.eps, attack.norm, attack.seed, strict.apgd_steps
-    joint = JointAttack(eps=eps, step_size=attack.step_size, norm=norm, seed=seed)
+    within = (attack.eps, attack.norm, attack.seed, attack.bounds)
+    joint = JointAttack(attack.eps, attack.step_size, norm=attack.norm, seed=attack.seed, bounds=attack.bounds)
     restarted = StoppingPGD.like(attack, strict.steps, strict.restarts)
     implicit = {"exact": estimators.exact, "SHINE": SHINE(), "Jacobian-free": JacobianFree()}
     others = [
         *(Column(Family.IMPLICIT, name, setting.climb(gradient)) for name, gradient in implicit.items()),
-        Column(Family.JOINT, "z, u and x", (Attempt(joint, estimators.final),)),
+        Column(Family.JOINT, "z, u and x", (Attempt(joint),)),
         *(Column(Family.TRANSFER, name, (Attempt(attack, source=name),)) for name in setting.sources),
         Column(
             Family.SOLVER,
@@ -291,15 +292,15 @@ def strict_columns(setting: Setting) -> list[Column]:
         *(
             Column(Family.SOLVER, name, setting.against_each(apgd, survivors=True), Rule.EVERY)
             for name, apgd in {
-                "APGD": APGD(eps, norm, steps=steps, seed=seed),
-                "targeted APGD": TargetedAPGD(eps, norm, targets=strict.targets, steps=steps, seed=seed),
+                "APGD": APGD(*within, steps=strict.apgd_steps),
+                "targeted APGD": TargetedAPGD(*within, targets=strict.targets, steps=strict.apgd_steps),
             }.items()
         ),
         Column(
             Family.BLACK_BOX,
             "Square",
             tuple(
-                Attempt(Square(eps, norm, queries=strict.queries, seed=seed), against=row, survivors=True)
+                Attempt(Square(*within, queries=strict.queries), against=row, survivors=True)
                 for row in setting.true_gradients
             ),
             Rule.EVERY,
@@ -328,7 +329,7 @@ def network_columns(attack: PGD, row: str) -> list[Column]:
         attack: PGD and its threat model.
         row: the name of the network's row.
     """
-    components = AutoAttack(attack.eps, attack.norm, seed=attack.seed).components
+    components = AutoAttack(attack.eps, attack.norm, seed=attack.seed, bounds=attack.bounds).components
     return [
         Column(Family.NETWORK, f"PGD, {attack.steps} steps", (Attempt(attack, against=row),)),
         *(

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from robustdeq.attacks.pgd import correct
+from robustdeq.attacks.losses import correct
 from robustdeq.base.files import write_tensors
 from robustdeq.base.progress import Report
 from robustdeq.base.provenance import code_fingerprint, tensor_fingerprint
@@ -224,6 +224,8 @@ class _Progress:
 
 
 def _climbed(attempt: Attempt) -> str:
+    if attempt.attack.climbs is not None:
+        return attempt.attack.climbs
     if attempt.gradient is not None:
         return repr(attempt.gradient)
     return repr(attempt.attack) if attempt.source is None else f"{attempt.source}'s own"

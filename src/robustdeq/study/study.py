@@ -82,18 +82,18 @@ class Effort:
 
     def square(self, attack: PGD) -> Square:
         """Square in the threat model of an attack."""
-        return Square(attack.eps, attack.norm, attack.seed, queries=self.queries)
+        return Square(attack.eps, attack.norm, attack.seed, attack.bounds, queries=self.queries)
 
     def autoattack(self, attack: PGD) -> Cascade:
         """The standard AutoAttack in the threat model of an attack."""
-        eps, norm, seed, steps, targets = attack.eps, attack.norm, attack.seed, self.apgd_steps, self.targets
+        within, steps, targets = (attack.eps, attack.norm, attack.seed, attack.bounds), self.apgd_steps, self.targets
         components: tuple[Component, ...] = (
-            APGD(eps, norm, seed, steps=steps),
-            TargetedAPGD(eps, norm, seed, targets=targets, steps=steps),
-            TargetedFAB(eps, norm, seed, targets=targets, steps=steps),
+            APGD(*within, steps=steps),
+            TargetedAPGD(*within, targets=targets, steps=steps),
+            TargetedFAB(*within, targets=targets, steps=steps),
             self.square(attack),
         )
-        return Cascade(components, seed)
+        return Cascade(components, attack.seed)
 
 
 @dataclass(frozen=True)

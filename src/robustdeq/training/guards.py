@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
-from robustdeq.attacks.pgd import correct
+from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
 from robustdeq.deq.modes import evaluating
 from robustdeq.training.averaging import Averaging

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
@@ -41,7 +42,7 @@ class NFGSM(PGD):
         super().__post_init__()
         if self.steps != 1 or self.norm != "Linf":
             raise InputError("N-FGSM makes 1 step in the norm Linf; use PGD for more steps or another norm.")
-        if not (self.noise > 0 and self.random_start):
+        if not (0 < self.noise < math.inf and self.random_start):
             raise InputError(f"noise is {self.noise} and random_start {self.random_start}; use PGD to start at images.")
 
     @override
@@ -50,15 +51,14 @@ class NFGSM(PGD):
         return x + self.noise * self.eps * (2 * drawn - 1)
 
     @override
-    def run(
+    def step(
         self,
-        surrogate: nn.Module,
         x: Float[Tensor, "batch *image"],
-        start: Float[Tensor, "batch *image"],
-        loss: Loss,
+        gradient: Float[Tensor, "batch *image"],
+        center: Float[Tensor, "batch *image"],
     ) -> Float[Tensor, "batch *image"]:
-        free = PGD(float("inf"), self.step_size, steps=1, targeted=self.targeted, bounds=self.bounds)
-        return free.run(surrogate, x, start, loss)
+        length = -self.step_size if self.targeted else self.step_size
+        return self.threat.clip(x + length * self.threat.steepest(gradient))
 
 
 class WarmStarted(Surrogate):

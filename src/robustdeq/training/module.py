@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
-from robustdeq.attacks.pgd import correct
+from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
 from robustdeq.deq.cell import Execution
 from robustdeq.deq.gradients import Gradient

@@ -70,3 +70,7 @@ class Surrogate(nn.Module):
     def input_gradient(self, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
         """See `Gradient.input_gradient`."""
         return self.gradient.input_gradient(self.deq, x, loss)
+
+    def differentiates(self, target: nn.Module) -> bool:
+        """Whether the backward pass of another module (a `Defended`, say) is this gradient of this model already."""
+        return getattr(target, "deq", None) is self.deq and self.gradient.true_of(getattr(target, "defense", None))

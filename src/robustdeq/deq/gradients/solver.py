@@ -36,6 +36,10 @@ class ThroughSolver(StateGradient):
         return f"through the solver, {self.defense.label}"
 
     @override
+    def true_of(self, defense: object) -> bool:
+        return defense == self.defense
+
+    @override
     def check(self, deq: DEQ) -> None:
         self.defense.check(deq)
 

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from robustdeq.base.threat import Norm
 from robustdeq.evaluation import GridResult
 from robustdeq.evaluation.protocol import Family
 
 _SUBSCRIPT = str.maketrans("0123456789n+", "₀₁₂₃₄₅₆₇₈₉ₙ₊")
 _INDEX = re.compile(r"\b([zu])_(?:(\d+|n)\b|\{([\dn+]+)\})")
-_NORMS = {str(Norm.LINF): "L∞", str(Norm.L2): "L2"}
+_NORMS = {"Linf": "L∞"}
 _READY_MADE = (
     f"{Family.UNROLLED}, final",
     f"{Family.BARE}, ready-made",
@@ -69,7 +68,7 @@ def threat(settings: Mapping[str, Any]) -> str:
         return ""
     eps, norm = attack["eps"], str(attack.get("norm", ""))
     levels = 255 * eps
-    whole = norm == Norm.LINF and levels and abs(levels - round(levels)) < 1e-6
+    whole = norm == "Linf" and levels and abs(levels - round(levels)) < 1e-6
     return f"ε = {f'{round(levels)}/255' if whole else f'{eps:g}'} ({_NORMS.get(norm, norm)})"
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.attacks import PGD, Judged, StoppingPGD
-from robustdeq.attacks.pgd import checked, correct
+from robustdeq.attacks.losses import checked, correct
 from robustdeq.base.errors import InputError
+from robustdeq.base.progress import Report
 from robustdeq.deq.model import total_loss
 from robustdeq.evaluation import Strict
 from robustdeq.study.bench.bench import Bench, Claim, Measured, Setting, times_panel
@@ -24,14 +25,15 @@ class UnrelentingPGD(PGD):
     """The same adversaries as those of `StoppingPGD`: every run on every sample, and the first success kept."""
 
     @override
-    def __call__(
+    def search(
         self,
         surrogate: nn.Module,
+        judge: nn.Module,
         x: Float[Tensor, "batch *image"],
         y: Integer[Tensor, "batch"],
-        target: nn.Module | None = None,
+        report: Report,
     ) -> Float[Tensor, "batch *image"]:
-        judged, generator = Judged(surrogate, target), torch.Generator(device=x.device).manual_seed(self.seed)
+        judged, generator = Judged(surrogate, judge), torch.Generator(device=x.device).manual_seed(self.seed)
         loss = checked(self.loss, y)
         found, standing = x.clone(), torch.ones_like(y, dtype=torch.bool)
 
@@ -47,7 +49,7 @@ class UnrelentingPGD(PGD):
                     logits = judged(leaf)
                     (gradient,) = torch.autograd.grad(total_loss(loss, logits), leaf)
                 keep(leaf.detach(), logits.detach())
-                iterate = self.threat.project(leaf.detach() + self.step_size * self.threat.steepest(gradient), x)
+                iterate = self.step(leaf.detach(), gradient, x)
             with torch.no_grad():
                 keep(iterate, judged(iterate))
         return found

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from robustdeq.attacks import StoppingPGD
-from robustdeq.attacks.pgd import correct
+from robustdeq.attacks.losses import correct
 from robustdeq.deq import Defended
 from robustdeq.deq.defenses import FinalState
 from robustdeq.deq.gradients import Surrogate, ThroughSolver

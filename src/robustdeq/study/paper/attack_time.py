@@ -28,7 +28,9 @@ def _measure(study: Study) -> tuple[Panel, ...]:
         for (family, reads), gradients in estimated_gradients(deq.last_state, study.estimators).items()
     }
     columns |= {f"Through the solver, {name}": (ThroughSolver(defense),) for name, defense in trained.defenses.items()}
-    counted = [attack.gradients * sum(gradient.evaluations(deq) for gradient in column) for column in columns.values()]
+    counted = [
+        attack.cost.gradients * sum(gradient.evaluations(deq) for gradient in column) for column in columns.values()
+    ]
     sides = {name: _attack(deq, attack, gradients, x, y) for name, gradients in columns.items()}
     with evaluating(deq), study.progress(ATTACK_TIME.name) as report:
         timings = interleaved(sides, study.effort.repetitions, report)

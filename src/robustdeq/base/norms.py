@@ -1,0 +1,206 @@
+"""Norms: how a perturbation is measured, drawn at random, made to ascend, and projected onto a ball.
+
+Every method takes perturbations shaped like images, (B, ...), and treats each sample on its own.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from typing_extensions import override
+
+from robustdeq.base.errors import InputError
+
+
+class Norm(ABC):
+    """A norm of perturbations; subclass it as a frozen dataclass, and give an instance wherever a norm is asked for."""
+
+    @property
+    def name(self) -> str:
+        """What settings, stores and tables call it; the name of the class. Override it where parameters differ."""
+        return type(self).__name__
+
+    @abstractmethod
+    def size(self, offset: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch"]:
+        """The norm of each perturbation."""
+
+    @abstractmethod
+    def uniform(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
+        """A point drawn uniformly from the unit ball for each sample, with the shape, type and device of x."""
+
+    @abstractmethod
+    def steepest(self, gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
+        """The step of norm 1 that a gradient ascent takes; 0 where the gradient is 0."""
+
+    def smooth_steepest(
+        self, gradient: Float[Tensor, "batch *image"], temperature: float
+    ) -> Float[Tensor, "batch *image"]:
+        """`steepest`, with a derivative that is of use: override it where that of `steepest` is zero.
+
+        Args:
+            gradient: the gradient, attached to a graph.
+            temperature: how smooth the stand-in is that is differentiated, without unit.
+        """
+        return self.steepest(gradient)
+
+    @abstractmethod
+    def project(self, offset: Float[Tensor, "batch *image"], eps: float) -> Float[Tensor, "batch *image"]:
+        """The nearest point of the ball of radius eps around 0, in the Euclidean distance."""
+
+
+@dataclass(frozen=True)
+class Linf(Norm):
+    """max |δ_i|."""
+
+    @override
+    def size(self, offset: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch"]:
+        return offset.flatten(1).abs().amax(dim=1)
+
+    @override
+    def uniform(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
+        return 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 1
+
+    @override
+    def steepest(self, gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
+        return gradient.sign()
+
+    @override
+    def smooth_steepest(
+        self, gradient: Float[Tensor, "batch *image"], temperature: float
+    ) -> Float[Tensor, "batch *image"]:
+        """The sign of g, differentiated as tanh(g / (τ mean|g|)) with τ the temperature."""
+        return self.steepest(gradient) + _derivative(_smooth_sign(gradient, temperature))
+
+    @override
+    def project(self, offset: Float[Tensor, "batch *image"], eps: float) -> Float[Tensor, "batch *image"]:
+        return offset.clamp(-eps, eps)
+
+
+@dataclass(frozen=True)
+class L2(Norm):
+    """√Σ δ_i²."""
+
+    @override
+    def size(self, offset: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch"]:
+        return torch.linalg.vector_norm(offset.flatten(1), dim=1)
+
+    @override
+    def uniform(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
+        direction = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        radius = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device) ** (1 / x[0].numel())
+        return _per_sample(radius, x) * _unit(direction)
+
+    @override
+    def steepest(self, gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
+        return _unit(gradient)
+
+    @override
+    def project(self, offset: Float[Tensor, "batch *image"], eps: float) -> Float[Tensor, "batch *image"]:
+        return torch.where(_per_sample(self.size(offset), offset) > eps, eps * _unit(offset), offset)
+
+
+_SPREAD = 20
+
+
+@dataclass(frozen=True)
+class L1(Norm):
+    """Σ |δ_i|.
+
+    The exact steepest step moves one pixel alone, and that reaches the bounds of pixels at once. So `steepest` spreads
+    the step equally over the twentieth of the pixels (rounded up) where |g| is largest, as sparse L1 descent does
+    (Tramèr and Boneh, "Adversarial Training and Robustness for Multiple Perturbations", NeurIPS 2019).
+    """
+
+    @override
+    def size(self, offset: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch"]:
+        return offset.flatten(1).abs().sum(dim=1)
+
+    @override
+    def uniform(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
+        """Magnitudes uniform in the simplex Σ m_i ≤ 1 (d + 1 exponential variables over their sum), random signs."""
+        count = x[0].numel()
+        drawn = torch.empty(len(x), count + 1, dtype=x.dtype, device=x.device).exponential_(generator=generator)
+        signs = torch.randint(2, (len(x), count), generator=generator, device=x.device).to(x.dtype) * 2 - 1
+        return (signs * drawn[:, :-1] / drawn.sum(dim=1, keepdim=True)).view(x.shape)
+
+    @override
+    def steepest(self, gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
+        return self._spread(gradient, gradient.sign())
+
+    @override
+    def smooth_steepest(
+        self, gradient: Float[Tensor, "batch *image"], temperature: float
+    ) -> Float[Tensor, "batch *image"]:
+        """The same step with its signs differentiated as for `Linf`; which pixels move is a constant."""
+        return self.steepest(gradient) + _derivative(self._spread(gradient, _smooth_sign(gradient, temperature)))
+
+    def _spread(self, gradient: Tensor, signs: Tensor) -> Tensor:
+        """The signs at the pixels of the largest |g|, over their number, and 0 elsewhere."""
+        sizes = gradient.detach().flatten(1).abs()
+        chosen = sizes.topk(math.ceil(sizes.shape[1] / _SPREAD), dim=1).indices
+        moves = torch.zeros_like(sizes).scatter(1, chosen, 1) * (sizes > 0)
+        return signs * (moves / moves.sum(dim=1, keepdim=True).clamp_min(1)).view(signs.shape)
+
+    @override
+    def project(self, offset: Float[Tensor, "batch *image"], eps: float) -> Float[Tensor, "batch *image"]:
+        """Soft thresholding at the θ that leaves the norm eps (Duchi et al., ICML 2008, Fig. 1)."""
+        sizes = offset.flatten(1).abs()
+        ordered = sizes.sort(dim=1, descending=True).values
+        ranks = torch.arange(1, sizes.shape[1] + 1, device=sizes.device, dtype=sizes.dtype)
+        thresholds = (ordered.cumsum(dim=1) - eps) / ranks
+        kept = (ordered > thresholds).sum(dim=1, keepdim=True).clamp_min(1)
+        threshold = thresholds.gather(1, kept - 1).clamp_min(0)
+        shrunk = (sizes - threshold).clamp_min(0).view(offset.shape) * offset.sign()
+        return torch.where(_per_sample(self.size(offset), offset) > eps, shrunk, offset)
+
+
+_NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2(), L1())}
+
+
+def register(norm: str | Norm) -> str:
+    """The name of a norm, under which `named` finds it again: settings hold the name and stay plain values.
+
+    Args:
+        norm: the name of a known norm, or any norm, which is known by its name from then on.
+
+    Raises:
+        InputError: there is no norm of that name, or another one has it already.
+    """
+    if isinstance(norm, str):
+        return named(norm).name
+    if _NORMS.setdefault(norm.name, norm) != norm:
+        raise InputError(f"there is another norm named {norm.name!r}; give this one a name of its own.")
+    return norm.name
+
+
+def named(name: str) -> Norm:
+    """The norm of that name; raises `InputError` where there is none."""
+    if name not in _NORMS:
+        raise InputError(f"norm is {name!r}; choose one of {', '.join(map(repr, _NORMS))}, or give a Norm.")
+    return _NORMS[name]
+
+
+def _per_sample(values: Float[Tensor, "batch"], x: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (x.ndim - 1))
+
+
+def _unit(x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
+    """Each sample over its Euclidean norm; scaled first, so that no square leaves the range of the format."""
+    tiny = torch.finfo(x.dtype).tiny
+    x = x / _per_sample(x.flatten(1).abs().amax(dim=1).clamp_min(tiny), x)
+    return x / _per_sample(torch.linalg.vector_norm(x.flatten(1), dim=1).clamp_min(tiny), x)
+
+
+def _smooth_sign(gradient: Float[Tensor, "batch *image"], temperature: float) -> Float[Tensor, "batch *image"]:
+    scale = gradient.flatten(1).abs().mean(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
+    return torch.tanh(gradient / (temperature * _per_sample(scale, gradient)))
+
+
+def _derivative(x: Tensor) -> Tensor:
+    """Zero, with the derivative of x."""
+    return x - x.detach()
