@@ -1,4 +1,7 @@
-"""Folders of results, read for the report: an evaluation, its exhibits, and the reproductions beside them."""
+"""Folders of results, read for the report: an evaluation, its exhibits, and the reproductions beside them.
+
+An evaluation is read from its store, or where there is none from its `results.json`.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ def read_run(folder: Path) -> ReportedRun:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one that `robustdeq evaluate` or `reproduce` wrote.")
-    result, alignment = _evaluation(folder) if (folder / STORE).is_file() else (None, None)
+    result, alignment = _evaluation(folder)
     exhibits = Exhibits.read(folder / EXHIBITS) if (folder / EXHIBITS).is_file() else None
     paths = sorted(path for path in folder.glob("*.json") if path.name not in _OTHERS)
     reproductions = tuple(map(Reproduction.read, paths))
@@ -68,7 +71,10 @@ def read_run(folder: Path) -> ReportedRun:
     return ReportedRun(folder.resolve().name, result, exhibits, alignment, reproductions, said)
 
 
-def _evaluation(folder: Path) -> tuple[GridResult, Panel | None]:
+def _evaluation(folder: Path) -> tuple[GridResult | None, Panel | None]:
+    if not (folder / STORE).is_file():
+        stored = folder / _RESULTS
+        return (GridResult.read(stored) if stored.is_file() else None), None
     with Store.read(folder / STORE) as store:
         try:
             result, alignment = assemble(store), _alignment(store)

@@ -9,19 +9,10 @@ import numpy as np
 
 from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import Check, GridResult, StateProfile
-from robustdeq.reporting.page.charts import Chart, Table, curves, heat_map, heat_map_width
-from robustdeq.reporting.page.wording import (
-    count,
-    estimate,
-    interval,
-    label,
-    percent,
-    ready_made,
-    states,
-    threat,
-    wrapped,
-)
-from robustdeq.reporting.panels import number
+from robustdeq.reporting.columns import ready_made, shown_columns
+from robustdeq.reporting.page.charts import Chart, curves, heat_map, heat_map_width, wrapped
+from robustdeq.reporting.tabulation import Table, grid_table
+from robustdeq.reporting.wording import count, label, measured, number, percent, percents, states, threat
 
 
 @dataclass(frozen=True)
@@ -67,13 +58,13 @@ def headline(result: GridResult) -> Headline:
     sentence = (
         f"{percent(worst)} % of {count(samples, 'image')} are classified correctly as they are and under "
         f"{'every one of ' if len(result.columns) > 1 else ''}{count(len(result.columns), 'attack')}"
-        f"{f' with {within}' if within else ''}; the 95 % interval (Wilson) is {interval(ends)} %."
+        f"{f' with {within}' if within else ''}; the 95 % interval (Wilson) is {percents(ends)} %."
         + (f" This is the defense “{defense}”, the best of {len(result.defenses)}." if many else "")
     )
     clean = result.clean[i].mean()
     measures = [
-        Measure("worst case per image", percent(worst), f"95 % interval {interval(ends)} %"),
-        Measure("clean", percent(clean), f"95 % interval {interval(wilson_intervals(result.clean)[i])} %"),
+        Measure("worst case per image", percent(worst), f"95 % interval {percents(ends)} %"),
+        Measure("clean", percent(clean), f"95 % interval {percents(wilson_intervals(result.clean)[i])} %"),
     ]
     j = ready_made(result)
     if j is not None:
@@ -87,44 +78,37 @@ def headline(result: GridResult) -> Headline:
 
 def grid_chart(result: GridResult) -> Chart:
     """The defense × attack table as a heat map, attacks downwards."""
-    samples = result.clean.shape[1]
-    marks = ["\u00a0↓" * cumulative for cumulative in result.cumulative or (False,) * len(result.columns)]
-    names = ("clean", *map("".join, zip(map(label, result.columns), marks, strict=True)), "worst case per image")
-    shares = np.vstack([result.clean.mean(axis=1), result.accuracy.T, result.worst_case])
-    ends = np.concatenate(
-        [wilson_intervals(result.clean)[None], result.intervals.swapaxes(0, 1), result.worst_case_intervals[None]]
-    )
-    beyond = np.flatnonzero(np.diff(np.asarray(result.beyond_paper, int))) + 2
+    columns, samples = shown_columns(result), result.clean.shape[1]
     defenses, many = tuple(map(label, result.defenses)), len(result.defenses) > 1
-    kinds = ("", *(_kind(result, j) for j in range(len(result.columns))), "all of them")
-    behind = ("", *result.gradients, "")
+    clean = ("clean", result.clean.mean(axis=1), wilson_intervals(result.clean), ())
+    worst = ("worst case per image", result.worst_case, result.worst_case_intervals, ("all of them",))
+    attacks = [
+        (
+            label(column.name),
+            result.accuracy[:, column.index],
+            result.intervals[:, column.index],
+            (wrapped(f"gradient: {column.climbs}", 60), column.kind),
+        )
+        for column in columns
+    ]
+    lines = [clean, *attacks, worst]
     details = [
         [
             "<br>".join(
-                part
-                for part in (
+                (
                     f"<b>{wrapped(name, 48)}</b>, {wrapped(defense, 48)}",
-                    f"{percent(share)} % of {samples:,} images; 95 % interval {interval(end)} %",
-                    wrapped(f"gradient: {gradient}", 60) if gradient else "",
-                    kind,
+                    f"{percent(share)} % of {samples:,} images; 95 % interval {percents(end)} %",
+                    *behind,
                 )
-                if part
             )
-            for defense, share, end in zip(defenses, row, row_ends, strict=True)
+            for defense, share, end in zip(defenses, shares, ends, strict=True)
         ]
-        for name, row, row_ends, gradient, kind in zip(names, shares, ends, behind, kinds, strict=True)
+        for name, shares, ends, behind in lines
     ]
+    names, shares = [name for name, *_ in lines], np.array([shares for _, shares, *_ in lines])
     texts = [[percent(share) for share in row] for row in shares]
+    papers = sum(not column.beyond_paper for column in columns)
     i, j = np.unravel_index(result.accuracy.argmin(), result.accuracy.shape)
-    table = [
-        (name, *map(estimate, row, row_ends), kind or "–", gradient or "–")
-        for name, row, row_ends, kind, gradient in zip(names, shares, ends, kinds, behind, strict=True)
-    ]
-    if not all(result.beyond_paper):
-        robust = (*map(percent, result.robustness), "the paper's measure", "–")
-        table.insert(-1, ("minimum of the paper's columns", *robust))
-    if any(result.errors):
-        table.append(("images with logits that are not finite", *map(str, result.errors), "count as errors", "–"))
     note = "Accuracy in %. The pointer shows the interval and the gradient behind a number; the table has both."
     if any(result.cumulative):
         note += " ↓: made on what withstood all attacks above, which it includes."
@@ -137,24 +121,15 @@ def grid_chart(result: GridResult) -> Chart:
             texts,
             details,
             (0.0, 100.0),
-            rules=sorted({1, *beyond.tolist(), len(names) - 1}),
+            rules=sorted({1, 1 + papers, len(names) - 1}),
         ),
         f"The strongest single attack is “{label(result.columns[j])}”: it leaves {percent(result.accuracy[i, j])} % of "
         f"the images standing{f' under the defense “{defenses[i]}”' if many else ''}. Under all attacks together "
         f"{'the best defense' if many else 'the model'} keeps {percent(result.worst_case.max())} %.",
-        Table(
-            ("attack", *defenses, "kind", "gradient"),
-            tuple(table),
-            f"Accuracy in % on {count(samples, 'image')}, in parentheses the Wilson 95 % interval.",
-        ),
+        grid_table(result),
         width=heat_map_width(defenses, texts),
         note=note,
     )
-
-
-def _kind(result: GridResult, j: int) -> str:
-    kind = "beyond the paper" if result.beyond_paper[j] else "the paper's"
-    return kind + ", on survivors" * bool(result.cumulative and result.cumulative[j])
 
 
 def profile_charts(profiles: Mapping[str, StateProfile]) -> tuple[Chart, ...]:
@@ -178,22 +153,22 @@ def profile_charts(profiles: Mapping[str, StateProfile]) -> tuple[Chart, ...]:
             "Residual",
             curves(names, columns, residuals, "‖f(z)−z‖ / ‖f(z)‖", "state", logarithmic=True),
             f"Mean relative residual; {'; '.join(falls)}.",
-            Table(
-                ("state", *names),
-                tuple(
-                    (column, *(number(value, True) for value in residuals[:, n])) for n, column in enumerate(columns)
-                ),
-                "Mean relative residual.",
+            Table.of(
+                "state",
+                names,
+                [(column, *(number(value, True) for value in residuals[:, n])) for n, column in enumerate(columns)],
+                "mean relative residual",
             ),
         ),
         Chart(
             "Accuracy",
             curves(names, columns, 100 * accuracies, "accuracy (%)", "state", span=(0.0, 102.0)),
             f"Accuracy when the state is read; {'; '.join(tops)}.",
-            Table(
-                ("state", *names),
-                tuple((column, *map(percent, accuracies[:, n])) for n, column in enumerate(columns)),
-                "Accuracy in %.",
+            Table.of(
+                "state",
+                names,
+                [(column, *map(percent, accuracies[:, n])) for n, column in enumerate(columns)],
+                "accuracy in %",
             ),
         ),
     )
@@ -219,17 +194,11 @@ class Verdict:
 def verdict(check: Check) -> Verdict:
     """A check with its numbers as a table, per defense."""
     measures = tuple(dict.fromkeys(name for numbers in check.numbers.values() for name in numbers))
-    rows = tuple(
-        (label(defense), *(_measured(name, numbers[name]) if name in numbers else "–" for name in measures))
+    rows = [
+        (defense, *(measured(name, numbers[name]) if name in numbers else "–" for name in measures))
         for defense, numbers in check.numbers.items()
-    )
-    return Verdict(check.name, check.passed, check.sentence, Table(("defense", *measures), rows))
-
-
-def _measured(name: str, value: float) -> str:
-    if name == "p":
-        return f"{value:.2g}"
-    return f"{value:.0f}" if name == "images" else f"{percent(value)} %"
+    ]
+    return Verdict(check.name, check.passed, check.sentence, Table.of("defense", measures, rows))
 
 
 def unchecked(result: GridResult) -> str:

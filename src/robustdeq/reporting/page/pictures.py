@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from robustdeq.evaluation.exhibits import Exhibits
-from robustdeq.reporting.page.charts import Chart, Table, curves, heat_map, heat_map_width
-from robustdeq.reporting.page.wording import count, label, states, wrapped
+from robustdeq.reporting.page.charts import Chart, curves, heat_map, heat_map_width, wrapped
+from robustdeq.reporting.tabulation import Table
+from robustdeq.reporting.wording import count, label, states
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,11 @@ def _opinions(exhibits: Exhibits, i: int, true: int) -> Chart:
         "Probability of the classes that lead at some state",
         curves(names, columns, np.array(lines), "probability (%)", "state", span=(0.0, 102.0), paired=True),
         finding,
-        Table(
-            ("state", *names),
-            tuple((column, *(f"{line[n]:.1f}" for line in lines)) for n, column in enumerate(columns)),
-            "Probability in %.",
+        Table.of(
+            "state",
+            names,
+            [(column, *(f"{line[n]:.1f}" for line in lines)) for n, column in enumerate(columns)],
+            "probability in %",
         ),
     )
 
@@ -122,9 +124,7 @@ def agreement_chart(exhibits: Exhibits) -> Chart:
         heat_map(rows, columns, means, texts, details, (min(0.0, float(np.nanmin(means))), 1.0), "state read"),
         f"At the final state “{rows[int(final.argmax())]}” comes closest to the gradient through the solver (mean "
         f"cosine {final.max():.2f}), and “{rows[int(final.argmin())]}” stays farthest from it ({final.min():.2f}).",
-        Table(
-            ("gradient", *columns), tuple((row, *line) for row, line in zip(rows, texts, strict=True)), "Mean cosine."
-        ),
+        Table.of("gradient", columns, [(row, *line) for row, line in zip(rows, texts, strict=True)], "mean cosine"),
         width=heat_map_width(columns, texts),
         note=f"Mean cosine with the gradient through the solver, on {images} only: an impression, no measurement.",
     )

@@ -19,7 +19,7 @@ from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
 from robustdeq.reporting.page.charts import Chart, templates
 from robustdeq.reporting.page.comparison import comparison_chart
-from robustdeq.reporting.page.evaluation import (
+from robustdeq.reporting.page.grid_charts import (
     Headline,
     Verdict,
     grid_chart,
@@ -28,10 +28,10 @@ from robustdeq.reporting.page.evaluation import (
     unchecked,
     verdict,
 )
-from robustdeq.reporting.page.exhibits import Exhibit, agreement_chart, largest_change, shown
-from robustdeq.reporting.page.panels import alignment_chart, panel_chart
-from robustdeq.reporting.page.wording import count, flat, label
+from robustdeq.reporting.page.panel_chart import alignment_chart, panel_chart
+from robustdeq.reporting.page.pictures import Exhibit, agreement_chart, largest_change, shown
 from robustdeq.reporting.runs import ReportedRun
+from robustdeq.reporting.wording import count, flat, label
 from robustdeq.study import Reproduction
 
 
@@ -49,7 +49,7 @@ class Download:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class ReproductionSection:
     """A reproduction on the page."""
 
     title: str
@@ -62,7 +62,7 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSection:
     """A run on the page; what it lacks is empty."""
 
     slug: str
@@ -75,7 +75,7 @@ class Run:
     unchecked: str
     exhibits: tuple[Exhibit, ...]
     exhibited: str
-    experiments: tuple[Experiment, ...]
+    experiments: tuple[ReproductionSection, ...]
     provenance: Mapping[str, str]
     download: Download | None
 
@@ -95,6 +95,7 @@ def save_page(runs: Sequence[ReportedRun], path: Path, title: str = "How robust 
         raise InputError("there is nothing to report; give at least one folder of results.")
     here = files("robustdeq.reporting.page")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["label"] = label
     template = environment.from_string((here / "template.html").read_text(encoding="utf-8"))
     evaluated = [(run.name, run.result) for run in runs if run.result is not None]
     page = template.render(
@@ -110,12 +111,12 @@ def save_page(runs: Sequence[ReportedRun], path: Path, title: str = "How robust 
     write_text(path, page)
 
 
-def _run(run: ReportedRun, slug: str) -> Run:
+def _run(run: ReportedRun, slug: str) -> RunSection:
     result, exhibits = run.result, run.exhibits
     gradients = (() if run.alignment is None else (alignment_chart(run.alignment),)) + (
         () if exhibits is None else (agreement_chart(exhibits),)
     )
-    return Run(
+    return RunSection(
         slug=slug,
         name=run.name,
         headline=None if result is None else headline(result),
@@ -142,8 +143,8 @@ def _exhibited(images: int, change: float, attack: str) -> str:
     )
 
 
-def _experiment(found: Reproduction, note: str, slug: str) -> Experiment:
-    return Experiment(
+def _experiment(found: Reproduction, note: str, slug: str) -> ReproductionSection:
+    return ReproductionSection(
         title=label(f"{found.source}: {found.title}"),
         remark=label(found.remark),
         legend=label(found.legend),
