@@ -441,10 +441,12 @@ MANIFEST: dict[str, Any] = {
 }
 
 
-def write_store(folder: Path, keys: tuple[str, ...]) -> dict[tuple[str, int], np.ndarray]:
+def write_store(
+    folder: Path, keys: tuple[str, ...], manifest: dict[str, Any] = MANIFEST
+) -> dict[tuple[str, int], np.ndarray]:
     """A store with these attempts, four images a batch; what the head makes of every state."""
     rng, accurate = np.random.default_rng(1), {}
-    with Store.create(folder / STORE, MANIFEST) as store:
+    with Store.create(folder / STORE, manifest) as store:
         for key in keys:
             for batch in range(BATCHES):
                 accurate[key, batch] = rng.random((4, STATES)) < 0.5
@@ -470,6 +472,11 @@ def test_folder_is_read_with_everything_in_it(tmp_path: Path) -> None:
         together = np.concatenate([accurate[key, batch] for batch in range(BATCHES)])
         np.testing.assert_allclose(run.alignment.values[i], 100 * together.mean(axis=0))
     save_page([run], tmp_path / "report" / "page.html")
+
+
+def test_evaluation_without_attacks_on_adjoint_states_has_no_alignment(tmp_path: Path) -> None:
+    write_store(tmp_path, ("clean", "PGD"), MANIFEST | {"adjoints": {}})
+    assert read_run(tmp_path).alignment is None
 
 
 @pytest.mark.parametrize("withstood", [None, RNG.random((3, 40)) < 0.2])

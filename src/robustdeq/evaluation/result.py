@@ -156,6 +156,7 @@ class GridResult:
             plain = json.loads(path.read_text(encoding="utf-8"))
             rows = plain["defenses"]
             attacks = rows[0]["attacks"]
+            withstood = [_outcomes(row["worst_case_per_sample"]) for row in rows if "worst_case_per_sample" in row]
             return cls(
                 defenses=tuple(row["name"] for row in rows),
                 columns=tuple(attack["name"] for attack in attacks),
@@ -163,7 +164,7 @@ class GridResult:
                 beyond_paper=tuple(attack["beyond_paper"] for attack in attacks),
                 clean=np.stack([_outcomes(row["clean_per_sample"]) for row in rows]),
                 per_sample=np.stack([[_outcomes(found["per_sample"]) for found in row["attacks"]] for row in rows]),
-                withstood=np.stack([_outcomes(row["worst_case_per_sample"]) for row in rows]),
+                withstood=np.stack(withstood) if withstood else None,
                 profiles={
                     name: StateProfile(**{key: [*map(_number, values)] for key, values in profile.items()})
                     for name, profile in plain["profiles"].items()

@@ -98,7 +98,7 @@ def _provenance(path: Path) -> dict[str, object]:
 def _alignment(store: Store) -> Panel | None:
     """Every state under attacks on every adjoint state, where the manifest names these attacks."""
     adjoints = store.manifest.get("adjoints")
-    if not isinstance(adjoints, Mapping):
+    if not adjoints:
         return None
     outcomes = np.stack([_accurate(store, key).T for key in adjoints.values()])
     return Panel(
