@@ -10,7 +10,14 @@ from pathlib import Path
 
 from mkdocs.structure.files import File
 
-from robustdeq.reporting import grid_table, markdown, performance_sections, read_run, reproduction_sections
+from robustdeq.reporting import (
+    grid_table,
+    markdown,
+    performance_sections,
+    read_evaluation,
+    read_run,
+    reproduction_sections,
+)
 
 ROOT = Path(__file__).parents[1]
 FIGURES = "reproduction"
@@ -18,7 +25,7 @@ FIGURES = "reproduction"
 
 def evaluation(folder, *_):
     """The defense × attack table of an evaluation."""
-    return markdown(grid_table(read_run(ROOT / folder).result))
+    return markdown(grid_table(read_evaluation(ROOT / folder)))
 
 
 def benchmarks(folder, *_):

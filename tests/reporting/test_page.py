@@ -36,7 +36,7 @@ from robustdeq.reporting.page.comparison import comparison_chart
 from robustdeq.reporting.page.grid_charts import grid_chart, headline
 from robustdeq.reporting.page.panel_chart import panel_chart
 from robustdeq.reporting.page.pictures import shown
-from robustdeq.reporting.runs import ReportedRun, read_run
+from robustdeq.reporting.runs import ReportedRun, read_evaluation, read_run
 from robustdeq.reporting.wording import label, threat
 from robustdeq.study import Drawing, Panel, Reproduction, published
 
@@ -482,10 +482,11 @@ def test_evaluation_without_attacks_on_adjoint_states_has_no_alignment(tmp_path:
 @pytest.mark.parametrize("withstood", [None, RNG.random((3, 40)) < 0.2])
 def test_folder_without_its_store_is_read_from_the_results(withstood: np.ndarray | None, tmp_path: Path) -> None:
     replace(GRID, withstood=withstood).save(tmp_path / "results.json")
-    found = read_run(tmp_path).result
-    assert found is not None
+    found = read_evaluation(tmp_path)
     assert found.to_dict() == json.loads((tmp_path / "results.json").read_text())
     np.testing.assert_array_equal(found.standing, replace(GRID, withstood=withstood).standing)
+    found = read_run(tmp_path).result
+    assert found is not None and found.columns == GRID.columns
     (tmp_path / "results.json").write_text('{"defenses": []}')
     with pytest.raises(InputError, match="holds no evaluation"):
         read_run(tmp_path)

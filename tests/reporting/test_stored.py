@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from robustdeq.reporting import grid_table, markdown, panel_table, performance_sections, read_run
+from robustdeq.reporting import grid_table, markdown, panel_table, performance_sections, read_evaluation, read_run
 
 STORED = Path(__file__).parents[2] / "results"
 EVALUATIONS = sorted(path.parent.name for path in STORED.glob("*/results.json"))
@@ -13,8 +13,7 @@ REPRODUCTIONS = sorted(path.name for path in STORED.glob("reproduction-*"))
 
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_every_stored_evaluation_becomes_a_table(name: str) -> None:
-    result = read_run(STORED / name).result
-    assert result is not None
+    result = read_evaluation(STORED / name)
     table = grid_table(result)
     assert [len(row.cells) for row in table.rows] == [len(result.defenses)] * len(table.rows)
     assert all(f"{100 * share:.1f}" in markdown(table) for share in result.worst_case)

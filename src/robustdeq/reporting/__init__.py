@@ -6,7 +6,7 @@ from robustdeq.reporting.figures import save_drawing, save_profile_figure, save_
 from robustdeq.reporting.latex import latex, reproduction_latex
 from robustdeq.reporting.markdown import markdown
 from robustdeq.reporting.page import save_page
-from robustdeq.reporting.runs import ReportedRun, is_report, read_run
+from robustdeq.reporting.runs import ReportedRun, is_report, read_evaluation, read_run
 from robustdeq.reporting.tabulation import (
     Table,
     checks_table,
@@ -31,6 +31,7 @@ __all__ = [
     "markdown",
     "panel_table",
     "performance_sections",
+    "read_evaluation",
     "read_run",
     "reproduction_latex",
     "reproduction_sections",
