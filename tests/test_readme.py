@@ -27,8 +27,8 @@ def test_every_linked_cell_is_the_stored_number() -> None:
 
 
 def test_the_table_made_again_agrees_within_three_points() -> None:
-    folder = ROOT / "results" / "small-cifar10-aligned-paper"
-    first, again = (json.loads((folder / name).read_text()) for name in ("results.json", "again.json"))
+    folders = (ROOT / "results" / name for name in ("small-cifar10-aligned-paper", "small-cifar10-aligned-again"))
+    first, again = (json.loads((folder / "results.json").read_text()) for folder in folders)
     assert first["settings"]["fingerprint"] == again["settings"]["fingerprint"]
     for one, other in zip(first["defenses"], again["defenses"], strict=True):
         cells = [(one[key], other[key]) for key in ("clean", "minimum_paper", "worst_case")]

@@ -11,9 +11,8 @@ import pytest
 
 from robustdeq.base.errors import InputError
 from robustdeq.evaluation import Check, GridResult, wilson_interval
-from robustdeq.reporting import export, latex_table, long_frame
+from robustdeq.reporting import export, grid_table, latex, long_frame
 
-MARKUP = r"([\d.]+) {\\footnotesize \[([\d.]+), ([\d.]+)\]}"
 STANDS = np.random.default_rng(0).random((2, 3, 40)) < np.array([0.9, 0.6, 0.3])[:, None]
 RESULT = GridResult(
     defenses=("final", "early (z_2)"),
@@ -58,11 +57,11 @@ def test_markdown_shows_every_number_with_its_interval_and_the_checks(tmp_path: 
     (path,) = export(marked, tmp_path / "grid.md")
     lines = path.read_text().splitlines()
     rows = {name.strip(" *"): cells for name, *cells in (line.strip("|").split("|") for line in lines if "|" in line)}
-    for j, column in enumerate([*RESULT.columns[:2], f"{RESULT.columns[2]} ↓"]):
-        shown = [with_interval(int(n)) for n in STANDS[:, j].sum(axis=1)]
-        assert [f"{cell} " for cell in rows[column]] == [re.sub(MARKUP, r" \1 (\2–\3) ", cell) + " " for cell in shown]
-    assert [cell.strip() for cell in rows["attack"]] == list(RESULT.defenses)
-    assert lines[-1] == "- zero gradients: **failed**. Half of them vanish."
+    for j, column in enumerate([*RESULT.columns[:2], "solver\\_{#1} ↓"]):
+        shown = [re.sub("</?ins>", "", cell.strip()) for cell in rows[column]]
+        assert shown == [plain(int(n)) for n in STANDS[:, j].sum(axis=1)]
+    assert [cell.strip() for cell in rows["attack"]] == ["final", "early (z\\_2)"]
+    assert lines[-1] == "| zero gradients | **failed** | Half of them vanish.<br>final: share 50.0 % |"
 
 
 def latex_rows(text: str) -> dict[str, list[str]]:
@@ -73,31 +72,35 @@ def latex_rows(text: str) -> dict[str, list[str]]:
     return {name: cells for name, *cells in plain if name}
 
 
-def with_interval(successes: int) -> str:
+def plain(successes: int) -> str:
     low, high = wilson_interval(successes, 40)
-    return rf"{100 * successes / 40:.1f} {{\footnotesize [{100 * low:.1f}, {100 * high:.1f}]}}"
+    return f"{100 * successes / 40:.1f} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def with_interval(successes: int) -> str:
+    return re.sub(r"\((.+)–(.+)\)", r"{\\scriptsize (\1--\2)}", plain(successes))
 
 
 def test_latex_shows_every_number_with_its_interval() -> None:
-    rows = latex_rows(latex_table(RESULT, "tab:grid"))
+    rows = latex_rows(latex(grid_table(RESULT), "tab:grid"))
     assert list(rows) == [
         "attack",
         "clean",
         *RESULT.columns,
-        "minimum of the paper's attacks",
-        "worst case per image, all attacks",
+        "minimum of the paper's columns",
+        "worst case per image, all columns",
     ]
     assert rows["attack"] == list(RESULT.defenses)
     assert rows["clean"] == [with_interval(int(n)) for n in RESULT.clean.sum(axis=1)]
     for j, column in enumerate(RESULT.columns):
         shown = [re.sub(r"\\underline{([\d.]+)}", r"\1", cell) for cell in rows[column]]
         assert shown == [with_interval(int(n)) for n in STANDS[:, j].sum(axis=1)]
-    assert rows["minimum of the paper's attacks"] == [f"{100 * share:.1f}" for share in RESULT.robustness]
-    assert rows["worst case per image, all attacks"] == [with_interval(int(n)) for n in RESULT.standing.sum(axis=1)]
+    assert rows["minimum of the paper's columns"] == [f"{100 * share:.1f}" for share in RESULT.robustness]
+    assert rows["worst case per image, all columns"] == [with_interval(int(n)) for n in RESULT.standing.sum(axis=1)]
 
 
 def test_latex_underlines_the_weakest_attack_of_the_paper() -> None:
-    rows = latex_rows(latex_table(RESULT, "tab:grid"))
+    rows = latex_rows(latex(grid_table(RESULT), "tab:grid"))
     underlined = [[r"\underline" in cell for cell in rows[column]] for column in RESULT.columns]
     weakest = [[value == low for value, low in zip(row, RESULT.robustness, strict=True)] for row in RESULT.accuracy.T]
     assert underlined == [*weakest[:2], [False, False]]
@@ -108,7 +111,7 @@ SPECIAL = r"[*] 100% & ~ ^ # $ {_} \alpha <|>"
 
 
 def test_latex_escapes_what_it_would_read_as_a_command() -> None:
-    text = latex_table(replace(RESULT, columns=("one", "two", SPECIAL)), "tab:grid")
+    text = latex(grid_table(replace(RESULT, columns=("one", "two", SPECIAL))), "tab:grid")
     (row,) = [line.strip() for line in text.splitlines() if "alpha" in line]
     tilde, caret, backslash = r"\textasciitilde{}", r"\textasciicircum{}", r"\textbackslash{}"
     signs = r"\textless{}\textbar{}\textgreater{}"

@@ -29,14 +29,15 @@ from robustdeq.evaluation.protocol import PROTOCOLS, Setting, network_columns, r
 from robustdeq.evaluation.store import FILE as STORE
 from robustdeq.evaluation.store import Profile, Run, Store
 from robustdeq.gradients import ThroughSolver
+from robustdeq.reporting.columns import ready_made
 from robustdeq.reporting.page import save_page
 from robustdeq.reporting.page.charts import heat_map, templates
 from robustdeq.reporting.page.comparison import comparison_chart
-from robustdeq.reporting.page.evaluation import grid_chart, headline
-from robustdeq.reporting.page.exhibits import shown
-from robustdeq.reporting.page.panels import panel_chart
-from robustdeq.reporting.page.wording import label, ready_made, threat
-from robustdeq.reporting.runs import ReportedRun, read_run
+from robustdeq.reporting.page.grid_charts import grid_chart, headline
+from robustdeq.reporting.page.panel_chart import panel_chart
+from robustdeq.reporting.page.pictures import shown
+from robustdeq.reporting.runs import ReportedRun, read_evaluation, read_run
+from robustdeq.reporting.wording import label, threat
 from robustdeq.study import Drawing, Panel, Reproduction, published
 
 EVIL = "</script><script>alert(1)</script> & <b>co</b>"
@@ -170,12 +171,12 @@ def test_table_has_every_number_of_the_grid(page: Reader) -> None:
     assert head == ["attack", "final", "early (z₂)", "ensemble", "kind", "gradient"]
     assert rows["clean"][:3] == [cell(int(row.sum()), 40) for row in GRID.clean]
     for j, (name, kind) in enumerate(
-        [("", "the paper's"), ("", "beyond the paper"), ("\u00a0↓", "beyond the paper, on survivors")]
+        [("", "the paper's"), ("", "beyond the paper"), (" ↓", "beyond the paper, on survivors")]
     ):
         counted = [cell(int(GRID.per_sample[i, j].sum()), 40) for i in range(3)]
         assert rows[GRID.columns[j] + name] == [*counted, kind, GRID.gradients[j]]
     standing = (GRID.clean & GRID.per_sample.all(axis=1)).sum(axis=1)
-    assert rows["worst case per image"][:3] == [cell(int(n), 40) for n in standing]
+    assert rows["worst case per image, all columns"][:3] == [cell(int(n), 40) for n in standing]
     assert rows["minimum of the paper's columns"][:3] == [f"{100 * row[0].mean():.1f}" for row in GRID.per_sample]
     assert rows["images with logits that are not finite"][:3] == ["0", "2", "0"]
 
@@ -313,9 +314,10 @@ def test_download_is_the_result(page: Reader, tmp_path: Path) -> None:
 def test_panel_shows_its_numbers_and_the_papers() -> None:
     for panel in PANELS:
         table = panel_chart(panel).table
-        assert table.head == ("Adjoint state", "z₁", "z₂", "z₃")
-        assert table.rows[0] == ("u₁", "50.0 (10.0–80.0) / 49.0", "40.0 (10.0–80.0)", "– (10.0–80.0)")
-        assert table.rows[1][2] == "30.0 (10.0–80.0) / 30.0"
+        assert (table.corner, *table.columns) == ("Adjoint state", "z_1", "z_2", "z_3")
+        first, second = ([cell.text for cell in row.cells] for row in table.rows)
+        assert first == ["50.0 (10.0–80.0) / 49.0", "40.0 (10.0–80.0)", "– (10.0–80.0)"]
+        assert second[1] == "30.0 (10.0–80.0) / 30.0"
     heat, curves, bars = (panel_chart(panel).plain["data"] for panel in PANELS)
     assert heat[0]["z"] == [[50.0, 40.0, None], [12.5, 30.0, 70.0]]
     assert [trace["y"] for trace in curves] == [
@@ -339,7 +341,7 @@ def test_panel_shows_its_numbers_and_the_papers() -> None:
 def test_comparison_has_the_papers_table_4_and_every_run() -> None:
     assert DEQ.result is not None and NETWORK.result is not None
     table = comparison_chart([("a", DEQ.result), ("b", NETWORK.result)]).table
-    rows = {name.replace("\u00a0", " "): cells for name, _, *cells in table.rows}
+    rows = {row.name.replace("\u00a0", " "): [cell.text for cell in row.cells[1:]] for row in table.rows}
     for name, key in {
         "ResNet-18 (Table 4)": "resnet18",
         "WRN-34-10 (Table 4)": "wrn34-10",
@@ -439,10 +441,12 @@ MANIFEST: dict[str, Any] = {
 }
 
 
-def write_store(folder: Path, keys: tuple[str, ...]) -> dict[tuple[str, int], np.ndarray]:
+def write_store(
+    folder: Path, keys: tuple[str, ...], manifest: dict[str, Any] = MANIFEST
+) -> dict[tuple[str, int], np.ndarray]:
     """A store with these attempts, four images a batch; what the head makes of every state."""
     rng, accurate = np.random.default_rng(1), {}
-    with Store.create(folder / STORE, MANIFEST) as store:
+    with Store.create(folder / STORE, manifest) as store:
         for key in keys:
             for batch in range(BATCHES):
                 accurate[key, batch] = rng.random((4, STATES)) < 0.5
@@ -468,6 +472,24 @@ def test_folder_is_read_with_everything_in_it(tmp_path: Path) -> None:
         together = np.concatenate([accurate[key, batch] for batch in range(BATCHES)])
         np.testing.assert_allclose(run.alignment.values[i], 100 * together.mean(axis=0))
     save_page([run], tmp_path / "report" / "page.html")
+
+
+def test_evaluation_without_attacks_on_adjoint_states_has_no_alignment(tmp_path: Path) -> None:
+    write_store(tmp_path, ("clean", "PGD"), MANIFEST | {"adjoints": {}})
+    assert read_run(tmp_path).alignment is None
+
+
+@pytest.mark.parametrize("withstood", [None, RNG.random((3, 40)) < 0.2])
+def test_folder_without_its_store_is_read_from_the_results(withstood: np.ndarray | None, tmp_path: Path) -> None:
+    replace(GRID, withstood=withstood).save(tmp_path / "results.json")
+    found = read_evaluation(tmp_path)
+    assert found.to_dict() == json.loads((tmp_path / "results.json").read_text())
+    np.testing.assert_array_equal(found.standing, replace(GRID, withstood=withstood).standing)
+    found = read_run(tmp_path).result
+    assert found is not None and found.columns == GRID.columns
+    (tmp_path / "results.json").write_text('{"defenses": []}')
+    with pytest.raises(InputError, match="holds no evaluation"):
+        read_run(tmp_path)
 
 
 def test_folder_that_cannot_be_reported_is_refused_in_one_sentence(tmp_path: Path) -> None:

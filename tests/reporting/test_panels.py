@@ -12,14 +12,15 @@ from robustdeq.base.errors import InputError
 from robustdeq.reporting import (
     ReportedRun,
     is_report,
-    panel_latex,
-    panel_markdown,
+    latex,
+    markdown,
     panel_table,
     reproduction_latex,
     save_document,
     save_drawing,
+    terminal,
 )
-from robustdeq.reporting.panels import number
+from robustdeq.reporting.wording import number, span
 from robustdeq.study import Drawing, Panel, Reproduction
 
 VALUES = np.array([[12.345, 0.5], [np.nan, 1234.5]])
@@ -57,17 +58,36 @@ def test_number_is_as_long_as_it_needs_to_be(value: float, logarithmic: bool, sh
 
 def printed(panel: Panel, width: int = 80) -> str:
     console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    console.print(panel_table(panel))
+    console.print(terminal(panel_table(panel)))
     return console.export_text()
 
 
-def test_terminal_shows_value_interval_and_the_papers_number_below_each_other() -> None:
-    lines = printed(PANEL).splitlines()
-    first = next(i for i, line in enumerate(lines) if "row_1" in line)
-    assert re.search(r"row_1 +12\.3 +0\.50", lines[first])
-    assert re.search(r"12\.1–12\.6 +0\.25–0\.75", lines[first + 1])
-    assert lines[first + 2].split() == ["(47.1)"]
-    assert "in parentheses the paper's number" in lines[-2] + lines[-1]
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [(4.6, 69.9, "4.6–69.9"), (-1.0, 2.0, "-1.0 to 2.0"), (0.0, 1.0, "0–1.0"), (np.nan, 1.0, ""), (0.0, np.inf, "")],
+)
+def test_ends_of_an_interval_are_told_apart_from_a_minus(low: float, high: float, shown: str) -> None:
+    assert span(low, high) == shown
+
+
+def test_terminal_shows_value_interval_and_the_papers_number_together() -> None:
+    text = printed(PANEL)
+    assert re.search(r"row_1 +12\.3 \(12\.1–12\.6\) / 47\.1 +0\.50 \(0\.25–0\.75\)", text)
+    said = " ".join(text.split())
+    assert "in %; in parentheses the 95 % interval; after a stroke the paper's number" in said
+
+
+@pytest.mark.parametrize(("columns", "with_intervals"), [(5, True), (6, False)])
+def test_terminal_sets_the_parts_below_each_other_where_there_are_many_columns(
+    columns: int, with_intervals: bool
+) -> None:
+    values = np.full((8, columns), 50.0)
+    names = tuple(f"row {i}" for i in range(8)), tuple(f"z_{n}" for n in range(columns))
+    panel = Panel("many", "%", *names, values, low=values - 1, high=values + 1, paper=values + 2)
+    lines = printed(panel).splitlines()
+    first = next(i for i, line in enumerate(lines) if "row 0" in line)
+    parts = [["row", "0", *["50.0"] * columns], *[["(49.0–51.0)"] * columns] * with_intervals, ["/", "52.0"] * columns]
+    assert [line.split() for line in lines[first : first + len(parts)]] == parts
 
 
 def test_table_lies_on_its_side_where_its_headings_are_long() -> None:
@@ -78,7 +98,9 @@ def test_table_lies_on_its_side_where_its_headings_are_long() -> None:
 
 
 def test_markdown_has_every_cell_and_escapes_what_would_break_it() -> None:
-    *_, head, rule, first, second = panel_markdown(PANEL).strip().splitlines()
+    title, _, head, rule, first, second, _, caption = markdown(panel_table(PANEL)).strip().splitlines()
+    assert title == "**robust & small\\_ε**"
+    assert caption == "*in %; in parentheses the 95 % interval; after a stroke the paper's number.*"
     assert head == "| Defense | z\\_1 | final |"
     assert rule == "|---|--:|--:|"
     assert first == "| row\\_1 | 12.3 (12.1–12.6) / *47.1* | 0.50 (0.25–0.75) |"
@@ -88,15 +110,15 @@ def test_markdown_has_every_cell_and_escapes_what_would_break_it() -> None:
 def test_markdown_lies_on_its_side_where_it_is_very_wide() -> None:
     values = np.arange(32.0).reshape(2, 16)
     panel = Panel("wide", "", ("a", "b"), tuple(f"u_{n}" for n in range(16)), values, column_axis="Adjoint state")
-    _, _, head, rule, *lines = panel_markdown(panel).strip().splitlines()
+    _, _, head, rule, *lines = markdown(panel_table(panel)).strip().splitlines()
     assert (head, rule) == ("| Adjoint state | a | b |", "|---|--:|--:|")
     assert lines == [f"| u\\_{n} | {number(n)} | {number(16 + n)} |" for n in range(16)]
 
 
 def test_latex_is_a_table_that_escapes_what_would_break_it() -> None:
-    text = panel_latex(PANEL, "tab:x")
-    assert r"robust \& small\_$\varepsilon$ (\%)" in text
-    assert r"row\_1 & 12.3 {\scriptsize [12.1--12.6]} (47.1) & 0.50 {\scriptsize [0.25--0.75]} \\" in text
+    text = latex(panel_table(PANEL), "tab:x")
+    assert r"robust \& small\_$\varepsilon$; in \%" in text
+    assert r"row\_1 & 12.3 {\scriptsize (12.1--12.6)} / 47.1 & 0.50 {\scriptsize (0.25--0.75)} \\" in text
     assert r"\label{tab:x}" in text
     assert text.count(r"\begin{tabular}{lrr}") == text.count(r"\end{tabular}") == 1
     two = reproduction_latex(Reproduction("fig", "Fig. 9", "t", (PANEL, WIDE)))
@@ -143,7 +165,7 @@ def test_document_holds_tables_figures_notes_and_sources(tmp_path: Path) -> None
     save_document([run], path)
     text = path.read_text()
     assert text.index("## Table 1: few steps") < text.index("## Fig. 4: alignment")
-    for expected in ("What the paper says: u follows z.", "Ours is smaller.", panel_markdown(PANEL).strip()):
+    for expected in ("What the paper says: u follows z.", "Ours is smaller.", markdown(panel_table(PANEL)).strip()):
         assert expected in text
     assert "| command | `robustdeq reproduce a ¦ b` |" in text
     assert "max_steps" not in text

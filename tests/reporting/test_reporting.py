@@ -1,4 +1,4 @@
-"""The table and the figure show the numbers of the result."""
+"""Tables of grids and checks in the terminal, and figures, show the numbers of the result."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,11 +7,10 @@ from pathlib import Path
 import matplotlib.figure
 import numpy as np
 import pytest
-from rich.table import Table
 from rich.text import Text
 
 from robustdeq.evaluation import Check, GridResult, StateProfile
-from robustdeq.reporting import checks_table, grid_table, save_profile_figure
+from robustdeq.reporting import Table, checks_table, grid_table, save_profile_figure, terminal
 
 PROFILES = {
     "clean": StateProfile([0.2, 0.5, 0.9], [1.0, 0.1, 0.01]),
@@ -36,16 +35,17 @@ RESULT = GridResult(
 
 
 def rows(table: Table) -> list[list[str]]:
-    return [[str(cell) for cell in row] for row in zip(*(column.cells for column in table.columns), strict=True)]
+    columns = terminal(table).columns
+    return [[str(cell) for cell in row] for row in zip(*(column.cells for column in columns), strict=True)]
 
 
 def test_table_shows_every_number_in_percent_with_its_wilson_interval() -> None:
     none, one, two, three, all_four = (
-        "0.0 0.0–49.0",
-        "25.0 4.6–69.9",
-        "50.0 15.0–85.0",
-        "75.0 30.1–95.4",
-        "100.0 51.0–100.0",
+        "0.0 (0.0–49.0)",
+        "25.0 (4.6–69.9)",
+        "50.0 (15.0–85.0)",
+        "75.0 (30.1–95.4)",
+        "100.0 (51.0–100.0)",
     )
     assert rows(grid_table(RESULT, "title")) == [
         ["clean", all_four, all_four],
@@ -63,7 +63,7 @@ def test_attack_on_what_is_left_and_logits_that_are_not_finite_are_marked() -> N
     names = [name for name, *_ in rows(table)]
     assert names[1:4] == ["one", "two", "solver ↓"]
     assert rows(table)[-1] == ["images with logits that are not finite", "0", "3"]
-    assert "↓ made on what withstood all attacks above" in str(table.caption)
+    assert "↓ made on what withstood all attacks above" in table.caption
 
 
 def test_table_without_columns_of_the_paper_has_no_minimum_of_them() -> None:
@@ -71,12 +71,20 @@ def test_table_without_columns_of_the_paper_has_no_minimum_of_them() -> None:
     assert names == ["clean", "one", "two", "solver", "worst case per image, all columns"]
 
 
+def test_the_papers_attacks_stand_first() -> None:
+    names = [name for name, *_ in rows(grid_table(replace(RESULT, beyond_paper=(False, True, False)), "title"))]
+    assert names[1:4] == ["one", "solver", "two"]
+
+
 def test_caption_says_on_how_many_images() -> None:
-    assert grid_table(RESULT, "title").caption == "accuracy in % on 4 images, with Wilson 95 % intervals"
+    said = ("accuracy in % on 4 images", "in parentheses the Wilson 95 % interval")
+    weakest = "underlined the weakest of the paper's attacks"
+    assert terminal(grid_table(RESULT, "title")).caption == "; ".join((*said, weakest))
+    assert grid_table(replace(RESULT, beyond_paper=(True,) * 3)).caption == "; ".join(said)
 
 
 def test_weakest_attack_of_the_paper_is_underlined() -> None:
-    columns = list(grid_table(RESULT, "title").columns)[1:]
+    columns = terminal(grid_table(RESULT, "title")).columns[1:]
     underlined = [
         [
             (i, cell.plain[span.start : span.end])
@@ -123,7 +131,7 @@ def test_figure_draws_every_profile(drawn: list[matplotlib.figure.Figure], tmp_p
         assert list(line.get_ydata()) == [100 * share for share in profile.accuracy]
     assert residuals.get_yscale() == "log"
     assert [text.get_text() for text in accuracies.get_legend().get_texts()] == list(PROFILES)
-    assert [label.get_text() for label in accuracies.get_xticklabels()] == ["$z_{1}$", "$z_{2}$", "final"]
+    assert [label.get_text() for label in accuracies.get_xticklabels()] == ["z₁", "z₂", "final"]
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])

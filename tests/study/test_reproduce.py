@@ -435,12 +435,12 @@ def test_list_names_everything_and_what_it_needs(capsys: pytest.CaptureFixture[s
 def test_list_says_how_long_each_took(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("robustdeq.reporting.panels.measured_times", lambda: collect([folder]))
+    monkeypatch.setattr("robustdeq.reporting.tabulation.measured_times", lambda: collect([folder]))
     cli.main(["reproduce", "--list"])
     said = " ".join(capsys.readouterr().out.split())
     assert "measured time" in said
     assert f"{IMAGES} images" in said
-    monkeypatch.setattr("robustdeq.reporting.panels.measured_times", dict)
+    monkeypatch.setattr("robustdeq.reporting.tabulation.measured_times", dict)
     cli.main(["reproduce", "--list"])
     assert "measured time" not in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ from robustdeq.base.progress import progress_bar
 from robustdeq.cli.console import console
 from robustdeq.cli.device import device_named
 from robustdeq.cli.outputs import refuse_file
-from robustdeq.reporting import claims_table, panel_table, save_performance
+from robustdeq.reporting import claims_table, panel_table, save_performance, terminal
 from robustdeq.study.bench import BENCHES, Setting, bench_named, run
 from robustdeq.zoo import PRESETS
 
@@ -53,9 +53,9 @@ def bench(
             result = run(chosen, replace(setting, report=report))
         result.save(output / f"{chosen.name}.json")
         for panel in result.measured.panels:
-            console.print(panel_table(panel))
+            console.print(terminal(panel_table(panel)))
         if result.measured.claims:
-            console.print(claims_table(result.measured.claims))
+            console.print(terminal(claims_table(result.measured.claims)))
         failed += sum(not claim.holds for claim in result.measured.claims)
     console.print(f"The results are in {output}.")
     if failed:

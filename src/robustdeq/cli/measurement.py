@@ -20,7 +20,7 @@ from robustdeq.evaluation.distributed import evaluate
 from robustdeq.evaluation.exhibits import FILE as EXHIBITS
 from robustdeq.evaluation.exhibits import exhibits
 from robustdeq.evaluation.store import FILE as STORE
-from robustdeq.reporting import checks_table, grid_table, save_profile_figure
+from robustdeq.reporting import checks_table, grid_table, save_profile_figure, terminal
 from robustdeq.zoo import MDEQ
 
 _EXHIBITED = 6
@@ -89,7 +89,7 @@ def measure(
     if exhibited is not None and not (folder / EXHIBITS).is_file():
         x, y = (tensor.to(fabric.device) for tensor in images.head(_EXHIBITED).tensors())
         exhibits(exhibited, x, y, images.classes, attack, estimators).save(folder / EXHIBITS)
-    console.print(grid_table(result, f"{attack.norm} attacks with ε = {attack.eps:.4g}"))
+    console.print(terminal(grid_table(result, f"{attack.norm} attacks with ε = {attack.eps:.4g}")))
     if result.checks:
-        console.print(checks_table(result))
+        console.print(terminal(checks_table(result)))
     console.print(f"The images are {images.source}. The results are in {folder}.")

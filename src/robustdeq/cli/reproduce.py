@@ -14,7 +14,7 @@ from robustdeq.cli.device import device_named
 from robustdeq.cli.outputs import refuse_file
 from robustdeq.data import load as load_data
 from robustdeq.evaluation import Estimators, Strict
-from robustdeq.reporting import experiments_table, panel_table, reproduction_latex, save_drawing
+from robustdeq.reporting import experiments_table, panel_table, reproduction_latex, save_drawing, terminal
 from robustdeq.study import (
     EXPERIMENTS,
     Budget,
@@ -72,7 +72,7 @@ def reproduce(
         overwrite: replace results that were made with other settings.
     """
     if list:
-        console.print(experiments_table(scale_named(scale)))
+        console.print(terminal(experiments_table(scale_named(scale))))
         return
     if name is None:
         raise InputError("there is nothing to reproduce; name a table or figure, or pass --list to see them all.")
@@ -120,7 +120,7 @@ def _reproduce(experiment: Experiment, study: Study, format: str, overwrite: boo
     for sentence in filter(None, (found.remark and f"The paper: {found.remark}", found.legend)):
         console.print(sentence, markup=False)
     for panel in found.panels:
-        console.print(panel_table(panel))
+        console.print(terminal(panel_table(panel)))
     console.print(
         f"The images are {study.images.source}. The numbers are in {path}, with a figure and LaTeX beside it."
     )

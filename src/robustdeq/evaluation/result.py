@@ -142,6 +142,52 @@ class GridResult:
         write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
         write_text(path.with_suffix(".csv"), self.to_frame().to_csv())
 
+    @classmethod
+    def read(cls, path: Path) -> GridResult:
+        """Read what `save` wrote.
+
+        Args:
+            path: the `.json` file.
+
+        Raises:
+            InputError: the file cannot be read, or holds something else.
+        """
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            rows = plain["defenses"]
+            attacks = rows[0]["attacks"]
+            withstood = [_outcomes(row["worst_case_per_sample"]) for row in rows if "worst_case_per_sample" in row]
+            return cls(
+                defenses=tuple(row["name"] for row in rows),
+                columns=tuple(attack["name"] for attack in attacks),
+                gradients=tuple(attack["gradient"] for attack in attacks),
+                beyond_paper=tuple(attack["beyond_paper"] for attack in attacks),
+                clean=np.stack([_outcomes(row["clean_per_sample"]) for row in rows]),
+                per_sample=np.stack([[_outcomes(found["per_sample"]) for found in row["attacks"]] for row in rows]),
+                withstood=np.stack(withstood) if withstood else None,
+                profiles={
+                    name: StateProfile(**{key: [*map(_number, values)] for key, values in profile.items()})
+                    for name, profile in plain["profiles"].items()
+                },
+                settings=plain["settings"],
+                cumulative=tuple(attack["cumulative"] for attack in attacks),
+                errors=tuple(row["errors"] for row in rows),
+                checks=tuple(Check(**check) for check in plain["checks"]),
+            )
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise InputError(f"{path} holds no evaluation; make it with `robustdeq evaluate`.") from error
+
+
+def _outcomes(digits: str) -> Bool[np.ndarray, "samples"]:
+    """The outcomes of samples that `to_dict` wrote as 0 and 1."""
+    return np.array([int(digit) for digit in digits], bool)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
 
 def _finite(value: float) -> float | None:
     """The number, or None where JSON has none."""

@@ -1,30 +1,40 @@
-"""What people look at: tables and figures, and files for other tools."""
+"""What people look at: tables in every medium, figures, documents, the page, and files for other tools."""
 
-from robustdeq.reporting.document import save_document
-from robustdeq.reporting.drawings import save_drawing
-from robustdeq.reporting.export import export, latex_table, long_frame, robustbench_entries
-from robustdeq.reporting.figures import save_profile_figure, save_training_figure
+from robustdeq.reporting.documents import performance_sections, reproduction_sections, save_document, save_performance
+from robustdeq.reporting.export import export, long_frame, robustbench_entries
+from robustdeq.reporting.figures import save_drawing, save_profile_figure, save_training_figure
+from robustdeq.reporting.latex import latex, reproduction_latex
+from robustdeq.reporting.markdown import markdown
 from robustdeq.reporting.page import save_page
-from robustdeq.reporting.panels import experiments_table, panel_latex, panel_markdown, panel_table, reproduction_latex
-from robustdeq.reporting.performance import claims_table, save_performance
-from robustdeq.reporting.runs import ReportedRun, is_report, read_run
-from robustdeq.reporting.tables import checks_table, grid_table
+from robustdeq.reporting.runs import ReportedRun, is_report, read_evaluation, read_run
+from robustdeq.reporting.tabulation import (
+    Table,
+    checks_table,
+    claims_table,
+    experiments_table,
+    grid_table,
+    panel_table,
+)
+from robustdeq.reporting.terminal import terminal
 
 __all__ = [
     "ReportedRun",
+    "Table",
     "checks_table",
     "claims_table",
     "experiments_table",
     "export",
     "grid_table",
     "is_report",
-    "latex_table",
+    "latex",
     "long_frame",
-    "panel_latex",
-    "panel_markdown",
+    "markdown",
     "panel_table",
+    "performance_sections",
+    "read_evaluation",
     "read_run",
     "reproduction_latex",
+    "reproduction_sections",
     "robustbench_entries",
     "save_document",
     "save_drawing",
@@ -32,4 +42,5 @@ __all__ = [
     "save_performance",
     "save_profile_figure",
     "save_training_figure",
+    "terminal",
 ]

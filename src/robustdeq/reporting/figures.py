@@ -1,48 +1,167 @@
-"""Figures: residual and accuracy along the trajectory (paper, Figs. 2a and 2b), and the course of a training."""
+"""Figures: panels as curves, bars and heat maps, the states of a solve, and the course of a training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+import numpy as np
 import pandas as pd
 
 from robustdeq.base.files import replace_with
 from robustdeq.evaluation import GridResult
+from robustdeq.reporting.wording import label, number, states
+from robustdeq.study import Drawing, Panel, Reproduction
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_MARKERS = ("o", "s", "^", "D")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "robustdeq",  # the same picture is the same file
+}
+_DATED = {".svg": "Date", ".pdf": "CreationDate"}
+
+
+def _save(path: Path, size: tuple[float, float], shape: tuple[int, int], draw: Callable[[list[Any]], str]) -> None:
+    """Write a figure of rows × columns axes; `draw` fills them and returns the title."""
+    with matplotlib.rc_context(_STYLE):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=size, layout="constrained")
+        figure.suptitle(draw(figure.subplots(*shape, squeeze=False).ravel().tolist()), fontsize=10)
+        metadata = {_DATED[path.suffix]: None} if path.suffix in _DATED else {}
+        replace_with(path, lambda temporary: figure.savefig(temporary, dpi=160, metadata=metadata))
+
+
+def _style(i: int) -> dict[str, Any]:
+    return {"color": COLORS[i % len(COLORS)], "marker": _MARKERS[i % len(_MARKERS)], "markersize": 4}
+
+
+def save_drawing(reproduction: Reproduction, path: Path) -> None:
+    """Draw all panels of a reproduction side by side and write the picture.
+
+    Args:
+        reproduction: what to draw.
+        path: the file; its suffix (`.png`, `.svg`, `.pdf`) says the format.
+    """
+    panels = reproduction.panels
+    across = min(len(panels), 2)
+    down = -(-len(panels) // across)
+
+    def draw(axes: list[Any]) -> str:
+        for panel, place in zip(panels, axes, strict=False):
+            _DRAW[panel.drawing](panel, place)
+            place.set_title(panel.title, fontsize=9)
+        for spare in axes[len(panels) :]:
+            spare.set_visible(False)
+        return f"{reproduction.source}: {reproduction.title}"
+
+    size = max(map(_width, panels)) * across, max(map(_height, panels)) * down
+    _save(path, size, (down, across), draw)
+
+
+def _width(panel: Panel) -> float:
+    return max(5.0, 1.0 + 0.75 * len(panel.columns)) if panel.drawing is Drawing.HEATMAP else 6.0
+
+
+def _height(panel: Panel) -> float:
+    return max(3.4, 1.2 + 0.4 * len(panel.rows)) if panel.drawing is not Drawing.CURVES else 3.8
+
+
+def _curves(panel: Panel, axes: Any) -> None:
+    places = range(len(panel.columns))
+    for i, name in enumerate(panel.rows):
+        axes.plot(places, panel.values[i], linewidth=1.5, label=name, **_style(i))
+        if panel.low is not None and panel.high is not None:
+            axes.fill_between(places, panel.low[i], panel.high[i], color=_style(i)["color"], alpha=0.12, linewidth=0)
+    every = -(-len(panel.columns) // 12)
+    axes.set_xticks(places[::every], [*map(label, panel.columns[::every])])
+    axes.set_xlabel(panel.column_axis)
+    axes.set_ylabel(panel.unit)
+    if panel.logarithmic:
+        axes.set_yscale("log")
+    elif panel.unit == "%":
+        axes.set_ylim(0, 100)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _bars(panel: Panel, axes: Any) -> None:
+    rows, columns = panel.values.shape
+    thick = 0.8 / columns
+    for j, name in enumerate(panel.columns):
+        places = np.arange(rows) + (j - (columns - 1) / 2) * thick
+        ends = None
+        if panel.low is not None and panel.high is not None:
+            ends = np.abs([panel.values[:, j] - panel.low[:, j], panel.high[:, j] - panel.values[:, j]])
+        bars = axes.barh(places, panel.values[:, j], thick, xerr=ends, color=COLORS[j % len(COLORS)], label=name)
+        axes.bar_label(bars, [*map(number, panel.values[:, j].tolist())], padding=3, fontsize=8)
+    axes.set_yticks(range(rows), panel.rows)
+    axes.invert_yaxis()
+    axes.set_xlabel(panel.unit)
+    axes.margins(x=0.15)
+    if columns > 1:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def _heatmap(panel: Panel, axes: Any) -> None:
+    values = np.log10(panel.values) if panel.logarithmic else panel.values
+    low, high = (0.0, 100.0) if panel.unit == "%" else (np.nanmin(values), np.nanmax(values))
+    axes.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+    for i, j in np.ndindex(values.shape):
+        dark = np.isfinite(values[i, j]) and values[i, j] < (low + high) / 2
+        text = number(float(panel.values[i, j]), panel.logarithmic)
+        axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    axes.set_xticks(range(len(panel.columns)), [*map(label, panel.columns)])
+    axes.tick_params(axis="x", rotation=30 if max(map(len, panel.columns)) > 8 else 0)
+    axes.set_yticks(range(len(panel.rows)), [*map(label, panel.rows)])
+    axes.set_xlabel(panel.column_axis)
+    axes.set_ylabel(panel.row_axis)
+
+
+_DRAW = {Drawing.CURVES: _curves, Drawing.BARS: _bars, Drawing.HEATMAP: _heatmap}
 
 
 def save_profile_figure(result: GridResult, path: Path, title: str = "") -> None:
-    """Draw residual and accuracy of every state, clean and attacked, and write the picture.
+    """Draw residual and accuracy of every state, clean and attacked (paper, Figs. 2a and 2b), and write the picture.
 
     Args:
         result: a grid with its profiles.
         path: the file; its suffix (`.png`, `.svg`, `.pdf`) says the format.
         title: what the model is.
     """
-    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
-        residuals, accuracies = figure.subplots(1, 2)
-        for (name, profile), color, marker in zip(result.profiles.items(), _COLORS, _MARKERS, strict=False):
-            states = range(1, len(profile.accuracy) + 1)
-            style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.6, "label": name}
-            residuals.semilogy(states, profile.residual, **style)
-            accuracies.plot(states, [100 * share for share in profile.accuracy], **style)
+    def draw(axes: list[Any]) -> str:
+        residuals, accuracies = axes
+        for i, (name, profile) in enumerate(result.profiles.items()):
+            places = range(1, len(profile.accuracy) + 1)
+            residuals.semilogy(places, profile.residual, linewidth=1.6, label=name, **_style(i))
+            accuracies.plot(places, [100 * share for share in profile.accuracy], linewidth=1.6, label=name, **_style(i))
         last = len(next(iter(result.profiles.values())).accuracy)
-        labels = [f"$z_{{{n}}}$" for n in range(1, last)] + ["final"]
-        for axes in (residuals, accuracies):
-            axes.set_xticks(range(1, last + 1), labels)
-            axes.grid(alpha=0.25, linewidth=0.6)
+        for place in axes:
+            place.set_xticks(range(1, last + 1), states(last))
+            place.grid(alpha=0.25, linewidth=0.6)
         residuals.set_ylabel("relative residual  ‖f(z)−z‖ / ‖f(z)‖")
         accuracies.set_ylabel("accuracy (%)")
         accuracies.set_ylim(0, 100)
         accuracies.legend(frameon=False, loc="lower right")
-        figure.suptitle(title)
-        replace_with(path, lambda temporary: figure.savefig(temporary, dpi=160))
+        return title
+
+    _save(path, (9, 3.6), (1, 2), draw)
+
+
+_LOSSES = {"loss": "training", "jacobian": "Jacobian penalty", "correction": "correction"}
+_COURSES: dict[str, tuple[float, dict[str, str], dict[str, str]]] = {
+    "loss (nats)": (1.0, _LOSSES, {}),
+    "accuracy (%)": (100.0, {"accuracy": "training"}, {"clean": "clean, held out", "robust": "attacked, held out"}),
+    "relative residual": (1.0, {"residual": "training"}, {"final_residual": "held out"}),
+}
+"""For each axis its unit, and the names of its columns: of every step, and of the validations."""
 
 
 def save_training_figure(metrics: Path, path: Path, title: str = "") -> None:
@@ -54,34 +173,20 @@ def save_training_figure(metrics: Path, path: Path, title: str = "") -> None:
         title: what was trained.
     """
     table = pd.read_csv(metrics)
-    panels = (
-        ("loss (nats)", {"loss": "training", "jacobian": "Jacobian penalty", "correction": "correction"}, 1.0),
-        ("accuracy (%)", {"accuracy": "training", "clean": "clean, held out", "robust": "attacked, held out"}, 100.0),
-        ("relative residual", {"residual": "training", "final_residual": "held out"}, 1.0),
-    )
-    with matplotlib.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(12, 3.6), layout="constrained")
-        for axes, (label, series, unit) in zip(figure.subplots(1, 3), panels, strict=True):
-            for (column, name), color, marker in zip(series.items(), _COLORS, _MARKERS, strict=False):
+    def draw(axes: list[Any]) -> str:
+        for place, (axis, (unit, stepwise, validated)) in zip(axes, _COURSES.items(), strict=True):
+            for i, (column, name) in enumerate((stepwise | validated).items()):
                 points = table[["step", column]].dropna()
                 if len(points) == 0:
                     continue
-                sparse = column in ("clean", "robust", "final_residual")
-                axes.plot(
-                    points["step"],
-                    unit * points[column],
-                    color=color,
-                    linewidth=1.6 if sparse else 0.8,
-                    marker=marker if sparse else None,
-                    markersize=4,
-                    label=name,
-                )
-            axes.set_xlabel("step")
-            axes.set_ylabel(label)
-            axes.grid(alpha=0.25, linewidth=0.6)
-            if axes.get_legend_handles_labels()[0]:
-                axes.legend(frameon=False)
-        figure.suptitle(title)
-        replace_with(path, lambda temporary: figure.savefig(temporary, dpi=160))
+                style = _style(i) | ({"marker": None, "linewidth": 0.8} if column in stepwise else {"linewidth": 1.6})
+                place.plot(points["step"], unit * points[column], label=name, **style)
+            place.set_xlabel("step")
+            place.set_ylabel(axis)
+            place.grid(alpha=0.25, linewidth=0.6)
+            if place.get_legend_handles_labels()[0]:
+                place.legend(frameon=False)
+        return title
+
+    _save(path, (12, 3.6), (1, 3), draw)

@@ -57,7 +57,8 @@ def read_run(folder: Path) -> ReportedRun:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder; give one that `robustdeq evaluate` or `reproduce` wrote.")
-    result, alignment = _evaluation(folder) if (folder / STORE).is_file() else (None, None)
+    evaluated = any((folder / name).is_file() for name in (STORE, _RESULTS))
+    result, alignment = _evaluation(folder) if evaluated else (None, None)
     exhibits = Exhibits.read(folder / EXHIBITS) if (folder / EXHIBITS).is_file() else None
     paths = sorted(path for path in folder.glob("*.json") if path.name not in _OTHERS)
     reproductions = tuple(map(Reproduction.read, paths))
@@ -68,15 +69,34 @@ def read_run(folder: Path) -> ReportedRun:
     return ReportedRun(folder.resolve().name, result, exhibits, alignment, reproductions, said)
 
 
-def _evaluation(folder: Path) -> tuple[GridResult, Panel | None]:
+def read_evaluation(folder: Path) -> GridResult:
+    """The table of an evaluation, from its store, or where there is none from its `results.json`.
+
+    Args:
+        folder: of the evaluation.
+
+    Raises:
+        InputError: there is neither, the evaluation is not finished, or a file is damaged.
+    """
+    stored = folder / _RESULTS
+    if not (folder / STORE).is_file() and stored.is_file():
+        return GridResult.read(stored)
     with Store.read(folder / STORE) as store:
-        try:
-            result, alignment = assemble(store), _alignment(store)
-        except InputError as error:
-            raise InputError(f"{folder} cannot be reported yet: {error}") from error
-        except KeyError as error:
-            raise InputError(f"{folder} was written by another version of robustdeq; evaluate again.") from error
-    return replace(result, settings=result.settings | _provenance(folder / _RESULTS)), alignment
+        result = assemble(store)
+    return replace(result, settings=result.settings | _provenance(stored))
+
+
+def _evaluation(folder: Path) -> tuple[GridResult, Panel | None]:
+    try:
+        result = read_evaluation(folder)
+        if not (folder / STORE).is_file():
+            return result, None
+        with Store.read(folder / STORE) as store:
+            return result, _alignment(store)
+    except InputError as error:
+        raise InputError(f"{folder} cannot be reported yet: {error}") from error
+    except KeyError as error:
+        raise InputError(f"{folder} was written by another version of robustdeq; evaluate again.") from error
 
 
 def _provenance(path: Path) -> dict[str, object]:
@@ -92,7 +112,7 @@ def _provenance(path: Path) -> dict[str, object]:
 def _alignment(store: Store) -> Panel | None:
     """Every state under attacks on every adjoint state, where the manifest names these attacks."""
     adjoints = store.manifest.get("adjoints")
-    if not isinstance(adjoints, Mapping):
+    if not adjoints:
         return None
     outcomes = np.stack([_accurate(store, key).T for key in adjoints.values()])
     return Panel(

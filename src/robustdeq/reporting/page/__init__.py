@@ -1,5 +1,5 @@
 """The report: one HTML file that needs nothing else."""
 
-from robustdeq.reporting.page.document import save_page
+from robustdeq.reporting.page.build import save_page
 
 __all__ = ["save_page"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +13,7 @@ import numpy as np
 from plotly import graph_objects as go
 from plotly.colors import sample_colorscale, unlabel_rgb
 
-from robustdeq.reporting.page.wording import wrapped
+from robustdeq.reporting.tabulation import Table
 
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
 _DASHES = ("solid", "dash", "dot", "dashdot")
@@ -20,21 +22,6 @@ _SCALE = "Cividis"
 _LINE = 14
 
 Numbers = Sequence[Sequence[float]] | np.ndarray
-
-
-@dataclass(frozen=True)
-class Table:
-    """Text in rows and columns; the first cell of a row is its name.
-
-    Attributes:
-        head: the names of the columns.
-        rows: the cells.
-        caption: what the cells are.
-    """
-
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +55,11 @@ class Chart:
     def height(self) -> int:
         """In pixels."""
         return self.figure.layout.height
+
+
+def wrapped(text: str, width: int) -> str:
+    """The text for a chart, which reads markup: escaped, in lines of at most `width` letters."""
+    return "<br>".join(map(html.escape, textwrap.wrap(text, width) or [""]))
 
 
 def templates() -> dict[str, Any]:

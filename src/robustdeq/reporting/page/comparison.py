@@ -9,10 +9,10 @@ import numpy as np
 
 from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import GridResult
-from robustdeq.reporting.page.charts import Chart, Table, dots
-from robustdeq.reporting.page.evaluation import best
-from robustdeq.reporting.page.wording import label, threat
-from robustdeq.reporting.panels import number
+from robustdeq.reporting.page.charts import Chart, dots
+from robustdeq.reporting.page.grid_charts import best
+from robustdeq.reporting.tabulation import Cell, Row, Table
+from robustdeq.reporting.wording import label, number, span, threat
 from robustdeq.study import published
 
 _ENSEMBLE = 2
@@ -20,7 +20,9 @@ _MEASURES = ("clean", "PGD", "AutoAttack", "worst case per image")
 
 
 @dataclass(frozen=True)
-class _Row:
+class _Model:
+    """A model with its measures in percent and the ends of their intervals; nan where there is none."""
+
     name: str
     where: str
     values: tuple[float, ...]
@@ -44,20 +46,12 @@ def comparison_chart(results: Sequence[tuple[str, GridResult]]) -> Chart:
         dots(names, _MEASURES, values, "%", (low, high), (len(ours),)),
         f"Worst case per image, on the images and within the bound of each run; {kept}.",
         Table(
-            ("model", "images and bound", *_MEASURES),
-            tuple(
-                (
-                    row.name,
-                    row.where,
-                    *(
-                        number(value)
-                        + (f" ({number(lower)}–{number(upper)})" if np.isfinite([lower, upper]).all() else "")
-                        for value, lower, upper in zip(row.values, row.low, row.high, strict=True)
-                    ),
-                )
-                for row in rows
-            ),
-            "In %, in parentheses the Wilson 95 % interval; a dash where there is no number.",
+            "",
+            "model",
+            ("images and bound", *_MEASURES),
+            (tuple(map(_row, rows)),),
+            ("in %", "a dash where there is no number"),
+            "Wilson 95 % interval",
         ),
         note="PGD and AutoAttack: the weakest of the paper's columns. The paper's models are full-sized, trained and "
         "tested on all of CIFAR-10, within 8/255 in L∞; it used PGD-10 and AutoAttack only, so it has no worst case "
@@ -65,7 +59,13 @@ def comparison_chart(results: Sequence[tuple[str, GridResult]]) -> Chart:
     )
 
 
-def _ours(name: str, result: GridResult) -> _Row:
+def _row(model: _Model) -> Row:
+    ends = zip(model.low, model.high, strict=True)
+    cells = (Cell(number(value), span(*pair)) for value, pair in zip(model.values, ends, strict=True))
+    return Row(model.name, (Cell(model.where), *cells))
+
+
+def _ours(name: str, result: GridResult) -> _Model:
     i = best(result)
     none = (np.nan, np.nan, np.nan)
     columns = [j for j, beyond in enumerate(result.beyond_paper) if not beyond]
@@ -83,12 +83,12 @@ def _ours(name: str, result: GridResult) -> _Row:
     values, low, high = (tuple(100 * float(measure[k]) for measure in measured) for k in range(3))
     defense = f", {label(result.defenses[i])}" if len(result.defenses) > 1 else ""
     bound = threat(result.settings)
-    data = str(result.settings.get("data", "")).partition(",")[0]
-    where = ", ".join(filter(None, (f"{result.clean.shape[1]:,} images", data, bound)))
-    return _Row(f"{name}{defense}", where, values, low, high)
+    data = str(result.settings.get("data", ""))
+    where = "; ".join(filter(None, (f"{result.clean.shape[1]:,} images", data, bound)))
+    return _Model(f"{name}{defense}", where, values, low, high)
 
 
-def _papers() -> list[_Row]:
+def _papers() -> list[_Model]:
     """The networks of Table 4, and every DEQ under the ensemble defense."""
     deqs = {
         "DEQ-Large, exact, ensemble (Table\u00a02)": (published.EXACT_LARGE, None),
@@ -102,6 +102,6 @@ def _papers() -> list[_Row]:
         numbers[name] = (float(climbed[_ENSEMBLE, 0]), float(climbed[_ENSEMBLE, 1:].min()), auto)
     none = (np.nan,) * 4
     return [
-        _Row(f"paper: {name}", "CIFAR-10, ε = 8/255 (L∞)", (*values, np.nan), none, none)
+        _Model(f"paper: {name}", "CIFAR-10; ε = 8/255 (L∞)", (*values, np.nan), none, none)
         for name, values in numbers.items()
     ]

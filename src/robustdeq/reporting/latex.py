@@ -1,0 +1,59 @@
+r"""Tables in LaTeX; the document needs `\usepackage{booktabs}`."""
+
+from __future__ import annotations
+
+from robustdeq.reporting.tabulation import Cell, Emphasis, Table, panel_table
+from robustdeq.study import Reproduction
+
+_CHARACTERS = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "*": "{*}"}
+    | {"ε": r"$\varepsilon$", "λ": r"$\lambda$", "β": r"$\beta$", "∂": r"$\partial$", "‖": r"$\|$", "₂": "$_2$"}
+    | {"ᵀ": r"$^\top$", "−": "$-$", "–": "--", "×": r"$\times$", "↓": r"$\downarrow$", "≤": r"$\le$", "≥": r"$\ge$"}
+)
+
+
+def latex(table: Table, label: str) -> str:
+    r"""The table for a paper.
+
+    Args:
+        table: the table.
+        label: what `\ref` calls it.
+    """
+    groups = ("\n".join(_line(row.name, *map(_cell, row.cells)) for row in group) for group in table.groups)
+    body = "\n    \\midrule\n".join(groups)
+    heading = _line(table.corner, *(name.translate(_CHARACTERS) for name in table.columns))
+    caption = "; ".join(filter(None, (table.title, table.caption))).translate(_CHARACTERS)
+    return rf"""\begin{{table}}
+  \centering
+  \caption{{{caption}.}}
+  \label{{{label}}}
+  \begin{{tabular}}{{l{"r" * len(table.columns)}}}
+    \toprule
+{heading}
+    \midrule
+{body}
+    \bottomrule
+  \end{{tabular}}
+\end{{table}}
+"""
+
+
+def _line(name: str, *cells: str) -> str:
+    return f"    {' & '.join([name.translate(_CHARACTERS), *cells])} \\\\"
+
+
+def _cell(cell: Cell) -> str:
+    value, interval, reported = (part.translate(_CHARACTERS) for part in (cell.value, cell.interval, cell.reported))
+    shown = rf"\underline{{{value}}}" if cell.emphasis is Emphasis.WEAKEST else value
+    return shown + (interval and rf" {{\scriptsize ({interval})}}") + (reported and f" / {reported}")
+
+
+def reproduction_latex(reproduction: Reproduction) -> str:
+    """All panels of a reproduction in LaTeX."""
+    label = f"tab:{reproduction.name}"
+    return "\n".join(
+        latex(panel_table(panel), f"{label}-{i}" if len(reproduction.panels) > 1 else label)
+        for i, panel in enumerate(reproduction.panels, 1)
+    )
