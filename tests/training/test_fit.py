@@ -37,7 +37,7 @@ from robustdeq.training import AdversarialTraining, Optimization, Standard, Vali
 from robustdeq.training.objectives import Adversaries, Moment, Reading
 from robustdeq.zoo.registry import read_card
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.xdist_group("fit")
 
 
 @pytest.mark.parametrize("gradient", [Phantom(2, 0.5), Exact(10, 1e-3), None], ids=["phantom", "exact", "explicit"])
@@ -107,7 +107,7 @@ class MisledToResist(Misled):
 
 
 @pytest.fixture(scope="module", params=[MisledToResist, Misled], ids=lambda kind: kind.aim)
-def misled(request: Any, tmp_path_factory: pytest.TempPathFactory, unchecked: None) -> tuple[MDEQ, Path]:
+def misled(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[MDEQ, Path]:
     folder = tmp_path_factory.mktemp("misled")
     deq = model(4)
     schedule = replace(SHORT, epochs=10, validations=10)
