@@ -14,7 +14,7 @@ def trained() -> rd.models.MDEQ:
 
     In float64, in which no machine's rounding grows into other weights; only then is it rounded to float32.
     """
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     torch.set_default_dtype(torch.float64)
     deq = rd.models.mdeq(replace(rd.models.PRESETS["nano"], max_steps=3), in_channels=1)
     torch.set_default_dtype(torch.float32)
