@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import CPU, digits, everything, fit, model
-from test_files import small_disk
 
 from disk import small_disk
 from robustdeq.base.errors import InputError
