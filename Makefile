@@ -2,8 +2,10 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
+CHECKED := $(addprefix tests/,base data solvers deq zoo attacks evaluation training)
 
-.PHONY: demo test lint types docs bench install clean
+.PHONY: demo test test-all lint types docs bench install clean
 
 install: .venv/installed
 
@@ -19,7 +21,12 @@ demo: install
 	$(BIN)/robustdeq demo
 
 test: install
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PYTEST) -m "not slow"
+
+# Everything, and then the quick tests of the core again with the shapes and types of every call checked.
+test-all: install
+	$(PYTEST)
+	CHECK_SHAPES=1 $(PYTEST) -m "not slow" $(CHECKED)
 
 lint: install
 	$(BIN)/ruff check .

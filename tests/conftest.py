@@ -1,4 +1,7 @@
-"""What all tests share: run-time checks of shapes and types, one thread, a fixed seed."""
+"""What all tests share: the number of threads, a fixed seed, and, where asked for, run-time checks of shapes and types.
+
+CHECK_SHAPES=1 checks every call of the package by beartype (twice as slow); OMP_NUM_THREADS=2 computes in two threads.
+"""
 
 import os
 from collections.abc import Iterator
@@ -8,8 +11,9 @@ import pytest
 import torch
 
 os.environ.pop("COLUMNS", None)  # which pytest-xdist sets, so that no test could choose a width
-jaxtyping.install_import_hook("robustdeq", "typecheck.checked")
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
+if "CHECK_SHAPES" in os.environ:
+    jaxtyping.install_import_hook("robustdeq", "typecheck.checked")
 
 
 @pytest.fixture(autouse=True)
@@ -17,12 +21,10 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(scope="module")
-def unchecked() -> Iterator[None]:
-    """No run-time checks of shapes and types, as users have it: more than twice as fast."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arguments of the wrong kind reach the package, as they do for a user without a type checker."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="module")

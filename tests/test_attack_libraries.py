@@ -47,22 +47,26 @@ DEFENSES: list[Defense] = [FinalState(), EarlyState(3), EnsembleState()]
 ALL: list[Gradient | Defense] = [*OF_ANY_LOSS, *OF_A_LINEAR_LOSS, *DEFENSES]
 readings = pytest.mark.parametrize("reading", ALL, ids=repr)
 defenses = pytest.mark.parametrize("defense", DEFENSES, ids=repr)
+pytestmark = pytest.mark.xdist_group("libraries")
 
 
 @pytest.fixture(scope="module")
 def deq() -> DEQ:
-    """Trained for a few steps, so that its labels mean something."""
+    """Trained for a few steps, so that its labels mean something; in float64, so that they are the same everywhere."""
     torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
     injection = nn.Conv2d(1, CHANNELS, 3, padding=1)
     head = nn.Sequential(nn.Flatten(), nn.Linear(CHANNELS * SIDE**2, CLASSES))
     deq = DEQ(injection, ConvolutionCell(1.0), head, Broyden(max_steps=4, tol=0), Unroll(1, 1.0), Phantom())
+    torch.set_default_dtype(torch.float32)
     x, y = rd.data.load("digits").require("train").head(128).tensors()
+    x = x.double()
     optimizer = torch.optim.Adam(deq.parameters(), 3e-2)
     for _ in range(20):
         optimizer.zero_grad()
         cross_entropy(deq(x), y).backward()
         optimizer.step()
-    return deq.eval().requires_grad_(False)
+    return deq.float().eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from robustdeq.study import EXPERIMENTS
+
 EXAMPLE = Path(__file__).parents[1] / "examples" / "headline.py"
 BRIEF = ["--schedule.max_steps", "2", "--schedule.validation_images", "8", "--schedule.validations", "1"]
 UNCOMPILED = ["--execution.compiled", "false"]
@@ -16,6 +18,30 @@ WEAK = [
 ]
 
 
+def test_every_command_reads_what_an_earlier_one_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = runpy.run_path(str(EXAMPLE))
+    commands: list[list[str]] = []
+    monkeypatch.setattr("robustdeq.cli.main", commands.append)
+    example["main"]("digits", tmp_path)
+    made: set[Path] = set()
+    for command in commands:
+        written = Path(command[command.index("--output") + 1])
+        read = {Path(option) for option in command if option.startswith(str(tmp_path))} - {written}
+        assert command[0] == "train" or read
+        assert all(made & {path, path.parent} for path in read)
+        made.add(written)
+    assert [command[1] for command in commands if command[0] == "train"] == [
+        "large-aligned-30min",
+        "large-30min",
+        "resnet18-pgdat",
+    ]
+    assert [command[3] for command in commands if command[0] == "evaluate"] == ["paper", "strict"] * 2
+    asked = [command[1] for command in commands if command[0] == "reproduce"]
+    assert asked == ["alignment", *example["EXPERIMENTS"] * 2]
+    assert {*asked} <= {*EXPERIMENTS}
+
+
+@pytest.mark.slow
 def test_one_command_trains_measures_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = runpy.run_path(str(EXAMPLE))
     monkeypatch.setitem(example["main"].__globals__, "EXPERIMENTS", ("fig4",))

@@ -1,32 +1,16 @@
 """Files appear whole or not at all."""
 
 import errno
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from disk import small_disk
 from robustdeq.base.files import replace_with, write_tensors, write_text
 
 TENSORS = {"a": torch.arange(3), "b": torch.randn(2000)}
-
-
-@contextmanager
-def small_disk() -> Iterator[None]:
-    """No file may grow beyond four kilobytes, not even the log these tests print to: keep what is inside silent."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_tensors_come_back_with_what_is_said_of_them(tmp_path: Path) -> None:

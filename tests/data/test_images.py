@@ -1,6 +1,5 @@
 """`Images`: integers inside, [0, 1] outside, one gather per batch, provenance."""
 
-import jaxtyping
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -99,8 +98,7 @@ def test_label_without_a_class_is_refused(label):
         Images(some.pixels, torch.tensor([0, label]), some.classes, some.source)
 
 
-def test_one_label_per_image(monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_one_label_per_image(unchecked):
     some = images(n=2)
     with pytest.raises(InputError, match=r"^made up has 2 images but 1 labels: give one label per image\.$"):
         Images(some.pixels, some.labels[:1], some.classes, some.source)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import partial
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
@@ -101,11 +100,10 @@ def test_full_precision_is_f_itself() -> None:
 
 
 @pytest.fixture
-def compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch, unchecked: None) -> None:
     """`torch.compile` up to the graphs of both passes, which need no C++ compiler to run; checks of shapes are off."""
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.mark.usefixtures("compiled_without_a_compiler")

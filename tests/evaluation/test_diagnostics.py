@@ -150,7 +150,6 @@ def verdicts(result: GridResult) -> dict[str, Check]:
     return {check.name: check for check in result.checks}
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_defense_that_hides_its_gradient_is_caught(trained: MDEQ) -> None:
     honest, hidden = (verdicts(measured(trained, head)) for head in (trained.head, Rounded(trained.head)))
     caught = {"zero gradients", "unbounded attack", "black box beats white box"}
@@ -160,7 +159,6 @@ def test_defense_that_hides_its_gradient_is_caught(trained: MDEQ) -> None:
         assert numbers["share with zero gradient"] == 1, row
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_logits_that_are_not_finite_are_counted_and_do_not_stand(trained: MDEQ) -> None:
     x, _ = rd.data.load("digits").require("test").head(12).tensors()
     with torch.no_grad():

@@ -25,6 +25,7 @@ COMMAND = ["evaluate", "model.safetensors", "--data", "digits", "--n", "8", "--b
 COMMAND += ["--device", "cpu", "--estimators.steps", "[1]", "--estimators.dampings", "[1.0]"]
 SETTINGS = ["--attack.eps", "0.06", "--attack.step_size", "0.03", "--attack.steps", "1"]
 PART = "results-1.sqlite"
+pytestmark = pytest.mark.xdist_group("distributed")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,6 @@ def alone(trained: MDEQ, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def folder(trained: MDEQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     rd.save(trained, tmp_path / "model.safetensors", early=2)
     return tmp_path
@@ -76,7 +76,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.slow
 def test_two_processes_make_the_results_of_one_even_when_they_are_killed_and_refuse_other_settings(
     folder: Path, alone: Path
 ) -> None:
@@ -116,7 +116,6 @@ def test_two_processes_make_the_results_of_one_even_when_they_are_killed_and_ref
     assert {path: path.read_bytes() for path in (folder / "out").iterdir()} == before
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_one_process_takes_over_what_another_left(folder: Path, alone: Path) -> None:
     with Store.read(alone / FILE) as whole:
         manifest, everything = whole.manifest, list(whole)
@@ -131,7 +130,6 @@ def test_one_process_takes_over_what_another_left(folder: Path, alone: Path) -> 
     assert all(seconds[attack, batch] == run.seconds for attack, batch, run in everything[:-9])
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_part_of_another_evaluation_is_refused(folder: Path, alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(alone, folder / "out")
     with Store.read(folder / "out" / FILE) as store:

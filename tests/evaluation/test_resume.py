@@ -65,9 +65,8 @@ class Reporting(Store):
         self.listener.send(((attack, batch), plain(run)))
 
 
-def evaluate_and_tell(deq: MDEQ, x: Tensor, y: Tensor, file: Path, listener: Connection) -> None:
+def evaluate_and_tell(evaluation: Evaluation, file: Path, listener: Connection) -> None:
     torch.set_num_threads(1)
-    evaluation = strict_evaluation(deq, x, y)
     with Reporting.create(file, evaluation.manifest()) as store:
         store.listener = listener
         evaluation.run(store)
@@ -87,7 +86,30 @@ def same_table(result: GridResult, reference: GridResult) -> bool:
     return repr(result.to_dict()) == repr(reference.to_dict())
 
 
-@pytest.mark.usefixtures("unchecked")
+def test_killed_evaluation_goes_on_to_the_same_table(trained: MDEQ, tmp_path: Path) -> None:
+    x, y = digits(6)
+    evaluation = strict_evaluation(trained, x, y, batch_size=3)
+    file, fork = tmp_path / FILE, multiprocessing.get_context("fork")
+    reader, writer = fork.Pipe(duplex=False)
+    process = fork.Process(target=evaluate_and_tell, args=(evaluation, file, writer))
+    process.start()
+    writer.close()
+    known = dict(reader.recv() for _ in range(3))
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    known |= told_until(0, reader)
+    with Store.create(file, evaluation.manifest()) as store, Store.create(None, evaluation.manifest()) as whole:
+        assert held(store).items() >= known.items()
+        assert len(held(store)) <= len(known) + 1
+        evaluation.run(whole)
+        assert len(held(store)) < len(held(whole))
+        evaluation.run(store)
+        assert held(store).items() >= known.items()
+        assert same_table(assemble(store), assemble(whole))
+
+
+@pytest.mark.slow
 def test_evaluation_killed_at_twenty_moments_loses_no_finished_run_and_ends_in_the_same_table(
     trained: MDEQ, tmp_path: Path
 ) -> None:
@@ -105,7 +127,7 @@ def test_evaluation_killed_at_twenty_moments_loses_no_finished_run_and_ends_in_t
     known, file, kills, evaluations = Known(), tmp_path / "0" / FILE, 0, 0
     while True:
         reader, writer = fork.Pipe(duplex=False)
-        process = fork.Process(target=evaluate_and_tell, args=(trained, x, y, file, writer))
+        process = fork.Process(target=evaluate_and_tell, args=(evaluation, file, writer))
         process.start()
         writer.close()
         patience = duration * rng.uniform(0, 1 / 6) if kills < KILLS else 300
@@ -130,7 +152,6 @@ def test_evaluation_killed_at_twenty_moments_loses_no_finished_run_and_ends_in_t
     assert evaluations > 0
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_adversaries_are_kept_in_the_ball_and_give_the_outcomes_of_the_store(trained: MDEQ, tmp_path: Path) -> None:
     x, y = digits(4)
     evaluation = strict_evaluation(trained, x, y, batch_size=2)
@@ -215,12 +236,11 @@ def stopped_after(count: int, how: signal.Signals, folder: Path) -> tuple[int, s
     return process.returncode, output, errors
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.slow
 def test_command_that_was_killed_and_interrupted_goes_on_to_the_same_results(
     trained: MDEQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     for folder in (whole, resumed):
         rd.save(trained, folder / "model.safetensors", early=2)

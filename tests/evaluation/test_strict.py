@@ -23,6 +23,9 @@ TRUE: dict[str, Gradient] = {name: ThroughSolver(defense) for name, defense in D
 SETTING = Setting(4, TRUE, ATTACK, Estimators(steps=(1,), dampings=(1.0,)), STRICT, ("other",))
 
 
+pytestmark = pytest.mark.xdist_group("strict")
+
+
 @pytest.fixture(scope="module")
 def data() -> tuple[Tensor, Tensor]:
     return rd.data.load("digits").require("test").head(12).tensors()

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,12 +114,36 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
 }
 
 
+FEW = ("table1", "fig4")
+pytestmark = pytest.mark.xdist_group("reproduce")
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, unchecked: None) -> Path:
-    """Everything, reproduced at the scale nano on a few digits."""
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table and a figure, reproduced at the scale nano on a few digits."""
     path = tmp_path_factory.mktemp("reproduced")
-    cli.main(["reproduce", "all", *QUICK, "--output", str(path)])
+    for name in FEW:
+        cli.main(["reproduce", name, *QUICK, "--output", str(path)])
     return path
+
+
+@pytest.fixture(scope="module")
+def everything(few: Path) -> Path:
+    """All experiments, reproduced there too."""
+    cli.main(["reproduce", "all", *QUICK, "--output", str(few)])
+    return few
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest) -> Path:
+    """Where the experiment of the test is: among the few, or, in the slow tier, among all."""
+    slow = request.node.get_closest_marker("slow") is not None
+    return request.getfixturevalue("everything" if slow else "few")
+
+
+def experiments(names: Iterable[str]) -> pytest.MarkDecorator:
+    tiers = [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in names]
+    return pytest.mark.parametrize("name", tiers)
 
 
 def found(folder: Path, name: str) -> Reproduction:
@@ -130,7 +154,7 @@ def test_every_experiment_is_specified_here() -> None:
     assert list(LAYOUT) == list(EXPERIMENTS)
 
 
-@pytest.mark.parametrize("name", LAYOUT)
+@experiments(LAYOUT)
 def test_it_has_the_rows_and_axes_of_the_paper_and_finite_numbers(folder: Path, name: str) -> None:
     reproduction = found(folder, name)
     assert len(reproduction.panels) == len(LAYOUT[name])
@@ -154,7 +178,7 @@ def _without_state(row: str) -> str:
     return head if mark and tail.isdigit() and head.endswith("state") else row
 
 
-@pytest.mark.parametrize("name", LAYOUT)
+@experiments(LAYOUT)
 def test_it_says_where_it_comes_from(folder: Path, name: str) -> None:
     provenance = found(folder, name).provenance
     assert provenance["images"] == IMAGES
@@ -165,24 +189,31 @@ def test_it_says_where_it_comes_from(folder: Path, name: str) -> None:
     assert {model.split()[1] for model in provenance["models"]} == needed
 
 
-def test_the_papers_numbers_stand_beside_ours(folder: Path) -> None:
-    papers = {
-        "table1": [published.EXACT_SMALL],
-        "table2": [published.UNROLLED, published.EXACT_LARGE],
-        "table3": [published.UNROLLED, published.UNROLLED_AUTOATTACK, published.XL, published.XL_AUTOATTACK],
-        "table5": [published.STATES],
-        "table6": [published.STANDARD],
-    }
-    for name, expected in papers.items():
-        for panel, paper in zip(found(folder, name).panels, expected, strict=True):
-            assert panel.paper is not None
-            np.testing.assert_array_equal(panel.paper, paper)
+PAPERS = {
+    "table1": [published.EXACT_SMALL],
+    "table2": [published.UNROLLED, published.EXACT_LARGE],
+    "table3": [published.UNROLLED, published.UNROLLED_AUTOATTACK, published.XL, published.XL_AUTOATTACK],
+    "table5": [published.STATES],
+    "table6": [published.STANDARD],
+}
+
+
+@experiments(PAPERS)
+def test_the_papers_numbers_stand_beside_ours(folder: Path, name: str) -> None:
+    for panel, paper in zip(found(folder, name).panels, PAPERS[name], strict=True):
+        assert panel.paper is not None
+        np.testing.assert_array_equal(panel.paper, paper)
+
+
+@pytest.mark.slow
+def test_the_papers_numbers_stand_beside_models_of_other_sizes(folder: Path) -> None:
     (comparison, _) = found(folder, "table4").panels
     assert comparison.paper is not None
     assert comparison.paper[1].tolist() == [79.67, published.UNROLLED[2].min(), published.UNROLLED_AUTOATTACK[2].min()]
     assert comparison.paper[3].tolist() == [81.17, published.XL[2].min(), published.XL_AUTOATTACK[2].min()]
 
 
+@pytest.mark.slow
 def test_experiments_agree_where_they_measure_the_same(folder: Path) -> None:
     ready_made, accumulated = found(folder, "fig2a").panels[0], found(folder, "accumulation").panels
     for i, panel in enumerate(accumulated):
@@ -199,6 +230,7 @@ def test_experiments_agree_where_they_measure_the_same(folder: Path) -> None:
     assert strict.values[0, 1] == curve.values[0, 3] == grid.values[0, 4]
 
 
+@pytest.mark.slow
 def test_gradients_agree_with_themselves_and_early_exit_needs_least_memory(folder: Path) -> None:
     for panel in found(folder, "true-gradient").panels:
         assert (np.abs(panel.values) <= (100 if panel.unit == "%" else 1 + 1e-6)).all()
@@ -210,15 +242,16 @@ def test_gradients_agree_with_themselves_and_early_exit_needs_least_memory(folde
     assert counted[1] > counted[0]
 
 
-def test_the_same_command_measures_nothing_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = found(folder, "table2")
+@experiments(["fig4", "table2"])
+def test_the_same_command_measures_nothing_again(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = found(folder, name)
 
     def measured_again(*_: object) -> None:
         raise AssertionError("an attempt was made again")
 
     monkeypatch.setattr("robustdeq.evaluation.attempt.Attempt.adversaries", measured_again)
-    cli.main(["reproduce", "table2", *QUICK, "--output", str(folder)])
-    after = found(folder, "table2")
+    cli.main(["reproduce", name, *QUICK, "--output", str(folder)])
+    after = found(folder, name)
     for old, new in zip(before.panels, after.panels, strict=True):
         np.testing.assert_array_equal(old.values, new.values)
     kept = after.provenance["seconds_from_nothing"] - after.provenance["seconds"]

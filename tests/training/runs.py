@@ -162,7 +162,7 @@ def main(folder: Path) -> None:
 
     try:
         fit(model(), digits(), recipe(schedule=replace(SHORT, epochs=500)), folder, report, True, Hardware("cpu", 2))
-    except rd.errors.InputError as error:
+    except rd.InputError as error:
         sys.exit(f"robustdeq: {error}")
 
 

@@ -17,8 +17,6 @@ from robustdeq.training.averaging import Averaging
 from robustdeq.training.checkpoints import SealedCheckpoints
 from robustdeq.training.objectives import Adversaries, Moment
 
-pytestmark = pytest.mark.usefixtures("unchecked")
-
 
 @dataclass(frozen=True)
 class Recording(Standard):

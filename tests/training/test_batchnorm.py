@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from robustdeq.training.batchnorm import SynchronizedBatchNorm2d, synchronized
 
-pytestmark = pytest.mark.usefixtures("float64")
+pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.xdist_group("batchnorm")]
 SHARES = {"even": (3, 3), "uneven": (2, 5)}
 Results = dict[str, Any]
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import CPU, digits, everything, fit, model
-from test_files import small_disk
 
+from disk import small_disk
 from robustdeq.base.errors import InputError
 from robustdeq.training.checkpoints import SealedCheckpoints, newest
 
@@ -84,7 +84,6 @@ def test_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     assert newest(tmp_path) == (path, [])
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_checkpoint_of_a_run_holds_all_that_decides_how_it_goes_on(tmp_path: Path) -> None:
     fit(model(), digits(70), everything(), tmp_path, hardware=CPU)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step=6.ckpt", "step=9.ckpt"}

@@ -21,8 +21,6 @@ from robustdeq.data.batches import Batches
 from robustdeq.training import AdversarialTraining, Hardware, Optimization, Standard
 from robustdeq.training.objectives import Adversaries, Moment
 
-pytestmark = pytest.mark.usefixtures("unchecked")
-
 
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +35,7 @@ def double(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Images, "_unit", lambda self, pixels: pixels.double() / self.scale)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("make", [residual, model], ids=["explicit", "implicit"])
 def test_two_processes_train_the_model_of_one(make: Callable[[], nn.Module], tmp_path: Path) -> None:
@@ -95,9 +94,8 @@ def test_divergence_in_one_process_ends_all_and_is_told_once(tmp_path: Path) -> 
 
 def started(folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, runs.__file__, str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment, start_new_session=True)
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 def steps(process: subprocess.Popen[str], count: int) -> list[str]:
@@ -105,6 +103,7 @@ def steps(process: subprocess.Popen[str], count: int) -> list[str]:
     return [process.stdout.readline().strip() for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_killed_worker_ends_the_run_in_one_sentence_and_it_goes_on(tmp_path: Path) -> None:
     process = started(tmp_path)
     try:

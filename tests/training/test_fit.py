@@ -37,7 +37,7 @@ from robustdeq.training import AdversarialTraining, Optimization, Standard, Vali
 from robustdeq.training.objectives import Adversaries, Moment, Reading
 from robustdeq.zoo.registry import read_card
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.xdist_group("fit")
 
 
 @pytest.mark.parametrize("gradient", [Phantom(2, 0.5), Exact(10, 1e-3), None], ids=["phantom", "exact", "explicit"])
@@ -106,13 +106,17 @@ class MisledToResist(Misled):
     aim = "robust"
 
 
+WEAK = replace(ATTACK, eps=0.02, step_size=0.02)
+
+
 @pytest.fixture(scope="module", params=[MisledToResist, Misled], ids=lambda kind: kind.aim)
-def misled(request: Any, tmp_path_factory: pytest.TempPathFactory, unchecked: None) -> tuple[MDEQ, Path]:
+def misled(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[MDEQ, Path]:
     folder = tmp_path_factory.mktemp("misled")
     deq = model(4)
     schedule = replace(SHORT, epochs=10, validations=10)
     optimization = Optimization(2e-2, 1e-2, clip_norm=1.0)
-    settings = recipe(objective=request.param(), schedule=schedule, optimization=optimization)
+    validation = Validation(WEAK, Phantom(2, 0.5))
+    settings = recipe(objective=request.param(), schedule=schedule, optimization=optimization, validation=validation)
     path = fit(deq, digits(224), settings, folder, hardware=CPU)
     assert path == folder / "model.safetensors"
     return deq, folder
@@ -130,7 +134,7 @@ def test_weights_on_disk_are_those_of_the_best_validation(
     assert isinstance(deq, DEQ)
     x, y = digits().require("development").head(24).tensors()
     if aim == "robust":
-        x = replace(ATTACK, seed=0)(Surrogate(deq, Phantom(2, 0.5)).eval(), x, y)
+        x = replace(WEAK, seed=0)(Surrogate(deq, Phantom(2, 0.5)).eval(), x, y)
     with torch.no_grad():
         assert float(correct(deq(x), y).float().mean()) == pytest.approx(max(history))
     assert_same(trained.state_dict(), deq.state_dict())
@@ -158,7 +162,7 @@ def test_run_leaves_weights_a_record_and_metrics(misled: tuple[MDEQ, Path]) -> N
 def test_early_state_is_chosen_on_the_development_split(misled: tuple[MDEQ, Path]) -> None:
     deq, folder = misled
     x, y = digits().require("development").head(24).tensors()
-    expected = choose_early_state(deq, x, y, ATTACK, Phantom(2, 0.5), SHORT.batch_size)
+    expected = choose_early_state(deq, x, y, WEAK, Phantom(2, 0.5), SHORT.batch_size)
     assert read_card(folder / "model.safetensors").early == expected
 
 

@@ -27,7 +27,7 @@ from robustdeq.training.checkpoints import SealedCheckpoints
 from robustdeq.training.guards import DivergenceGuard
 from robustdeq.training.objectives import Adversaries, Moment
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = pytest.mark.xdist_group("guards")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def collapsing() -> Recipe:
 
 @pytest.fixture(scope="module")
 def collapsed(
-    tmp_path_factory: pytest.TempPathFactory, unchecked: None
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, Collapsing, list[logging.LogRecord]]:
     folder, settings = tmp_path_factory.mktemp("collapsed"), collapsing()
     log = logging.getLogger("robustdeq.training.guards")

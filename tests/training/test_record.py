@@ -12,8 +12,6 @@ from robustdeq.training import JacobianRegularization, Regularization, Standard
 from robustdeq.training.objectives import Adversaries, Moment, Reading
 from robustdeq.training.record import _rows_until
 
-pytestmark = pytest.mark.usefixtures("unchecked")
-
 
 @pytest.mark.parametrize(("validations", "steps"), [(1, [10]), (2, [5, 10]), (3, [4, 8, 10]), (99, list(range(1, 11)))])
 def test_validations_are_evenly_spaced_and_one_follows_the_last_step(

@@ -36,8 +36,8 @@ from robustdeq.models import MDEQ
 from robustdeq.training import AdversarialTraining, Hardware, Recipe, Training, checkpoints, fit
 from robustdeq.training.objectives import Adversaries, Moment
 
-pytestmark = pytest.mark.usefixtures("unchecked")
 STEPS = 12
+pytestmark = pytest.mark.xdist_group("resumed")
 
 
 class Killed(Exception):
@@ -69,7 +69,7 @@ def killed(folder: Path, steps: int, settings: Recipe | None = None) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, unchecked: None) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in one piece."""
     folder = tmp_path_factory.mktemp("whole")
     run(folder, everything())
@@ -78,7 +78,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, unchecked: None) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_run_goes_on_from_every_step(accumulate: int, tmp_path: Path) -> None:
     settings = everything(checkpoint_every=1, accumulate=accumulate, epochs=4)
     run(tmp_path / "whole", settings)
@@ -112,9 +112,16 @@ def dies_in_a_checkpoint(step: int) -> None:
     checkpoints.replace_with = halfway
 
 
-def test_killed_run_ends_the_same(whole: Path, tmp_path: Path) -> None:
+HAZARDS = [(dies_in_a_checkpoint, 4), (dies_in_a_validation, 6), (dies_in_a_checkpoint, 8)]
+
+
+@pytest.mark.parametrize(
+    ("hazards", "moments"), [(HAZARDS[:1], 0), pytest.param(HAZARDS, 3, marks=pytest.mark.slow)], ids=["one", "many"]
+)
+def test_killed_run_ends_the_same(
+    hazards: list[tuple[Callable[[int], None], int]], moments: int, tmp_path: Path
+) -> None:
     fork, rng = multiprocessing.get_context("fork"), np.random.default_rng(0)
-    hazards = [(dies_in_a_checkpoint, 4), (dies_in_a_validation, 6), (dies_in_a_checkpoint, 8)]
 
     def piece(hazard: Callable[[int], None] | None, step: int) -> None:
         if hazard is not None:
@@ -122,7 +129,7 @@ def test_killed_run_ends_the_same(whole: Path, tmp_path: Path) -> None:
         run(tmp_path, everything(checkpoint_every=2))
 
     run(tmp_path / "whole", everything(checkpoint_every=2))
-    for hazard, step in [*hazards, (None, 0), (None, 0), (None, 0)]:
+    for hazard, step in [*hazards, *[(None, 0)] * moments]:
         process = fork.Process(target=piece, args=(hazard, step))
         process.start()
         process.join(60 if hazard else rng.uniform(0.1, 0.8))
@@ -134,6 +141,7 @@ def test_killed_run_ends_the_same(whole: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob(".*")] == []
 
 
+@pytest.mark.slow
 def test_killed_run_of_two_processes_ends_the_same(tmp_path: Path) -> None:
     rng, pieces = np.random.default_rng(0), tmp_path / "pieces"
 

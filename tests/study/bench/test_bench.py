@@ -1,7 +1,9 @@
 """Benchmarks run end to end, and say what came of them."""
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from robustdeq import cli
 from robustdeq.attacks import StoppingPGD
 from robustdeq.base.errors import InputError
 from robustdeq.deq.modes import evaluating
+from robustdeq.evaluation import Estimators, Strict, deq_evaluation
 from robustdeq.gradients import Surrogate, ThroughSolver
 from robustdeq.study.bench import BENCHES, BenchResult, Claim, Setting
 from robustdeq.study.bench.freezing import UnrelentingPGD
@@ -18,7 +21,9 @@ from robustdeq.study.stopwatch import Timing
 TINY = ["--size", "nano", "--batch", "2", "--repetitions", "1", "--device", "cpu"]
 
 
-@pytest.mark.parametrize("name", ["solve", "profile", "gradients"])
+@pytest.mark.parametrize(
+    "name", ["solve", *(pytest.param(name, marks=pytest.mark.slow) for name in ("profile", "gradients"))]
+)
 def test_a_benchmark_is_stored_and_becomes_a_document(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder, document = tmp_path / "bench", tmp_path / "performance.md"
     try:
@@ -40,7 +45,17 @@ def test_a_benchmark_is_stored_and_becomes_a_document(name: str, tmp_path: Path,
     assert f"## {BENCHES[name].title}: again" in document.read_text(encoding="utf-8")
 
 
-def test_every_attack_of_the_strict_protocol_has_a_price(tmp_path: Path) -> None:
+CHEAP = {
+    "strict": Strict(steps=1, restarts=1, apgd_steps=2, targets=1, queries=2, probe_images=2),
+    "estimators": Estimators(steps=(1,), dampings=(1.0,)),
+}
+
+
+@pytest.mark.parametrize("settings", [CHEAP, pytest.param({}, marks=pytest.mark.slow)], ids=["cheap", "as it is"])
+def test_every_attack_of_the_strict_protocol_has_a_price(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robustdeq.study.bench.strict.deq_evaluation", partial(deq_evaluation, **settings))
     cli.main(["bench", "strict", *TINY, "--output", str(tmp_path)])
     counts, times = (panel.values[:, 0] for panel in BenchResult.read(tmp_path / "strict.json").measured.panels)
     *attacks, papers, everything = counts
@@ -57,8 +72,9 @@ def test_ratios_are_those_of_rounds() -> None:
 
 def test_freezing_changes_no_outcome() -> None:
     setting = Setting("nano", batch=12)
-    deq = setting.model()
+    deq = setting.model().double()  # no sign of a gradient may depend on who shares the batch
     x, y = setting.images(deq, 12)
+    x = x.double()
     settings = {"eps": 0.3, "step_size": 0.1, "steps": 4, "restarts": 3}
     with evaluating(deq):
         surrogate = Surrogate(deq, ThroughSolver())
