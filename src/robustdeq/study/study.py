@@ -203,6 +203,7 @@ class Study:
     def _found(self, configuration: Configuration, size: str, seed: int) -> Trained:
         name = f"{configuration.name}-{seed}" if seed else configuration.name
         given = self.weights.get(f"{size}-{name}", self.weights.get(name))
+        training = self.scale.plan(configuration, size, self.budget, seed)
         if given is not None:
             return self._given(given, training.gradient)
         train = self.splits.require("train")
