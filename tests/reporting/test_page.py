@@ -58,6 +58,7 @@ GRID = GridResult(
         "command": "robustdeq evaluate <model>",
     },
     cumulative=(False, False, True),
+    ready_made=(True, False, False),
     errors=(0, 2, 0),
     checks=(
         Check("zero gradients", True, "No image has a zero gradient.", {"final": {"share with zero gradient": 0.0}}),
@@ -103,6 +104,7 @@ NETWORK = ReportedRun(
         np.ones((1, 8), dtype=bool),
         np.arange(16).reshape(1, 2, 8) % 3 > 0,
         settings={"protocol": "network"},
+        ready_made=(True, False),
     ),
     None,
     None,
