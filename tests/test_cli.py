@@ -25,6 +25,7 @@ from robustdeq.attacks import PGD
 from robustdeq.cli.commands import COMMANDS, command
 from robustdeq.cli.parser import parse
 from robustdeq.evaluation import Store
+from robustdeq.evaluation.measure import plan
 from robustdeq.evaluation.store import FILE
 from robustdeq.recipes import recipe_names
 from robustdeq.training import Recipe
@@ -99,12 +100,12 @@ def write_evaluations(path: Path) -> None:
     rd.save(deq, path / "measured.safetensors", early=2)
     images = rd.data.load("digits").require("test").head(3).tensors()
     attack, estimators = PGD(steps=1), rd.evaluation.Estimators(steps=(1,), dampings=(1.0,))
-    evaluation = rd.evaluation.deq_evaluation(deq, *images, "paper", attack, 2, None, estimators, 64)
-    with Store.create(path / "begun" / FILE, evaluation.manifest()) as store:
-        evaluation.run(store, batches=())
+    job = plan(deq, *images, rd.evaluation.Paper(attack, estimators), early=2, batch_size=64)
+    with Store.create(path / "begun" / FILE, job.manifest()) as store:
+        job.run(store, batches=())
     shutil.copytree(path / "begun", path / "finished")
-    with Store.create(path / "finished" / FILE, evaluation.manifest()) as store:
-        evaluation.run(store)
+    with Store.create(path / "finished" / FILE, job.manifest()) as store:
+        job.run(store)
     shutil.copytree(path / "finished", path / "damaged")
     content = (path / "damaged" / FILE).read_bytes()
     (path / "damaged" / FILE).write_bytes(content[: len(content) // 2])

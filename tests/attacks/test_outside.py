@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from jsonargparse import ArgumentParser
+from robustdeq.evaluation.run import Evaluation
+from robustdeq.evaluation.subject import DefendedDEQ
 from torch import Tensor, nn
 
 from cells import CLASSES, images, make_deq
@@ -17,9 +19,7 @@ from robustdeq.base.progress import Report
 from robustdeq.deq.defenses import EarlyState, FinalState
 from robustdeq.evaluation.attempt import Attempt
 from robustdeq.evaluation.protocol import Column, Family
-from robustdeq.evaluation.run import Evaluation
 from robustdeq.evaluation.store import Store
-from robustdeq.evaluation.subject import DefendedDEQ
 from robustdeq.gradients import EntropyReduced, EntropyReduction, Phantom, ThroughSolver
 
 pytestmark = pytest.mark.usefixtures("float64")

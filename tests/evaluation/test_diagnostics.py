@@ -14,7 +14,7 @@ from typing_extensions import override
 
 import robustdeq as rd
 from robustdeq.attacks import PGD
-from robustdeq.evaluation import Check, Estimators, GridResult, Store, Strict, assemble, deq_evaluation
+from robustdeq.evaluation import Check, Estimators, GridResult, Strict, measure
 from robustdeq.evaluation.diagnostics import Evidence, checks, compared, significant
 from robustdeq.models import DEQ, MDEQ
 
@@ -135,15 +135,10 @@ class Broken(Rounded):
 def measured(model: MDEQ, head: nn.Module) -> GridResult:
     deq = DEQ(model.injection, model.cell, head, model.solver, model.tail, model.gradient).eval()
     x, y = rd.data.load("digits").require("test").head(12).tensors()
-    strict = Strict(steps=2, restarts=1, apgd_steps=2, targets=1, queries=40, probe_images=12)
-    attack, estimators = (
-        PGD(eps=0.2, step_size=0.1, steps=2, random_start=False),
-        Estimators(steps=(1,), dampings=(1.0,)),
-    )
-    evaluation = deq_evaluation(deq, x, y, "strict", attack, 2, None, estimators, 12, strict=strict)
-    with Store.create(None, evaluation.manifest()) as store:
-        evaluation.run(store)
-        return assemble(store)
+    attack = PGD(eps=0.2, step_size=0.1, steps=2, random_start=False)
+    estimators = Estimators(steps=(1,), dampings=(1.0,))
+    strict = Strict(attack, estimators, steps=2, restarts=1, apgd_steps=2, targets=1, queries=40, probe_images=12)
+    return measure(deq, x, y, strict, early=2, batch_size=12)
 
 
 def verdicts(result: GridResult) -> dict[str, Check]:

@@ -110,7 +110,8 @@ def test_two_processes_make_the_results_of_one_even_when_they_are_killed_and_ref
     before = {path: path.read_bytes() for path in (folder / "out").iterdir()}
     status, output, errors = ended(together(*SETTINGS, "--attack.eps", "0.07"))
     assert status == 2
-    assert 'were made with other settings (attack: {"bounds": [0.0, 1.0], "eps": 0.06' in errors
+    assert "were made with other settings (attack: " in errors
+    assert '"eps": 0.06' in errors
     assert errors.count("robustdeq: ") == 1
     assert "Traceback" not in errors
     assert {path: path.read_bytes() for path in (folder / "out").iterdir()} == before

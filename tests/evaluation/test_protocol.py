@@ -3,55 +3,82 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from cells import make_deq
 from robustdeq.attacks import PGD, AutoAttack, JointAttack, Square
 from robustdeq.base.errors import InputError
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState
-from robustdeq.evaluation import Estimators
-from robustdeq.evaluation.attempt import Attempt
-from robustdeq.evaluation.protocol import Family, Role, Rule, Setting, protocol_named
-from robustdeq.evaluation.subject import DefendedDEQ
-from robustdeq.gradients import Ensemble, Gradient, Phantom, SimultaneousAdjoint, ThroughSolver, UnrolledIntermediate
+from robustdeq.evaluation import Attempt, Column, Estimators
+from robustdeq.evaluation.attempt import Row, estimated
+from robustdeq.evaluation.column import Role, Rule
+from robustdeq.evaluation.protocol import protocol_named
+from robustdeq.gradients import (
+    Defended,
+    Ensemble,
+    Exact,
+    Phantom,
+    SimultaneousAdjoint,
+    Surrogate,
+    ThroughSolver,
+    UnrolledIntermediate,
+)
 
-LAST = 5
+DEQ = make_deq().eval()
+LAST = DEQ.last_state
 DEFENSES = {"final": FinalState(), "early": EarlyState(2), "ensemble": EnsembleState()}
-TRUE: dict[str, Gradient] = {name: ThroughSolver(defense) for name, defense in DEFENSES.items()}
+ROWS = [Row(name, DEQ, defense) for name, defense in DEFENSES.items()]
 ATTACK = PGD(steps=2)
 
 
-def setting(estimators: Estimators | None = None, sources: tuple[str, ...] = ()) -> Setting:
-    return Setting(LAST, TRUE, ATTACK, estimators or Estimators(), sources=sources)
+def columns_of(name: str, **settings: object) -> list[Column]:
+    return protocol_named(name, attack=ATTACK, **settings).columns(DEQ, ROWS, {})
+
+
+def climbed(attempt: Attempt) -> object:
+    """The gradient, or the defense, that an attempt climbs."""
+    module = attempt.climbs.module
+    return module.gradient if isinstance(module, Surrogate) else module.defense
 
 
 def test_paper_has_three_columns_of_two_families_and_one_per_defense_beside_them() -> None:
-    columns = protocol_named("paper")(setting())
-    paper = [(family, reads) for family in list(Family)[:2] for reads in ("final", "intermediate", "ensemble")]
-    assert [(column.family, column.reads) for column in columns] == paper + [(Family.SOLVER, name) for name in DEFENSES]
-    assert len({column.name for column in columns}) == 9
+    columns = columns_of("paper")
+    assert [column.label for column in columns] == [
+        *(f"simultaneous adjoint, {reads}" for reads in ("final", "intermediate", "ensemble")),
+        *(f"unrolled intermediates, {reads}" for reads in ("final", "intermediate", "ensemble")),
+        *(f"through the solver, {name}" for name in DEFENSES),
+    ]
+    assert [column.role for column in columns] == [Role.PAPER] * 6 + [Role.BEYOND] * 3
+    assert len({column.id for column in columns}) == 9
 
 
-def test_candidates_are_the_gradients_of_the_paper() -> None:
+def test_candidates_are_the_gradients_of_the_paper_in_both_readings() -> None:
     estimators = Estimators(
         adjoint_step_size=0.5, transpose=False, steps=(1, 3), dampings=(0.5, 1.0), ensemble=(2, 0.7)
     )
-    columns = protocol_named("paper")(setting(estimators))
+    columns = columns_of("paper", estimators=estimators)
     intermediate = range(1, LAST)
     assert all(attempt.attack == ATTACK for column in columns for attempt in column.attempts)
-    assert [tuple(attempt.gradient for attempt in column.attempts) for column in columns] == [
+    assert [tuple(map(climbed, column.attempts)) for column in columns] == [
         (SimultaneousAdjoint(None, 0.5, False),),
         tuple(SimultaneousAdjoint(n, 0.5, False) for n in intermediate),
         (Ensemble(SimultaneousAdjoint(None, 0.5, False)),),
         (Phantom(9, 0.5),),
-        tuple(UnrolledIntermediate(n, k, damping) for n in intermediate for k in (1, 3) for damping in (0.5, 1.0)),
+        tuple(
+            UnrolledIntermediate(n, k, damping, from_image)
+            for n in intermediate
+            for k in (1, 3)
+            for damping in (0.5, 1.0)
+            for from_image in (False, True)
+        ),
         (Ensemble(UnrolledIntermediate(steps=2, damping=0.7)),),
-        *((ThroughSolver(defense),) for defense in DEFENSES.values()),
+        *((defense,) for defense in DEFENSES.values()),
     ]
+    assert [attempt.against for column in columns[6:] for attempt in column.attempts] == ROWS
 
 
 def test_search_of_the_paper_is_over_1_5_9_steps_and_dampings_of_a_half_and_one() -> None:
-    column = protocol_named("paper")(setting())[4]
-    assert len(column.attempts) == 4 * 3 * 2
+    assert len(columns_of("paper")[4].attempts) == (LAST - 1) * 3 * 2 * 2
 
 
 @pytest.mark.parametrize("name", ["", "Paper", "none"])
@@ -67,71 +94,81 @@ def test_search_over_nothing_is_refused(settings: dict[str, tuple[float, ...]]) 
 
 
 def test_ready_made_is_table_1() -> None:
-    columns = protocol_named("ready-made")(setting())
-    assert [(column.reads, [attempt.attack for attempt in column.attempts]) for column in columns] == [
-        ("exact, 2 steps", [ATTACK]),
-        ("exact, 1000 steps", [replace(ATTACK, steps=1000)]),
-        ("unrolled, 2 steps", [ATTACK]),
-        ("unrolled, 1000 steps", [replace(ATTACK, steps=1000)]),
-        ("Square", [Square(ATTACK.eps)]),
+    columns = columns_of("ready-made")
+    long = replace(ATTACK, steps=1000)
+    assert [(column.label, [attempt.attack for attempt in column.attempts]) for column in columns] == [
+        ("implicit gradient, exact, 2 steps", [ATTACK]),
+        ("implicit gradient, exact, 1000 steps", [long]),
+        ("implicit gradient, unrolled, 2 steps", [ATTACK]),
+        ("implicit gradient, unrolled, 1000 steps", [long]),
+        ("no gradient, Square", [Square(ATTACK.eps)]),
     ]
-    assert [column.attempts[0].gradient for column in columns] == [
+    assert [climbed(column.attempts[0]) for column in columns[:4]] == [
         *[Estimators().exact] * 2,
         *[Estimators().final] * 2,
-        None,
     ]
-    assert columns[-1].attempts[0].against == "final"
+    assert [column.id for column in columns if column.ready_made] == ["unrolled-short"]
+    (square,) = columns[-1].attempts
+    assert square.against is ROWS[0]
+    assert square.climbs.module is ROWS[0].judge
+
+
+def test_exact_trained_model_is_attacked_with_its_own_backward_steps() -> None:
+    own = Exact(max_steps=7)
+    trained = DEQ.with_settings(gradient=own)
+    columns = protocol_named("ready-made").columns(trained, [Row("final", trained, FinalState())], {})
+    assert [climbed(column.attempts[0]) for column in columns[:2]] == [own, own]
+    assert [column.id for column in columns if column.ready_made] == ["exact-short"]
+    assert Estimators().ready_made(trained) == own
+    assert Estimators().ready_made(DEQ) == Estimators().final
 
 
 def test_autoattack_is_judged_on_the_surrogate_and_on_every_defense() -> None:
-    columns = protocol_named("autoattack")(setting())
-    assert len({column.name for column in columns}) == len(columns) == 12
+    columns = columns_of("autoattack")
+    assert len({column.id for column in columns}) == len({column.label for column in columns}) == len(columns) == 12
     assert {attempt.attack for column in columns for attempt in column.attempts} == {AutoAttack(ATTACK.eps)}
     for own, judged in zip(columns[::2], columns[1::2], strict=True):
         assert [attempt.against for attempt in own.attempts] == [None]
-        assert [attempt.against for attempt in judged.attempts] == list(DEFENSES)
-        assert {attempt.gradient for attempt in (*own.attempts, *judged.attempts)} == {own.attempts[0].gradient}
+        assert [attempt.against for attempt in judged.attempts] == ROWS
+        assert {climbed(attempt) for attempt in (*own.attempts, *judged.attempts)} == {climbed(own.attempts[0])}
         assert (own.role, judged.role, judged.rule) == (Role.PAPER, Role.BEYOND, Rule.EVERY)
-    assert columns[2].attempts[0].gradient == SimultaneousAdjoint(2)
-    assert columns[8].attempts[0].gradient == UnrolledIntermediate(1, steps=1, damping=1.0)
+    assert climbed(columns[2].attempts[0]) == SimultaneousAdjoint(min(4, LAST - 1))
+    assert climbed(columns[8].attempts[0]) == UnrolledIntermediate(1, steps=1, damping=1.0, from_image=True)
 
 
 def test_keys_tell_all_attempts_apart() -> None:
+    sources = {name: torch.nn.Linear(2, 2) for name in "ab"}
     for name in ("paper", "strict", "ready-made", "autoattack"):
-        attempts = [
-            attempt for column in protocol_named(name)(setting(sources=("a", "b"))) for attempt in column.attempts
-        ]
+        attempts = [attempt for column in columns_of(name, sources=sources) for attempt in column.attempts]
         assert len({attempt.key for attempt in attempts}) == len(attempts)
+
+
+def test_judge_that_is_climbed_itself_is_one_module() -> None:
+    for row in ROWS:
+        assert isinstance(row.judge, Defended)
+        assert [climbed.module for climbed in row.surrogates] == [row.judge]
+
+
+def test_cost_counts_gradients_and_queries() -> None:
+    through, judging = ThroughSolver(FinalState()), DEQ.evaluations(None)
+    assert Attempt(ATTACK, estimated(DEQ, through)).evaluations(judging) == 2 * through.evaluations(DEQ) + judging
+    assert Attempt(ATTACK, ROWS[0].surrogates[0]).evaluations(judging) == (2 * 3 + 1) * judging
+    square = Square(queries=7, restarts=2)
+    spent = (square.cost.queries + 1) * judging
+    assert square.cost.queries == 2 * (7 + 2) + 2
+    assert Attempt(square, ROWS[0].logits_alone, ROWS[0]).evaluations(judging) == spent
+    joint = JointAttack(steps=5, restarts=2)
+    assert Attempt(joint, ROWS[0].logits_alone).evaluations(judging) == joint.cost.price(0, judging) + judging
 
 
 @pytest.mark.parametrize("name", ["paper", "strict", "ready-made", "autoattack"])
 def test_every_attack_is_made_within_the_bounds(name: str) -> None:
-    moved = replace(setting(), attack=replace(ATTACK, bounds=(-1.0, 3.0)))
-    attempts = [attempt for column in protocol_named(name)(moved) for attempt in column.attempts]
+    moved = protocol_named(name, attack=replace(ATTACK, bounds=(-1.0, 3.0)))
+    attempts = [attempt for column in moved.columns(DEQ, ROWS, {}) for attempt in column.attempts]
     assert {attempt.attack.threat.bounds for attempt in attempts} == {(-1.0, 3.0)}
 
 
 def test_joint_attack_and_square_say_that_they_climb_no_gradient() -> None:
-    asked = [
-        (attempt.gradient, attempt.attack.climbs)
-        for column in protocol_named("strict")(setting())
-        for attempt in column.attempts
-        if isinstance(attempt.attack, JointAttack | Square)
-    ]
-    assert asked == [
-        (None, "joint iteration of z, u and x, λ = 0.5"),
-        *[(None, "nothing: random search")] * len(DEFENSES),
-    ]
-
-
-def test_cost_counts_gradients_and_queries() -> None:
-    deq = make_deq().eval()
-    subject = DefendedDEQ(deq, DEFENSES)
-    through = ThroughSolver(FinalState())
-    passes = deq.evaluations(None)
-    assert Attempt(ATTACK, through).evaluations(subject) == 2 * through.evaluations(deq) + passes
-    square = Square(queries=7, restarts=2)
-    assert Attempt(square, against="final").evaluations(subject) == (square.cost.queries + 1) * passes
-    assert square.cost.queries == 2 * (7 + 2) + 2
-    joint = JointAttack(steps=5, restarts=2)
-    assert Attempt(joint).evaluations(subject) == 2 * 5 * 3 + 2 * passes
+    said = {column.id: [attempt.label for attempt in column.attempts] for column in columns_of("strict")}
+    assert said["joint"] == ["joint iteration of z, u and x, λ = 0.5"]
+    assert said["square"] == ["nothing: random search"] * len(DEFENSES)

@@ -22,15 +22,18 @@ from typing_extensions import override
 import robustdeq as rd
 from robustdeq import cli
 from robustdeq.attacks import PGD
-from robustdeq.evaluation import Estimators, Evaluation, GridResult, Store, Strict, assemble, deq_evaluation
+from robustdeq.evaluation import Estimators, GridResult, Store, Strict, assemble
 from robustdeq.evaluation.attempt import judge
-from robustdeq.evaluation.protocol import Role
-from robustdeq.evaluation.store import FILE, Run
+from robustdeq.evaluation.column import Role
+from robustdeq.evaluation.job import Job
+from robustdeq.evaluation.measure import plan
+from robustdeq.evaluation.store import FILE, Finished
 from robustdeq.models import MDEQ
 
 KILLS = 20
 ATTACK = PGD(eps=0.06, step_size=0.04, steps=1)
-STRICT = Strict(steps=2, restarts=2, apgd_steps=2, targets=1, queries=5, probe_images=4)
+ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,))
+STRICT = Strict(ATTACK, ESTIMATORS, steps=2, restarts=2, apgd_steps=2, targets=1, queries=5, probe_images=4)
 
 Known = dict[tuple[str, int], str]
 
@@ -39,14 +42,13 @@ def digits(n: int) -> tuple[Tensor, Tensor]:
     return rd.data.load("digits").require("test").head(n).tensors()
 
 
-def strict_evaluation(deq: MDEQ, x: Tensor, y: Tensor, batch_size: int = 4) -> Evaluation:
-    estimators = Estimators(steps=(1,), dampings=(1.0,))
-    return deq_evaluation(deq, x, y, "strict", ATTACK, 2, None, estimators, batch_size, strict=STRICT)
+def strict_job(deq: MDEQ, x: Tensor, y: Tensor, batch_size: int = 4) -> Job:
+    return plan(deq, x, y, STRICT, early=2, batch_size=batch_size)
 
 
-def plain(run: Run) -> str:
+def plain(run: Finished) -> str:
     outcome = [values.tolist() for values in (run.outcome.standing, run.outcome.errors, run.outcome.moved)]
-    profile = None if run.profile is None else [run.profile.accurate.tolist(), run.profile.residuals.tolist()]
+    profile = None if run.states is None else [run.states.accurate.tolist(), run.states.residuals.tolist()]
     return repr((outcome, profile, run.seed, run.seconds))
 
 
@@ -60,16 +62,16 @@ class Reporting(Store):
     listener: Connection
 
     @override
-    def commit(self, attack: str, batch: int, run: Run) -> None:
+    def commit(self, attack: str, batch: int, run: Finished) -> None:
         super().commit(attack, batch, run)
         self.listener.send(((attack, batch), plain(run)))
 
 
-def evaluate_and_tell(evaluation: Evaluation, file: Path, listener: Connection) -> None:
+def evaluate_and_tell(job: Job, file: Path, listener: Connection) -> None:
     torch.set_num_threads(1)
-    with Reporting.create(file, evaluation.manifest()) as store:
+    with Reporting.create(file, job.manifest()) as store:
         store.listener = listener
-        evaluation.run(store)
+        job.run(store)
 
 
 def told_until(moment: float, reader: Connection) -> Iterator[tuple[tuple[str, int], str]]:
@@ -88,10 +90,10 @@ def same_table(result: GridResult, reference: GridResult) -> bool:
 
 def test_killed_evaluation_goes_on_to_the_same_table(trained: MDEQ, tmp_path: Path) -> None:
     x, y = digits(6)
-    evaluation = strict_evaluation(trained, x, y, batch_size=3)
+    job = strict_job(trained, x, y, batch_size=3)
     file, fork = tmp_path / FILE, multiprocessing.get_context("fork")
     reader, writer = fork.Pipe(duplex=False)
-    process = fork.Process(target=evaluate_and_tell, args=(evaluation, file, writer))
+    process = fork.Process(target=evaluate_and_tell, args=(job, file, writer))
     process.start()
     writer.close()
     known = dict(reader.recv() for _ in range(3))
@@ -99,12 +101,12 @@ def test_killed_evaluation_goes_on_to_the_same_table(trained: MDEQ, tmp_path: Pa
     process.join()
     assert process.exitcode == -signal.SIGKILL
     known |= told_until(0, reader)
-    with Store.create(file, evaluation.manifest()) as store, Store.create(None, evaluation.manifest()) as whole:
+    with Store.create(file, job.manifest()) as store, Store.create(None, job.manifest()) as whole:
         assert held(store).items() >= known.items()
         assert len(held(store)) <= len(known) + 1
-        evaluation.run(whole)
+        job.run(whole)
         assert len(held(store)) < len(held(whole))
-        evaluation.run(store)
+        job.run(store)
         assert held(store).items() >= known.items()
         assert same_table(assemble(store), assemble(whole))
 
@@ -114,11 +116,11 @@ def test_evaluation_killed_at_twenty_moments_loses_no_finished_run_and_ends_in_t
     trained: MDEQ, tmp_path: Path
 ) -> None:
     x, y = digits(12)
-    evaluation = strict_evaluation(trained, x, y)
-    manifest = evaluation.manifest()
+    job = strict_job(trained, x, y)
+    manifest = job.manifest()
     begun = time.monotonic()
     with Store.create(tmp_path / "uninterrupted" / FILE, manifest) as store:
-        evaluation.run(store)
+        job.run(store)
         reference, runs = assemble(store), len(held(store))
     duration = time.monotonic() - begun
     assert 0 < reference.worst_case.max() < reference.robustness.max() < 1
@@ -127,7 +129,7 @@ def test_evaluation_killed_at_twenty_moments_loses_no_finished_run_and_ends_in_t
     known, file, kills, evaluations = Known(), tmp_path / "0" / FILE, 0, 0
     while True:
         reader, writer = fork.Pipe(duplex=False)
-        process = fork.Process(target=evaluate_and_tell, args=(evaluation, file, writer))
+        process = fork.Process(target=evaluate_and_tell, args=(job, file, writer))
         process.start()
         writer.close()
         patience = duration * rng.uniform(0, 1 / 6) if kills < KILLS else 300
@@ -154,15 +156,15 @@ def test_evaluation_killed_at_twenty_moments_loses_no_finished_run_and_ends_in_t
 
 def test_adversaries_are_kept_in_the_ball_and_give_the_outcomes_of_the_store(trained: MDEQ, tmp_path: Path) -> None:
     x, y = digits(4)
-    evaluation = strict_evaluation(trained, x, y, batch_size=2)
+    job = strict_job(trained, x, y, batch_size=2)
     folder = tmp_path / "adversaries"
     low, high = ATTACK.bounds
     fallen = 0
-    with Store.create(tmp_path / FILE, evaluation.manifest()) as store:
-        evaluation.run(store, adversaries=folder)
-        attempts = {attempt.key: (attempt, column.role) for column in evaluation.columns for attempt in column.attempts}
+    with Store.create(tmp_path / FILE, job.manifest()) as store:
+        job.run(store, adversaries=folder)
+        attempts = {attempt.key: (attempt, column.role) for column in job.columns for attempt in column.attempts}
         before = {file.name: load_file(file)["adversaries"] for file in folder.iterdir()}
-        assert len(before) == len(held(store)) - len(evaluation.batches)
+        assert len(before) == len(held(store)) - len(job.batches)
         for file in folder.iterdir():
             with safe_open(file, framework="pt") as content:
                 names, adversaries = content.metadata(), content.get_tensor("adversaries")
@@ -172,9 +174,9 @@ def test_adversaries_are_kept_in_the_ball_and_give_the_outcomes_of_the_store(tra
             assert run is not None
             assert torch.equal(labels, y[2 * batch : 2 * batch + 2])
             assert low <= adversaries.min() <= adversaries.max() <= high
-            if role is not Role.PROBE:
+            if role is not Role.OUTSIDE:
                 assert (adversaries - images).abs().max() <= ATTACK.eps + 1e-6
-            judged = judge(evaluation.subject, adversaries, labels)
+            judged = judge(trained, job.rows, images, adversaries, labels)
             if attempt.survivors:
                 fallen += int((judged.standing & ~run.outcome.standing).sum())
                 assert not (run.outcome.standing & ~judged.standing).any()
@@ -187,7 +189,7 @@ def test_adversaries_are_kept_in_the_ball_and_give_the_outcomes_of_the_store(tra
         for name in missing:
             (folder / name).unlink()
         times = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
-        evaluation.run(store, adversaries=folder)
+        job.run(store, adversaries=folder)
         assert held(store) == known
     assert {file.name for file in folder.iterdir()} == set(before)
     assert all(torch.equal(load_file(folder / name)["adversaries"], before[name]) for name in before)

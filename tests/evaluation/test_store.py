@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from robustdeq.base.errors import InputError
 from robustdeq.evaluation.attempt import Outcome
-from robustdeq.evaluation.store import Profile, Run, Store
+from robustdeq.evaluation.store import Finished, StatesOfBatch, Store
 
 MANIFEST: dict[str, Any] = {
     "weights": "of this model",
@@ -28,7 +28,7 @@ MANIFEST: dict[str, Any] = {
 CLEAN, ATTACK = "clean", "PGD(eps=0.1) | Exact()"
 
 
-def make_run(seed: int, profiled: bool = False, rows: int = 3, batch: int = 4, states: int = 5) -> Run:
+def make_run(seed: int, profiled: bool = False, rows: int = 3, batch: int = 4, states: int = 5) -> Finished:
     rng = np.random.default_rng(seed)
 
     def outcomes(*shape: int) -> np.ndarray:
@@ -36,17 +36,17 @@ def make_run(seed: int, profiled: bool = False, rows: int = 3, batch: int = 4, s
 
     residuals = rng.standard_cauchy((batch, states))
     residuals[0, 0], residuals[-1, -1] = np.nan, np.inf
-    profile = Profile(outcomes(batch, states), residuals) if profiled else None
+    profile = StatesOfBatch(outcomes(batch, states), residuals) if profiled else None
     outcome = Outcome(outcomes(rows, batch), outcomes(rows, batch), outcomes(batch))
-    return Run(outcome, seed, float(rng.random()), profile)
+    return Finished(outcome, seed, float(rng.random()), profile)
 
 
 RUNS = {(attack, batch): make_run(batch, attack == CLEAN) for attack in (CLEAN, ATTACK) for batch in range(2)}
 
 
-def plain(run: Run) -> Any:
+def plain(run: Finished) -> Any:
     outcome = [values.tolist() for values in (run.outcome.standing, run.outcome.errors, run.outcome.moved)]
-    profile = None if run.profile is None else (run.profile.accurate.tolist(), repr(run.profile.residuals.tolist()))
+    profile = None if run.states is None else (run.states.accurate.tolist(), repr(run.states.residuals.tolist()))
     return outcome, run.seed, run.seconds, profile
 
 
@@ -278,7 +278,7 @@ def test_log_without_its_store_begins_anew(file: Path) -> None:
     ids=["full", "read-only"],
 )
 def test_disk_that_cannot_be_written_loses_nothing(limit: str, lift: str, file: Path) -> None:
-    large = replace(RUNS[CLEAN, 0], profile=Profile(np.ones((4, 900), dtype=bool), np.ones((4, 900))))
+    large = replace(RUNS[CLEAN, 0], states=StatesOfBatch(np.ones((4, 900), dtype=bool), np.ones((4, 900))))
     with Store.create(file, MANIFEST) as store:
         store._database.execute(limit)
         with pytest.raises(

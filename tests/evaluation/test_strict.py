@@ -1,6 +1,7 @@
 """The strict protocol: what it attacks with, and that nothing stands which anything broke."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,19 +9,20 @@ import torch
 from torch import Tensor
 
 import robustdeq as rd
-from robustdeq.attacks import APGD, PGD, AutoAttack, Square, StoppingPGD
+from robustdeq.attacks import APGD, PGD, AutoAttack, Cascade, Square, StoppingPGD, TargetedAPGD, TargetedFAB
 from robustdeq.attacks.losses import correct
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState
-from robustdeq.evaluation import Estimators, GridResult, Store, Strict, assemble, deq_evaluation, network_evaluation
-from robustdeq.evaluation.protocol import Family, Role, Rule, Setting, Witness, protocol_named
-from robustdeq.gradients import Defended, Gradient, ThroughSolver
+from robustdeq.evaluation import Estimators, GridResult, Network, Paper, Store, Strict, assemble, measure
+from robustdeq.evaluation.attempt import Row
+from robustdeq.evaluation.column import Role, Rule
+from robustdeq.evaluation.store import FILE
+from robustdeq.gradients import Defended
 from robustdeq.models import MDEQ
 
 ATTACK = PGD(eps=0.1, step_size=0.05, steps=2)
-STRICT = Strict(steps=3, restarts=2, apgd_steps=4, targets=2, queries=10, probe_images=8)
+ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,))
+STRICT = Strict(ATTACK, ESTIMATORS, steps=3, restarts=2, apgd_steps=4, targets=2, queries=10, probe_images=8)
 DEFENSES = {"final": FinalState(), "early": EarlyState(2), "ensemble": EnsembleState()}
-TRUE: dict[str, Gradient] = {name: ThroughSolver(defense) for name, defense in DEFENSES.items()}
-SETTING = Setting(4, TRUE, ATTACK, Estimators(steps=(1,), dampings=(1.0,)), STRICT, ("other",))
 
 
 pytestmark = pytest.mark.xdist_group("strict")
@@ -38,13 +40,17 @@ def source() -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def store(trained: MDEQ, data: tuple[Tensor, Tensor], source: torch.nn.Module) -> Store:
-    evaluation = deq_evaluation(
-        trained, *data, "strict", ATTACK, 2, None, SETTING.estimators, 8, None, STRICT, {"other": source}
-    )
-    store = Store.create(None, evaluation.manifest())
-    evaluation.run(store)
-    return store
+def folder(
+    trained: MDEQ, data: tuple[Tensor, Tensor], source: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("strict")
+    measure(trained, *data, replace(STRICT, sources={"other": source}), early=2, batch_size=8, folder=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> Store:
+    return Store.read(folder / FILE)
 
 
 @pytest.fixture(scope="module")
@@ -52,31 +58,38 @@ def result(store: Store) -> GridResult:
     return assemble(store)
 
 
-def test_strict_goes_beyond_the_paper_with_every_attack_of_the_design() -> None:
-    columns = protocol_named("strict")(SETTING)
-    paper = protocol_named("paper")(SETTING)
-    assert columns[: len(paper)] == paper
-    names = [column.name for column in columns]
-    assert len(set(names)) == len(names)
+def test_strict_goes_beyond_the_paper_with_every_attack_of_the_design(trained: MDEQ, source: torch.nn.Module) -> None:
+    rows = [Row(name, trained, defense) for name, defense in DEFENSES.items()]
+    columns = replace(STRICT, sources={"other": source}).columns(trained, rows, {})
+    paper = Paper(ATTACK, ESTIMATORS).columns(trained, rows, {})
+    assert [column.id for column in columns[: len(paper)]] == [column.id for column in paper]
+    for own, theirs in zip(columns, paper, strict=False):
+        assert [attempt.key for attempt in own.attempts] == [attempt.key for attempt in theirs.attempts]
+    ids = [column.id for column in columns]
+    assert len(set(ids)) == len({column.label for column in columns}) == len(ids)
     attacks = {attempt.attack for column in columns for attempt in column.attempts}
     assert StoppingPGD.like(ATTACK, steps=3, restarts=2) in attacks
     assert APGD(eps=0.1, steps=4) in attacks
     assert Square(eps=0.1, queries=10) in attacks
-    for column in columns:
+    for column in columns[len(paper) :]:
         if column.rule is Rule.EVERY:
-            assert [attempt.against for attempt in column.attempts] == list(DEFENSES)
-    assert [column.name for column in columns if column.family is Family.TRANSFER] == ["transferred, other"]
-    assert {column.witness for column in columns} == set(Witness)
+            assert [attempt.against for attempt in column.attempts] == rows
+    assert [column.label for column in columns if column.id.startswith("transfer-")] == ["transferred, other"]
 
 
-def test_a_sample_stands_only_where_every_attempt_fails(store: Store, result: GridResult) -> None:
+def test_a_sample_stands_only_where_every_attempt_within_the_ball_fails(store: Store, result: GridResult) -> None:
     counting = {
-        key for column in store.manifest["columns"] if column["role"] != Role.PROBE for key in column["attempts"]
+        attempt["key"]
+        for column in store.manifest["columns"]
+        if column["role"] != Role.OUTSIDE
+        for attempt in column["attempts"]
     }
     standing = np.ones_like(result.standing)
     for key in ("clean", *counting):
-        runs = [store.get(key, batch) for batch in range(2)]
-        standing &= np.concatenate([run.outcome.standing for run in runs if run is not None], axis=1)
+        for batch in range(2):
+            found = store.get(key, batch)
+            if found is not None:
+                standing[:, 8 * batch : 8 * batch + 8] &= found.outcome.standing
     assert np.array_equal(result.standing, standing)
     assert np.all(result.worst_case <= result.robustness)
     assert 0 < result.worst_case.max() < result.clean.mean()
@@ -94,14 +107,14 @@ def test_what_has_fallen_stays_fallen_in_columns_on_survivors(result: GridResult
         assert np.all(result.per_sample[:, j] <= before)
 
 
-def test_probes_are_made_on_the_first_images_and_count_in_no_number(store: Store, result: GridResult) -> None:
-    probes = [column for column in store.manifest["columns"] if column["role"] == Role.PROBE]
-    assert len(probes) == 2
+def test_probes_are_made_on_the_first_images_and_are_no_column(store: Store, result: GridResult) -> None:
+    probes = [column for column in store.manifest["columns"] if not Role(column["role"]).shown]
+    assert [column["role"] for column in probes] == [Role.PROBE, Role.OUTSIDE]
     for column in probes:
-        assert column["name"] not in result.columns
-        for key in column["attempts"]:
-            assert store.get(key, 0) is not None
-            assert store.get(key, 1) is None
+        assert column["id"] not in result.ids
+        for attempt in column["attempts"]:
+            assert store.get(attempt["key"], 0) is not None
+            assert store.get(attempt["key"], 1) is None
 
 
 def test_result_holds_every_check_with_its_numbers(result: GridResult) -> None:
@@ -141,27 +154,14 @@ def test_explicit_network_is_attacked_as_autoattack_does(source: torch.nn.Module
         torch.nn.functional.cross_entropy(network(x), y).backward()
         optimizer.step()
     attack = PGD(eps=0.05, step_size=0.02, steps=2)
-    evaluation = network_evaluation(network, x, y, attack, batch_size=16)
-    columns = tuple(
-        replace(column, attempts=tuple(replace(attempt, attack=small(attempt.attack)) for attempt in column.attempts))
-        for column in evaluation.columns
-    )
-    evaluation = replace(evaluation, columns=columns)
-    store = Store.create(None, evaluation.manifest())
-    evaluation.run(store)
-    result = assemble(store)
+    parts = (APGD(0.05, steps=2), TargetedAPGD(0.05, steps=2), TargetedFAB(0.05, steps=2), Square(0.05, queries=5))
+    result = measure(network, x, y, Network(attack, Cascade(parts)), batch_size=16)
     assert result.defenses == ("as it is",)
     assert result.columns == ("network, PGD, 2 steps", *(f"network, {name}" for name in AutoAttack().components))
     with torch.no_grad():
         assert np.array_equal(result.per_sample[0, 0], correct(network(attack(network, x, y)), y).numpy())
     assert np.all(np.diff(result.accuracy[0]) <= 0)
     assert result.worst_case[0] == result.accuracy[0, -1]
-
-
-def small(attack: object) -> object:
-    if isinstance(attack, PGD):
-        return attack
-    return replace(attack, **({"queries": 5} if isinstance(attack, Square) else {"steps": 2}))  # pyright: ignore
 
 
 @pytest.mark.parametrize(("setting", "value"), [("steps", 0), ("restarts", 0), ("queries", -1), ("probe_images", 0)])

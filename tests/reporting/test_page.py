@@ -19,17 +19,16 @@ from PIL import Image
 from plotly.colors import hex_to_rgb, sample_colorscale, unlabel_rgb
 from typing_extensions import override
 
+from cells import make_deq
 from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError
-from robustdeq.deq.defenses import FinalState
 from robustdeq.evaluation import Check, Estimators, GridResult, StateProfile, wilson_interval
-from robustdeq.evaluation.attempt import Outcome
+from robustdeq.evaluation.attempt import Outcome, Row
 from robustdeq.evaluation.exhibits import FILE, Exhibits
-from robustdeq.evaluation.protocol import PROTOCOLS, Setting, network_columns, reduction_columns
+from robustdeq.evaluation.protocol import PROTOCOLS, Network, protocol_named
 from robustdeq.evaluation.store import FILE as STORE
-from robustdeq.evaluation.store import Profile, Run, Store
-from robustdeq.gradients import ThroughSolver
-from robustdeq.reporting.columns import ready_made
+from robustdeq.evaluation.store import Finished, StatesOfBatch, Store
+from robustdeq.gradients import Surrogate
 from robustdeq.reporting.page import save_page
 from robustdeq.reporting.page.charts import heat_map, templates
 from robustdeq.reporting.page.comparison import comparison_chart
@@ -59,6 +58,7 @@ GRID = GridResult(
         "command": "robustdeq evaluate <model>",
     },
     cumulative=(False, False, True),
+    ready_made=(True, False, False),
     errors=(0, 2, 0),
     checks=(
         Check("zero gradients", True, "No image has a zero gradient.", {"final": {"share with zero gradient": 0.0}}),
@@ -104,6 +104,7 @@ NETWORK = ReportedRun(
         np.ones((1, 8), dtype=bool),
         np.arange(16).reshape(1, 2, 8) % 3 > 0,
         settings={"protocol": "network"},
+        ready_made=(True, False),
     ),
     None,
     None,
@@ -216,23 +217,23 @@ def test_headline_is_the_worst_case_of_the_best_defense() -> None:
     assert f"overrates it by {100 * (ready - standing[best]) / 40:.1f} points" in claimed.note
 
 
-@pytest.mark.parametrize("protocol", [*PROTOCOLS, "network", "entropy"])
-def test_column_of_the_ready_made_attack_is_found_in_every_protocol(protocol: str) -> None:
-    attack, estimators = PGD(), Estimators()
-    true = {"final": ThroughSolver(FinalState())}
-    if protocol == "network":
-        columns = network_columns(attack, "row")
-    elif protocol == "entropy":
-        columns = reduction_columns(attack, {**true, "ready-made": estimators.final}, {"inner": attack}, "row")
-    else:
-        columns = PROTOCOLS[protocol](Setting(4, dict(true), attack, estimators))
-    names = tuple(column.name for column in columns)
-    one = np.ones((1, len(names), 1), dtype=bool)
-    found = ready_made(GridResult(("row",), names, names, (False,) * len(names), one[:, 0], one))
+@pytest.mark.parametrize("name", [*PROTOCOLS, "network"])
+def test_column_of_the_ready_made_attack_is_found_in_every_protocol(name: str) -> None:
+    deq = make_deq().eval()
+    protocol = Network() if name == "network" else protocol_named(name)
+    rows = [Row(id, deq, defense) for id, defense in protocol.defenses(2).items()]
+    columns = [column for column in protocol.columns(deq, rows, {}) if column.role.shown]
+    labels = tuple(column.label for column in columns)
+    one = np.ones((1, len(labels), 1), dtype=bool)
+    marks = tuple(column.ready_made for column in columns)
+    result = GridResult(("row",), labels, labels, (False,) * len(labels), one[:, 0], one, ready_made=marks)
+    found = ready_made(result)
     assert found is not None
     (attempt,) = columns[found].attempts
-    assert attempt.gradient == (None if protocol == "network" else estimators.final)
-    assert protocol == "autoattack" or attempt.attack == attack
+    surrogate = Surrogate(deq, Estimators().final)
+    assert name == "network" or attempt.climbs.module.gradient == surrogate.gradient
+    assert name == "autoattack" or attempt.attack == PGD()
+    assert ready_made(replace(result, ready_made=())) is None
 
 
 def test_page_loads_nothing(page: Reader) -> None:
@@ -423,20 +424,19 @@ MANIFEST: dict[str, Any] = {
     "environment": {"torch": "2"},
     "settings": {"protocol": "paper"},
     "batches": BATCHES,
-    "rows": ["final"],
+    "rows": [{"id": "final", "title": "final"}],
     "columns": [
         {
-            "name": "unrolled intermediates, final",
-            "attempts": ["PGD"],
-            "gradients": ["Phantom()"],
+            "id": "unrolled-final",
+            "label": "unrolled intermediates, final",
+            "attempts": [{"key": "PGD", "climbs": "Phantom()", "settings": {"against": None}}],
             "cumulative": False,
-            "role": "the paper's table",
+            "ready_made": True,
+            "role": "paper",
             "rule": "the attempt that hurts the searched row most",
-            "witness": "",
         }
     ],
     "searched": 0,
-    "ready_made": "PGD",
     "adjoints": {"u_1": "first", "u_2": "second"},
 }
 
@@ -450,9 +450,9 @@ def write_store(
         for key in keys:
             for batch in range(BATCHES):
                 accurate[key, batch] = rng.random((4, STATES)) < 0.5
-                profile = Profile(accurate[key, batch], rng.random((4, STATES)))
+                states = StatesOfBatch(accurate[key, batch], rng.random((4, STATES)))
                 standing = rng.random((1, 4)) < 0.5
-                store.commit(key, batch, Run(Outcome(standing, ~standing & standing, standing[0]), 0, 0.1, profile))
+                store.commit(key, batch, Finished(Outcome(standing, ~standing & standing, standing[0]), 0, 0.1, states))
     return accurate
 
 

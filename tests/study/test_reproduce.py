@@ -18,7 +18,7 @@ from robustdeq.attacks import AutoAttack
 from robustdeq.base.errors import InputError
 from robustdeq.data import load
 from robustdeq.evaluation import Estimators, Store
-from robustdeq.evaluation.run import Evaluation
+from robustdeq.evaluation.job import Job
 from robustdeq.gradients import Exact, Gradient
 from robustdeq.study import (
     EXPERIMENTS,
@@ -353,9 +353,9 @@ def test_network_given_for_a_deq_ends_in_one_sentence(tmp_path: Path) -> None:
 
 def test_interrupted_measurement_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = study(tmp_path)
-    original = Evaluation.run
+    original = Job.run
 
-    def cut(self: Evaluation, store, *rest: object, **named: object) -> None:
+    def cut(self: Job, store, *rest: object, **named: object) -> None:
         commit, kept = store.commit, []
 
         def limited(attack: str, batch: int, run) -> None:
@@ -368,7 +368,7 @@ def test_interrupted_measurement_goes_on_where_it_stopped(tmp_path: Path, monkey
         original(self, store, *rest, **named)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Evaluation, "run", cut)
+        patched.setattr(Job, "run", cut)
         with pytest.raises(KeyboardInterrupt):
             reproduce(experiment_named("fig4"), own)
     resumed = reproduce(experiment_named("fig4"), own)

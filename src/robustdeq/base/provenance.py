@@ -1,12 +1,18 @@
-"""Fingerprints: what tells the results of one evaluation from those of another."""
+"""Fingerprints and plain descriptions: what tells the results of one evaluation from those of another."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 DISPLAY = ("cli", "base/progress", "reporting")
 ABOVE = (*DISPLAY, "study", "recipes")
@@ -53,3 +59,38 @@ def tensor_fingerprint(*tensors: Tensor) -> str:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def describe(thing: Any) -> Any:
+    """What an object is, in plain JSON values: its class and its settings, those of its parts included.
+
+    Two objects with the same description do the same. Modules are described by their weights, tensors by a fingerprint.
+
+    Args:
+        thing: a setting: a number, a collection, a dataclass or any object with attributes.
+    """
+    match thing:
+        case None | bool() | int() | str():
+            return thing if thing is None or isinstance(thing, bool | int) else str(thing)
+        case float():
+            return thing if math.isfinite(thing) else str(thing)
+        case Tensor():
+            return tensor_fingerprint(thing)
+        case nn.Module():
+            return {"class": type(thing).__qualname__, "weights": tensor_fingerprint(*thing.state_dict().values())}
+        case Mapping():
+            return {str(key): describe(value) for key, value in thing.items()}
+        case list() | tuple() | range():
+            return [*map(describe, thing)]
+        case type() | FunctionType():
+            return f"{thing.__module__}.{thing.__qualname__}"
+    if is_dataclass(thing):
+        settings = {field.name: getattr(thing, field.name) for field in fields(thing)}
+    else:
+        settings = getattr(thing, "__dict__", {})
+    return {"class": type(thing).__qualname__} | {name: describe(value) for name, value in settings.items()}
+
+
+def digest(description: Any) -> str:
+    """A short name for a description: the first 16 digits of its SHA-256."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]

@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from robustdeq.attacks import PGD
-from robustdeq.base.progress import Report, progress_bar
+from robustdeq.base.progress import progress_bar
 from robustdeq.cli.console import console
 from robustdeq.cli.device import device_named
-from robustdeq.cli.measurement import measure
+from robustdeq.cli.measurement import show_measured
 from robustdeq.data import load as load_data
 from robustdeq.deq.gradients import Phantom
-from robustdeq.evaluation import Estimators, Evaluation, deq_evaluation
+from robustdeq.evaluation import Estimators, Paper
 from robustdeq.evaluation.distributed import launch
 from robustdeq.reporting import read_run, save_page
 from robustdeq.training import AdversarialTraining, Optimization, Recipe, Schedule, Validation, fit
@@ -49,11 +49,8 @@ def demo(output: Path = Path("runs/demo"), n: int = 200) -> None:
         weights = fit(deq, splits, RECIPE, output, report)
     attack, early = RECIPE.validation.attack, read_card(weights).early
 
-    def build(where: torch.device, report: Report | None) -> Evaluation:
-        x, y = (tensor.to(where) for tensor in images.tensors())
-        return deq_evaluation(deq.to(where), x, y, "paper", attack, early, None, ESTIMATORS, 256, report)
-
-    fabric = launch(1, 1, device_named("auto").type)
-    measure(fabric, build, images, attack, ESTIMATORS, output, exhibited=deq, overwrite=True)
+    fabric, protocol = launch(1, 1, device_named("auto").type), Paper(attack, ESTIMATORS)
+    settings = {"early": early, "batch_size": 256, "overwrite": True}
+    show_measured(fabric, deq, images, protocol, ESTIMATORS, output, exhibited=deq, **settings)
     save_page([read_run(output)], output / "report.html")
     console.print(f"All of it, to look at: {output / 'report.html'}.")

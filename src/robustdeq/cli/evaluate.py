@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
-
-import torch
 
 from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError
-from robustdeq.base.progress import Report
 from robustdeq.cli.device import device_named
-from robustdeq.cli.measurement import measure
+from robustdeq.cli.measurement import show_measured
 from robustdeq.cli.outputs import refuse_file
 from robustdeq.data import Images
 from robustdeq.data import load as load_data
 from robustdeq.deq import EntropyReduction
 from robustdeq.deq.defenses import EarlyState
-from robustdeq.evaluation import (
-    Estimators,
-    Evaluation,
-    Strict,
-    deq_evaluation,
-    network_evaluation,
-    reduction_evaluation,
-)
+from robustdeq.evaluation import Estimators, Network, Strict
 from robustdeq.evaluation.distributed import launch
 from robustdeq.evaluation.protocol import protocol_named
 from robustdeq.zoo import MDEQ, load
@@ -94,26 +85,26 @@ def evaluate(
         if early is not None:
             EarlyState(early).check(model)
 
-    def build(where: torch.device, report: Report | None) -> Evaluation:
-        x, y = (tensor.to(where) for tensor in images.tensors())
-        if not isinstance(model, MDEQ):
-            return network_evaluation(model.to(where), x, y, attack, batch_size)
-        if protocol == "entropy":
-            return reduction_evaluation(model.to(where), x, y, reduction, attack, estimators, batch_size)
-        networks = {name: source.to(where) for name, source in sources.items()}
-        held = None
-        if held_out is not None:
-            held_x, held_y = held_out.tensors()
-            held = held_x.to(where), held_y.to(where)
-        return deq_evaluation(
-            model.to(where), x, y, protocol, attack, early, held, estimators, batch_size, report, strict, networks
-        )
-
-    if protocol != "entropy":
-        protocol_named(protocol)
-    fabric = launch(devices, nodes, place.type)
-    exhibited = model if isinstance(model, MDEQ) and protocol != "entropy" else None
-    measure(fabric, build, images, attack, estimators, folder, exhibited, save_adversaries, overwrite)
+    if isinstance(model, MDEQ):
+        asked = {"attack": attack, "estimators": estimators, "sources": sources, "defense": reduction}
+        effort = {setting.name: getattr(strict, setting.name) for setting in fields(strict)}
+        chosen = protocol_named(protocol, **effort | asked)
+    else:
+        chosen = Network(attack)
+    show_measured(
+        launch(devices, nodes, place.type),
+        model,
+        images,
+        chosen,
+        estimators,
+        folder,
+        exhibited=model if isinstance(model, MDEQ) and chosen.reads_early else None,
+        early=early,
+        development=None if held_out is None else held_out.tensors(),
+        batch_size=batch_size,
+        adversaries=save_adversaries,
+        overwrite=overwrite,
+    )
 
 
 def _early_state(weights: str, data: str, early: int | None) -> tuple[int | None, Images | None]:

@@ -3,79 +3,54 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import torch
 from lightning.fabric import Fabric
 
-from robustdeq.attacks import PGD
-from robustdeq.base.progress import Report, progress_bar
+from robustdeq.base.progress import progress_bar
 from robustdeq.cli.console import console
 from robustdeq.data import Images
-from robustdeq.evaluation import Estimators, Evaluation
-from robustdeq.evaluation.distributed import evaluate
+from robustdeq.evaluation import Estimators, Protocol, measure
 from robustdeq.evaluation.exhibits import FILE as EXHIBITS
 from robustdeq.evaluation.exhibits import exhibits
-from robustdeq.evaluation.store import FILE as STORE
 from robustdeq.reporting import checks_table, grid_table, save_profile_figure, terminal
-from robustdeq.zoo import MDEQ
+from robustdeq.zoo import MDEQ, ZooModel
 
 _EXHIBITED = 6
-_LEFT = (
-    f"{STORE}*",
-    "results-[0-9]*.sqlite*",
-    "manifest.json",
-    "results.json",
-    "results.csv",
-    "results.png",
-    EXHIBITS,
-    "report.html",
-    "adversaries/*.safetensors",
-)
 
 
-def measure(
+def show_measured(
     fabric: Fabric,
-    build: Callable[[torch.device, Report | None], Evaluation],
+    model: ZooModel,
     images: Images,
-    attack: PGD,
+    protocol: Protocol,
     estimators: Estimators,
     folder: Path,
     exhibited: MDEQ | None,
-    save_adversaries: bool = False,
-    overwrite: bool = False,
+    **settings: Any,
 ) -> None:
-    """Do an evaluation with all processes; the first one shows the results and writes them.
+    """Measure with all processes; the first one shows the results and writes them.
 
     Args:
         fabric: the processes, launched.
-        build: makes the evaluation on a device, and reports how far it is.
-        images: what is attacked.
-        attack: PGD and its threat model.
+        model: what is attacked.
+        images: the images.
+        protocol: the attacks.
         estimators: the settings of the estimated gradients.
         folder: where the results are kept.
         exhibited: the model of which a few images are kept to look at; None for none.
-        save_adversaries: keep the adversaries too.
-        overwrite: delete what an earlier evaluation left in the folder, once this one is known to be possible.
+        settings: further ones of `evaluation.measure`.
     """
-    adversaries = folder / "adversaries" if save_adversaries else None
+    x, y = images.tensors()
     if not fabric.is_global_zero:
-        evaluate(fabric, lambda where: build(where, None), folder, None, adversaries)
+        measure(model, x, y, protocol, folder=folder, fabric=fabric, **settings)
         return
-
-    def begin(where: torch.device) -> Evaluation:
-        evaluation = build(where, report)
-        for path in (path for pattern in _LEFT * overwrite for path in folder.glob(pattern)):
-            path.unlink()
-        return evaluation
-
+    attack = protocol.attack
     with progress_bar(f"attacking {len(images)} images") as report:
-        result = evaluate(fabric, begin, folder, report, adversaries)
-        report(1.0, "done")
-    assert result is not None
+        result = measure(model, x, y, protocol, folder=folder, fabric=fabric, report=report, **settings)
     provenance = {
         "data": images.source,
         "fingerprint": images.fingerprint(),

@@ -2,34 +2,44 @@
 
 from robustdeq.base.statistics import wilson_interval
 from robustdeq.evaluation.assemble import assemble
+from robustdeq.evaluation.attempt import Attempt
+from robustdeq.evaluation.column import Column
 from robustdeq.evaluation.diagnostics import Check
-from robustdeq.evaluation.grid import white_box_grid
-from robustdeq.evaluation.plan import (
-    choose_early_state,
-    deq_evaluation,
-    network_evaluation,
-    reduction_evaluation,
+from robustdeq.evaluation.early import StateProfile, choose_early_state, state_profile
+from robustdeq.evaluation.measure import measure, white_box_grid
+from robustdeq.evaluation.protocol import (
+    Adaptive,
+    AutoAttackTable,
+    Chosen,
+    Estimators,
+    Network,
+    Paper,
+    Protocol,
+    ReadyMade,
+    Strict,
 )
-from robustdeq.evaluation.profile import StateProfile, state_profile
-from robustdeq.evaluation.protocol import Column, Estimators, Strict
 from robustdeq.evaluation.result import GridResult
-from robustdeq.evaluation.run import Evaluation
 from robustdeq.evaluation.store import Store
 
 __all__ = [
+    "Adaptive",
+    "Attempt",
+    "AutoAttackTable",
     "Check",
+    "Chosen",
     "Column",
     "Estimators",
-    "Evaluation",
     "GridResult",
+    "Network",
+    "Paper",
+    "Protocol",
+    "ReadyMade",
     "StateProfile",
     "Store",
     "Strict",
     "assemble",
     "choose_early_state",
-    "deq_evaluation",
-    "network_evaluation",
-    "reduction_evaluation",
+    "measure",
     "state_profile",
     "white_box_grid",
     "wilson_interval",

@@ -10,80 +10,96 @@ import torch
 from jaxtyping import Bool
 
 from robustdeq.base.errors import InputError
+from robustdeq.evaluation.column import Role, Rule
 from robustdeq.evaluation.diagnostics import Evidence, checks
-from robustdeq.evaluation.profile import StateProfile
-from robustdeq.evaluation.protocol import (
-    Role,
-    Rule,
-    Witness,
-)
+from robustdeq.evaluation.early import StateProfile
+from robustdeq.evaluation.job import CLEAN
 from robustdeq.evaluation.result import GridResult
-from robustdeq.evaluation.run import CLEAN
-from robustdeq.evaluation.store import Run, Store
+from robustdeq.evaluation.store import Finished, Store
+
+Outcomes = Bool[np.ndarray, "rows n"]
 
 
 def assemble(store: Store) -> GridResult:
     """The table of a finished evaluation, from its store alone.
 
     Raises:
-        InputError: it is not finished.
+        InputError: it is not finished, or was written by another version.
     """
-    manifest = store.manifest
-    columns, rows, batches = manifest["columns"], manifest["rows"], range(manifest["batches"])
+    try:
+        return _assembled(store)
+    except (KeyError, TypeError) as error:
+        raise InputError("the results were written by another version of robustdeq; evaluate again.") from error
 
-    def gather(key: str, probe: bool = False) -> list[Run]:
-        runs = [store.get(key, batch) for batch in batches]
-        known = [run for run in runs if run is not None]
-        if len(known) < len(runs) and not (probe and known):
+
+def _assembled(store: Store) -> GridResult:
+    manifest = store.manifest
+    columns, batches = manifest["columns"], range(manifest["batches"])
+
+    def gather(key: str, role: Role = Role.PAPER) -> list[Finished]:
+        known = [found for batch in batches if (found := store.get(key, batch)) is not None]
+        if len(known) < len(batches) and (role.shown or not known):
             raise InputError("the evaluation is not finished; run the same command again and it goes on.")
         return known
 
-    def standing(runs: list[Run]) -> Bool[np.ndarray, "rows n"]:
-        return np.concatenate([run.outcome.standing for run in runs], axis=1)
-
+    found = {
+        attempt["key"]: gather(attempt["key"], Role(column["role"]))
+        for column in columns
+        for attempt in column["attempts"]
+    }
     clean = gather(CLEAN)
-    outcomes: dict[str, list[Bool[np.ndarray, "rows n"]]] = {}
-    runs = {key: gather(key, column["role"] == Role.PROBE) for column in columns for key in column["attempts"]}
-    errors = np.concatenate([run.outcome.errors for run in clean], axis=1)
+    errors = np.concatenate([batch.outcome.errors for batch in clean], axis=1)
+    withstood = np.ones_like(errors)
     for column in columns:
-        outcomes[column["name"]] = [standing(runs[key]) for key in column["attempts"]]
-        if column["role"] != Role.PROBE:
-            for key in column["attempts"]:
-                errors = errors | np.concatenate([run.outcome.errors for run in runs[key]], axis=1)
-    shown = [column for column in columns if column["role"] != Role.PROBE]
-    counted = [attempt for column in shown for attempt in outcomes[column["name"]]]
-    table, gradients = [], []
+        if Role(column["role"]).counts:
+            for attempt in column["attempts"]:
+                stands = _standing(found[attempt["key"]])
+                wrong = np.concatenate([batch.outcome.errors for batch in found[attempt["key"]]], axis=1)
+                withstood[:, : stands.shape[1]] &= stands
+                errors[:, : wrong.shape[1]] |= wrong
+    shown = [column for column in columns if Role(column["role"]).shown]
+    table, words, climbed = [], [], []
     for column in shown:
-        attempts = outcomes[column["name"]]
+        outcomes = [_standing(found[attempt["key"]]) for attempt in column["attempts"]]
+        climbs = [attempt["climbs"] for attempt in column["attempts"]]
         if column["rule"] == Rule.EVERY:
-            table.append(np.logical_and.reduce(attempts))
-            gradients.append("; ".join(dict.fromkeys(column["gradients"])))
+            table.append(np.logical_and.reduce(outcomes))
+            words.append("; ".join(dict.fromkeys(climbs)))
+            climbed.append(None)
         else:
-            hurt = [int(attempt[manifest["searched"]].sum()) for attempt in attempts]
-            strongest = hurt.index(min(hurt))
-            table.append(attempts[strongest])
-            gradients.append(column["gradients"][strongest])
+            hurt = [int(outcome[manifest["searched"]].sum()) for outcome in outcomes]
+            climbed.append(hurt.index(min(hurt)))
+            table.append(outcomes[climbed[-1]])
+            words.append(climbs[climbed[-1]])
+    ready_made = [found[column["attempts"][0]["key"]] for column in shown if column["ready_made"]]
     result = GridResult(
-        defenses=tuple(rows),
-        columns=tuple(column["name"] for column in shown),
-        gradients=tuple(gradients),
+        defenses=tuple(row["title"] for row in manifest["rows"]),
+        columns=tuple(column["label"] for column in shown),
+        gradients=tuple(words),
         beyond_paper=tuple(column["role"] != Role.PAPER for column in shown),
-        clean=standing(clean),
+        clean=_standing(clean),
         per_sample=np.stack(table, axis=1),
-        withstood=np.logical_and.reduce(counted),
-        profiles=_profiles({CLEAN: clean, "ready-made attack": runs.get(manifest["ready_made"], [])}),
+        withstood=withstood,
+        profiles=_profiles({CLEAN: clean, "ready-made attack": [*ready_made, []][0]}),
         settings=manifest["settings"] | manifest["environment"],
         cumulative=tuple(column["cumulative"] for column in shown),
         errors=tuple(int(count) for count in errors.sum(axis=1)),
+        ids=tuple(column["id"] for column in shown),
+        climbed=tuple(climbed),
+        ready_made=tuple(column["ready_made"] for column in shown),
     )
-    evidence = _evidence(manifest, runs, result)
+    evidence = _evidence(manifest, found, result)
     return result if evidence is None else replace(result, checks=checks(evidence))
 
 
-def _profiles(profiled: dict[str, list[Run]]) -> dict[str, StateProfile]:
+def _standing(found: list[Finished]) -> Outcomes:
+    return np.concatenate([batch.outcome.standing for batch in found], axis=1)
+
+
+def _profiles(followed: dict[str, list[Finished]]) -> dict[str, StateProfile]:
     profiles = {}
-    for name, runs in profiled.items():
-        batches = [run.profile for run in runs if run.profile is not None]
+    for name, found in followed.items():
+        batches = [batch.states for batch in found if batch.states is not None]
         if batches:
             accurate = torch.from_numpy(np.concatenate([batch.accurate for batch in batches]))
             residuals = torch.from_numpy(np.concatenate([batch.residuals for batch in batches]))
@@ -91,36 +107,46 @@ def _profiles(profiled: dict[str, list[Run]]) -> dict[str, StateProfile]:
     return profiles
 
 
-def _evidence(manifest: dict[str, Any], runs: dict[str, list[Run]], result: GridResult) -> Evidence | None:
+def _evidence(manifest: dict[str, Any], found: dict[str, list[Finished]], result: GridResult) -> Evidence | None:
     """What the checks of the attacks rest on, where the protocol made the attacks that they need."""
-    found: dict[str, list[str]] = {}
-    for column in manifest["columns"]:
-        found.setdefault(column["witness"], []).extend(column["attempts"])
-    if set(Witness) - set(found):
+    columns = {column["id"]: column["attempts"] for column in manifest["columns"]}
+    ids = [row["id"] for row in manifest["rows"]]
+    titles = dict(zip(ids, result.defenses, strict=True))
+    single = [f"through-{id}" for id in ids]
+    if not {*single, "unrolled-final", "restarts", "square", "one-step", "unbounded"} <= columns.keys():
         return None
-    rows = result.defenses
 
-    def own(witness: Witness) -> dict[str, Bool[np.ndarray, "n"]]:
-        """What each of several attacks, the i-th against the i-th row, found there."""
+    def own(*names: str) -> dict[str, Bool[np.ndarray, "n"]]:
+        """What stands in each row under the attempts against it."""
+        attempts = [attempt for name in names for attempt in columns[name]]
         return {
-            rows[i]: np.concatenate([run.outcome.standing[i] for run in runs[key]])
-            for i, key in enumerate(found[witness])
+            titles[id]: np.logical_and.reduce(
+                [_standing(found[a["key"]])[i] for a in attempts if a["settings"]["against"] == id]
+            )
+            for i, id in enumerate(ids)
         }
 
-    queries = [column["witness"] for column in manifest["columns"]].index(Witness.QUERIES)
-    before = result.clean & result.per_sample[:, :queries].all(axis=1)
-    (ready,) = found[Witness.READY_MADE]
+    moved = {
+        titles[id]: np.logical_or.reduce(
+            [
+                np.concatenate([batch.outcome.moved for batch in found[attempt["key"]]])
+                for attempt in columns["one-step"]
+                if attempt["settings"]["against"] == id
+            ]
+        )
+        for id in ids
+    }
+    square = result.ids.index("square")
+    before = result.clean & result.per_sample[:, :square].all(axis=1)
+    ready_made = result.per_sample[:, result.ids.index("unrolled-final")]
     return Evidence(
-        single=own(Witness.SINGLE),
-        restarted=own(Witness.RESTARTED),
-        one_step=own(Witness.ONE_STEP),
-        moved={
-            rows[i]: np.concatenate([run.outcome.moved for run in runs[key]])
-            for i, key in enumerate(found[Witness.ONE_STEP])
-        },
-        unbounded=own(Witness.UNBOUNDED),
-        before_queries=dict(zip(rows, before, strict=True)),
-        after_queries=dict(zip(rows, before & result.per_sample[:, queries], strict=True)),
-        ready_made=dict(zip(rows, np.concatenate([run.outcome.standing for run in runs[ready]], axis=1), strict=True)),
-        errors=dict(zip(rows, result.errors, strict=True)),
+        single=own(*single),
+        restarted=own("restarts"),
+        one_step=own("one-step"),
+        moved=moved,
+        unbounded=own("unbounded"),
+        before_queries=dict(zip(result.defenses, before, strict=True)),
+        after_queries=dict(zip(result.defenses, before & result.per_sample[:, square], strict=True)),
+        ready_made=dict(zip(result.defenses, ready_made, strict=True)),
+        errors=dict(zip(result.defenses, result.errors, strict=True)),
     )

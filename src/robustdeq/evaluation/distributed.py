@@ -8,7 +8,7 @@ end, or when the evaluation goes on after an interruption, these are merged into
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import chain
@@ -22,9 +22,9 @@ from lightning.fabric.strategies import DDPStrategy
 from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report
 from robustdeq.evaluation.assemble import assemble
+from robustdeq.evaluation.job import Job
 from robustdeq.evaluation.result import GridResult
-from robustdeq.evaluation.run import Evaluation
-from robustdeq.evaluation.store import FILE, Run, Store, publish_manifest
+from robustdeq.evaluation.store import FILE, Finished, Store, part_name
 
 _PATIENCE = timedelta(days=7)  # how long a process that is done waits for the slowest one
 
@@ -52,62 +52,48 @@ def launch(devices: int, nodes: int, device: str) -> Fabric:
     return fabric
 
 
-def evaluate(
-    fabric: Fabric,
-    build: Callable[[torch.device], Evaluation],
-    folder: Path,
-    report: Report | None = None,
-    adversaries: Path | None = None,
-) -> GridResult | None:
-    """Do an evaluation with all processes, from where it stands.
+def share(
+    fabric: Fabric, job: Job, folder: Path, report: Report | None = None, adversaries: Path | None = None
+) -> GridResult:
+    """Do a job with all processes, from where it stands, and put its outcomes together.
 
     Args:
         fabric: the processes, launched.
-        build: makes the evaluation on a device; the same in every process.
+        job: the same in every process.
         folder: where the store is.
         report: called, in the first process, with the share of its own work that is done.
         adversaries: a folder for the adversaries; None keeps none.
 
     Returns:
-        The result, in the first process; None in the others.
+        The result, in every process.
 
     Raises:
-        InputError: as for `white_box_grid`.
+        InputError: as for `measure`.
     """
-    evaluation = build(fabric.device)
-    manifest = evaluation.manifest()
-    rank, world = fabric.global_rank, fabric.world_size
+    manifest, rank, world = job.manifest(), fabric.global_rank, fabric.world_size
     if rank == 0:
-        with Store.create(folder / FILE, manifest) as store:
-            publish_manifest(store)
-            for part in sorted(folder.glob(_part("[0-9]*"))):
-                with Store.create(part, manifest) as other:
-                    store.absorb(other)
-                part.unlink()
+        Store.begin(folder, manifest).close()
     with _together(fabric):
         fabric.barrier()
-    with Store.create(folder / (FILE if rank == 0 else _part(rank)), manifest) as store:
+    with Store.create(folder / (FILE if rank == 0 else part_name(rank)), manifest) as store:
         if rank > 0 and (folder / FILE).is_file():
             with Store.read(folder / FILE) as done:
                 store.know(done)
-        evaluation.run(store, evaluation.batches[rank::world], report, adversaries)
-        if world > 1:
-            parts: list[list[tuple[str, int, Run]]] = [[] for _ in range(world)]
-            with _together(fabric):
-                torch.distributed.all_gather_object(parts, list(store))
-            if rank == 0:
-                store.absorb(chain.from_iterable(parts))
-            with _together(fabric):
-                fabric.barrier()
+        job.run(store, job.batches[rank::world], report, adversaries)
+        parts: list[list[tuple[str, int, Finished]]] = [[] for _ in range(world)]
+        result: list[GridResult | None] = [None]
+        with _together(fabric):
+            torch.distributed.all_gather_object(parts, list(store))
+        if rank == 0:
+            store.absorb(chain.from_iterable(parts))
+            result = [assemble(store)]
+        with _together(fabric):
+            torch.distributed.broadcast_object_list(result)
     if rank > 0:
-        (folder / _part(rank)).unlink()
-        return None
-    with Store.read(folder / FILE) as store:
-        return assemble(store)
-
-
-def _part(rank: int | str) -> str:
-    return f"results-{rank}.sqlite"
+        (folder / part_name(rank)).unlink()
+    (found,) = result
+    assert found is not None
+    return found
 
 
 @contextmanager

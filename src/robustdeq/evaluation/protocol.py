@@ -1,13 +1,32 @@
-"""Protocols: which attacks a defense × attack table has as its columns."""
+"""Protocols: which attacks a defense × attack table has as its columns, and how hard they try."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar
 
-from robustdeq.attacks import APGD, PGD, Attack, AutoAttack, JointAttack, Square, StoppingPGD, TargetedAPGD
+from torch import nn
+from typing_extensions import override
+
+from robustdeq.attacks import (
+    APGD,
+    PGD,
+    Attack,
+    AutoAttack,
+    Cascade,
+    ContinuedPGD,
+    JointAttack,
+    Square,
+    Stages,
+    StoppingPGD,
+    TargetedAPGD,
+)
 from robustdeq.base.errors import InputError
+from robustdeq.base.provenance import describe
+from robustdeq.deq import DEQ, AsIs, Defense, EarlyState, EnsembleState, EntropyReduction, FinalState
+from robustdeq.deq.defenses import as_deq
 from robustdeq.deq.gradients import (
     SHINE,
     Ensemble,
@@ -18,75 +37,25 @@ from robustdeq.deq.gradients import (
     SimultaneousAdjoint,
     UnrolledIntermediate,
 )
-from robustdeq.evaluation.attempt import Attempt
+from robustdeq.evaluation.attempt import Attempt, Climbed, Row, estimated, transferred
+from robustdeq.evaluation.column import Column, Role, Rule
 
-
-class Family(StrEnum):
-    """Whose gradients a column is made of."""
-
-    ADJOINT = "simultaneous adjoint"
-    UNROLLED = "unrolled intermediates"
-    IMPLICIT = "implicit gradient"
-    SOLVER = "through the solver"
-    JOINT = "joint iteration"
-    BLACK_BOX = "no gradient"
-    TRANSFER = "transferred"
-    NETWORK = "network"
-    BARE = "not adaptive"
-    ADAPTIVE = "adaptive"
-
-
-class Rule(StrEnum):
-    """How the attempts of a column make one outcome per sample."""
-
-    STRONGEST = "the attempt that hurts the searched row most"
-    EVERY = "a sample stands only where every attempt fails"
-
-
-class Role(StrEnum):
-    """What a column is for."""
-
-    PAPER = "the paper's table"
-    BEYOND = "beyond the paper"
-    PROBE = "a check of the attacks themselves; it counts in no number"
-
-
-class Witness(StrEnum):
-    """What a column is evidence for, when the attacks themselves are checked (`diagnostics.Evidence`)."""
-
-    NONE = ""
-    READY_MADE = "ready-made"
-    SINGLE = "single"
-    RESTARTED = "restarted"
-    QUERIES = "queries"
-    ONE_STEP = "one step"
-    UNBOUNDED = "unbounded"
+Gradients = Mapping[str, Gradient]
 
 
 @dataclass(frozen=True)
-class Column:
-    """One attack of the table.
+class Candidates:
+    """The gradients behind one of the paper's columns: one, or those among which the strongest is searched.
 
-    Args:
-        family: whose gradients it climbs.
-        reads: what they are taken at, or which attack it is.
-        attempts: its attempts, in order.
-        rule: how they make one outcome.
-        role: what the column is for.
-        witness: what it is evidence for.
+    Attributes:
+        id: of the column.
+        label: of the column.
+        gradients: in the order of the search.
     """
 
-    family: Family
-    reads: str
-    attempts: tuple[Attempt, ...]
-    rule: Rule = Rule.STRONGEST
-    role: Role = Role.PAPER
-    witness: Witness = Witness.NONE
-
-    @property
-    def name(self) -> str:
-        """The column's name, unique in its table."""
-        return f"{self.family}, {self.reads}"
+    id: str
+    label: str
+    gradients: tuple[Gradient, ...]
 
 
 @dataclass(frozen=True)
@@ -97,7 +66,7 @@ class Estimators:
         adjoint_step_size: β of the simultaneous adjoint.
         transpose: B_nᵀ (True) or the paper's B_n (False).
         final: the phantom gradient of the ready-made attack: 9 damped steps.
-        exact: the exact gradient of the ready-made attack.
+        exact: the exact gradient of the ready-made attack, on a model that has no exact gradient of its own.
         steps: the k of the unrolled intermediates that are searched.
         dampings: the λ of the unrolled intermediates that are searched.
         ensemble: the k and λ of the unrolled ensemble.
@@ -127,22 +96,185 @@ class Estimators:
         steps, damping = self.ensemble
         return Ensemble(UnrolledIntermediate(steps=steps, damping=damping))
 
+    def exact_of(self, deq: DEQ) -> Exact:
+        """The model's own exact gradient, with its own backward steps, or else the one given here (Table 1)."""
+        return deq.gradient if isinstance(deq.gradient, Exact) else self.exact
+
+    def ready_made(self, deq: DEQ) -> Gradient:
+        """The ready-made attack's gradient: exact for a model that was trained by the exact one, else unrolled."""
+        return deq.gradient if isinstance(deq.gradient, Exact) else self.final
+
+    def candidates(self, last: int) -> tuple[Candidates, ...]:
+        """The gradients behind the paper's six columns, for a model whose final state is z_last.
+
+        Unrolled intermediates are searched in both readings: from z_n, as written, and from f(z_n), as released.
+        """
+        intermediate = range(1, last)
+        unrolled = tuple(
+            UnrolledIntermediate(state, steps, damping, from_image)
+            for state in intermediate
+            for steps in self.steps
+            for damping in self.dampings
+            for from_image in (False, True)
+        )
+        adjoints = tuple(map(self.adjoint, intermediate))
+        return (
+            Candidates("adjoint-final", "simultaneous adjoint, final", (self.adjoint(),)),
+            Candidates("adjoint-intermediate", "simultaneous adjoint, intermediate", adjoints),
+            Candidates("adjoint-ensemble", "simultaneous adjoint, ensemble", (Ensemble(self.adjoint()),)),
+            Candidates("unrolled-final", "unrolled intermediates, final", (self.final,)),
+            Candidates("unrolled-intermediate", "unrolled intermediates, intermediate", unrolled),
+            Candidates("unrolled-ensemble", "unrolled intermediates, ensemble", (self.unrolled_ensemble(),)),
+        )
+
 
 @dataclass(frozen=True)
-class Strict:
-    """How hard the strict protocol tries beyond the paper's columns.
+class Protocol(ABC):
+    """Which attacks a table has as its columns.
 
     Args:
-        steps: of PGD through the solver against each defense.
+        attack: what climbs, and the threat model of all columns.
+    """
+
+    name: ClassVar[str]
+
+    attack: PGD = field(default_factory=PGD)
+
+    @abstractmethod
+    def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
+        """The columns, in the order in which they are made.
+
+        Args:
+            model: what is attacked.
+            rows: the model behind each of its defenses.
+            gradients: further gradients to climb, a column each, by name.
+
+        Raises:
+            InputError: the model is not of the kind that is attacked so.
+        """
+
+    def defenses(self, early: int | None) -> dict[str, Defense]:
+        """The rows, where none are given: by default the paper's (§5.2), with z_early as the early state."""
+        if early is None:
+            raise InputError(
+                "the early-state defense needs its state; give early=n, or a development set to choose it on."
+            )
+        return {"final": FinalState(), "early": EarlyState(early), "ensemble": EnsembleState()}
+
+    @property
+    def reads_early(self) -> bool:
+        """Whether these rows include the early state."""
+        return True
+
+    def titles(self, rows: Sequence[Row]) -> tuple[str, ...]:
+        """What the table calls these rows."""
+        return tuple(row.defense.label for row in rows)
+
+    @property
+    def probed(self) -> int:
+        """On how many images, at least, columns are made that only check the attacks."""
+        return 0
+
+    def ready_made(self, deq: DEQ) -> Gradient:
+        """The gradient of the ready-made attack, under which the early state is chosen."""
+        return Estimators().ready_made(deq)
+
+    def settings(self) -> dict[str, Any]:
+        """Its name and settings, in plain values."""
+        return {"protocol": self.name} | {own.name: describe(getattr(self, own.name)) for own in fields(self)}
+
+    def climbing(self, model: nn.Module, gradients: Gradients) -> list[Column]:
+        """One column per gradient, beyond the paper."""
+        return [
+            Column(f"own-{name}", name, (Attempt(self.attack, estimated(model, gradient)),), role=Role.BEYOND)
+            for name, gradient in gradients.items()
+        ]
+
+
+def adaptive(attack: Attack, rows: Sequence[Row], survivors: bool = False) -> tuple[Attempt, ...]:
+    """An attack on everything that stands for a row, judged by that row, for every row."""
+    return tuple(Attempt(attack, climbed, row, survivors) for row in rows for climbed in row.surrogates)
+
+
+def querying(attack: Attack, rows: Sequence[Row], survivors: bool = False) -> tuple[Attempt, ...]:
+    """An attack that climbs nothing, on the logits of every row."""
+    return tuple(Attempt(attack, row.logits_alone, row, survivors) for row in rows)
+
+
+@dataclass(frozen=True)
+class Estimating(Protocol):
+    """A protocol that climbs estimated gradients.
+
+    Args:
+        estimators: their settings.
+    """
+
+    estimators: Estimators = field(default_factory=Estimators)
+
+    @override
+    def ready_made(self, deq: DEQ) -> Gradient:
+        return self.estimators.ready_made(deq)
+
+
+@dataclass(frozen=True)
+class Paper(Estimating):
+    """The paper's six columns (Tables 2, 3, 6), and beside them the true gradient of every defense."""
+
+    name: ClassVar[str] = "paper"
+
+    @override
+    def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
+        last = as_deq(model).last_state
+        followed = {
+            "adjoint-final": (f"u_{last}",),
+            "adjoint-intermediate": tuple(f"u_{n}" for n in range(1, last)),
+        }
+        return [
+            *(
+                Column(
+                    column.id,
+                    column.label,
+                    tuple(Attempt(self.attack, estimated(model, gradient)) for gradient in column.gradients),
+                    ready_made=column.id == "unrolled-final",
+                    followed=followed.get(column.id, ()),
+                )
+                for column in self.estimators.candidates(last)
+            ),
+            *(
+                Column(
+                    f"through-{row.id}",
+                    f"through the solver, {row.id}",
+                    adaptive(self.attack, [row]),
+                    Rule.EVERY,
+                    Role.BEYOND,
+                )
+                for row in rows
+            ),
+            *self.climbing(model, gradients),
+        ]
+
+
+@dataclass(frozen=True)
+class Strict(Paper):
+    """The paper's columns, and every stronger attack we know; a sample is robust only if all of them fail.
+
+    The adaptive attacks go against each defense with that defense as the judge; what they find for one is tried on all
+    others. PGD with restarts leaves an image at its first success; the costly ones attack what still stands.
+
+    Args:
+        steps: of adaptive PGD against each defense.
         restarts: of the same.
-        apgd_steps: of each APGD run through the solver.
+        apgd_steps: of each adaptive APGD run.
         targets: how many classes the targeted APGD tries, the likeliest first.
         queries: of Square on the defended logits.
         probe_images: on how many images, at least, the attacks themselves are checked.
+        sources: explicit networks whose adversaries are tried on the model, by name.
 
     Raises:
         InputError: a count is not positive.
     """
+
+    name: ClassVar[str] = "strict"
 
     steps: int = 20
     restarts: int = 5
@@ -150,232 +282,275 @@ class Strict:
     targets: int = 3
     queries: int = 1000
     probe_images: int = 64
+    sources: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("steps", "restarts", "apgd_steps", "targets", "queries", "probe_images"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; give 1 or more.")
 
+    @property
+    @override
+    def probed(self) -> int:
+        return self.probe_images
+
+    @override
+    def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
+        attack, deq = self.attack, as_deq(model)
+        within = (attack.eps, attack.norm, attack.seed, attack.bounds)
+        joint = JointAttack(attack.eps, attack.step_size, norm=attack.norm, seed=attack.seed, bounds=attack.bounds)
+        implicit = {"exact": self.estimators.exact_of(deq), "SHINE": SHINE(), "Jacobian-free": JacobianFree()}
+        restarted = StoppingPGD.like(attack, self.steps, self.restarts)
+        apgd = APGD(*within, steps=self.apgd_steps)
+        targeted = TargetedAPGD(*within, targets=self.targets, steps=self.apgd_steps)
+        square = Square(*within, queries=self.queries)
+
+        def against_all(id: str, label: str, attempts: tuple[Attempt, ...]) -> Column:
+            return Column(id, label, attempts, Rule.EVERY, Role.BEYOND)
+
+        return [
+            *super().columns(model, rows, gradients),
+            *(
+                Column(
+                    f"implicit-{name}",
+                    f"implicit gradient, {name}",
+                    (Attempt(attack, estimated(model, gradient)),),
+                    role=Role.BEYOND,
+                )
+                for name, gradient in implicit.items()
+            ),
+            Column(
+                "joint",
+                "joint iteration, z, u and x",
+                (Attempt(joint, Climbed(model, "the model", "the model", 0)),),
+                role=Role.BEYOND,
+            ),
+            *(
+                Column(
+                    f"transfer-{name}",
+                    f"transferred, {name}",
+                    (Attempt(attack, transferred(name, network)),),
+                    role=Role.BEYOND,
+                )
+                for name, network in self.sources.items()
+            ),
+            against_all(
+                "restarts", f"through the solver, {self.restarts} × {self.steps} steps", adaptive(restarted, rows)
+            ),
+            against_all("apgd", "through the solver, APGD", adaptive(apgd, rows, True)),
+            against_all("apgd-t", "through the solver, targeted APGD", adaptive(targeted, rows, True)),
+            against_all("square", "no gradient, Square", querying(square, rows, True)),
+            *self._probes(rows),
+        ]
+
+    def _probes(self, rows: Sequence[Row]) -> list[Column]:
+        """Attacks that test the adaptive attacks (Athalye et al., ICML 2018): one step, and no bound."""
+        attack = self.attack
+        low, high = attack.bounds
+        one = replace(attack, steps=1, step_size=attack.eps or 1.0, random_start=False, restarts=1)
+        free = replace(attack, eps=high - low, step_size=(high - low) / 4, norm="Linf")
+        return [
+            Column("one-step", "one step", adaptive(one, rows), role=Role.PROBE),
+            Column("unbounded", "unbounded", adaptive(free, rows), role=Role.OUTSIDE),
+        ]
+
 
 @dataclass(frozen=True)
-class Setting:
-    """What the columns of a protocol depend on.
+class ReadyMade(Estimating):
+    """The ready-made attacks (Table 1): PGD, PGD-1000 and Square, for both ways of training.
 
     Args:
-        last: N + 1, the index of the final state.
-        true_gradients: the gradient through the solver of every row.
-        attack: PGD and its threat model.
-        estimators: the settings of the estimated gradients.
-        strict: how hard the strict protocol tries.
-        sources: the names of explicit networks whose adversaries are transferred.
+        long_steps: of the long PGD run.
+        queries: of Square.
     """
 
-    last: int
-    true_gradients: dict[str, Gradient]
-    attack: PGD
-    estimators: Estimators
-    strict: Strict = field(default_factory=Strict)
-    sources: tuple[str, ...] = ()
+    name: ClassVar[str] = "ready-made"
 
-    def climb(self, *gradients: Gradient) -> tuple[Attempt, ...]:
-        """The attack on each of these gradients."""
-        return tuple(Attempt(self.attack, gradient) for gradient in gradients)
+    long_steps: int = 1000
+    queries: int = 5000
 
-    def against_each(self, attack: Attack, survivors: bool = False) -> tuple[Attempt, ...]:
-        """An attack through the solver on every row, judged there."""
-        return tuple(
-            Attempt(attack, gradient, row, survivors=survivors) for row, gradient in self.true_gradients.items()
-        )
-
-
-def estimated_gradients(last: int, estimators: Estimators) -> dict[tuple[Family, str], tuple[Gradient, ...]]:
-    """The gradients behind the paper's six columns: one, or the candidates among which the strongest is searched."""
-    intermediate = range(1, last)
-    unrolled = [
-        UnrolledIntermediate(state, steps, damping)
-        for state in intermediate
-        for steps in estimators.steps
-        for damping in estimators.dampings
-    ]
-    return {
-        (Family.ADJOINT, "final"): (estimators.adjoint(),),
-        (Family.ADJOINT, "intermediate"): tuple(estimators.adjoint(n) for n in intermediate),
-        (Family.ADJOINT, "ensemble"): (Ensemble(estimators.adjoint()),),
-        (Family.UNROLLED, "final"): (estimators.final,),
-        (Family.UNROLLED, "intermediate"): tuple(unrolled),
-        (Family.UNROLLED, "ensemble"): (estimators.unrolled_ensemble(),),
-    }
-
-
-def paper_columns(setting: Setting) -> list[Column]:
-    """The paper's columns (Tables 2, 3, 6), and beside them the gradient through the solver for every defense."""
-    return [
-        *(
-            Column(
-                family,
-                reads,
-                setting.climb(*gradients),
-                witness=Witness.READY_MADE if (family, reads) == (Family.UNROLLED, "final") else Witness.NONE,
-            )
-            for (family, reads), gradients in estimated_gradients(setting.last, setting.estimators).items()
-        ),
-        *(
-            Column(Family.SOLVER, name, setting.climb(gradient), role=Role.BEYOND, witness=Witness.SINGLE)
-            for name, gradient in setting.true_gradients.items()
-        ),
-    ]
-
-
-def ready_made_columns(setting: Setting) -> list[Column]:
-    """The ready-made attacks on the final state (Table 1): PGD, PGD-1000 and Square, for both ways of training."""
-    long = replace(setting.attack, steps=1000)
-    attack = setting.attack
-    square = Square(attack.eps, attack.norm, attack.seed, attack.bounds)
-    first = next(iter(setting.true_gradients))
-    columns = []
-    for name, gradient in (("exact", setting.estimators.exact), ("unrolled", setting.estimators.final)):
-        columns += [
-            Column(Family.IMPLICIT, f"{name}, {attack.steps} steps", (Attempt(attack, gradient),))
-            for attack in (setting.attack, long)
+    @override
+    def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
+        attack, deq = self.attack, as_deq(model)
+        climbed = {"exact": self.estimators.exact_of(deq), "unrolled": self.estimators.final}
+        square = Square(attack.eps, attack.norm, attack.seed, attack.bounds, queries=self.queries)
+        return [
+            *(
+                Column(
+                    f"{name}-{length}",
+                    f"implicit gradient, {name}, {run.steps} steps",
+                    (Attempt(run, estimated(model, gradient)),),
+                    ready_made=length == "short" and gradient == self.estimators.ready_made(deq),
+                )
+                for name, gradient in climbed.items()
+                for length, run in (("short", attack), ("long", replace(attack, steps=self.long_steps)))
+            ),
+            Column("square", "no gradient, Square", querying(square, rows[:1])),
+            *self.climbing(model, gradients),
         ]
-    return [*columns, Column(Family.BLACK_BOX, "Square", (Attempt(square, against=first),))]
 
 
-def autoattack_columns(setting: Setting) -> list[Column]:
+@dataclass(frozen=True)
+class AutoAttackTable(Estimating):
     """AutoAttack on the paper's surrogates (Table 3), judged as in the paper, and judged on each defense.
 
-    The intermediate states are those that the paper found to hurt most: the adjoint at the state after the first, and
-    one unrolled step from the first (§6.5, §6.6).
+    The intermediate states are those that the paper found to hurt its early state most (§6.4 and Fig. 3): the adjoint
+    u_4, and one undamped unrolled step from z_1, in the reading of the released code.
     """
-    estimators, attack = setting.estimators, setting.attack
-    surrogates = {
-        (Family.ADJOINT, "final"): estimators.adjoint(),
-        (Family.ADJOINT, "intermediate"): estimators.adjoint(min(2, setting.last - 1)),
-        (Family.ADJOINT, "ensemble"): Ensemble(estimators.adjoint()),
-        (Family.UNROLLED, "final"): estimators.final,
-        (Family.UNROLLED, "intermediate"): UnrolledIntermediate(1, steps=1, damping=1.0),
-        (Family.UNROLLED, "ensemble"): estimators.unrolled_ensemble(),
-    }
-    auto = AutoAttack(attack.eps, attack.norm, seed=attack.seed, bounds=attack.bounds)
-    columns = []
-    for (family, reads), gradient in surrogates.items():
-        own = (Attempt(auto, gradient),)
-        judged = tuple(Attempt(auto, gradient, against=row) for row in setting.true_gradients)
-        columns.append(Column(family, f"{reads}, judged on the surrogate", own))
-        columns.append(Column(family, f"{reads}, judged on the defense", judged, Rule.EVERY, Role.BEYOND))
-    return columns
+
+    name: ClassVar[str] = "autoattack"
+
+    @override
+    def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
+        last = as_deq(model).last_state
+        strongest = {
+            "adjoint-intermediate": self.estimators.adjoint(min(4, last - 1)),
+            "unrolled-intermediate": UnrolledIntermediate(1, steps=1, damping=1.0, from_image=True),
+        }
+        attack = self.attack
+        auto = AutoAttack(attack.eps, attack.norm, seed=attack.seed, bounds=attack.bounds)
+        columns = []
+        for column in self.estimators.candidates(last):
+            climbed = estimated(model, strongest.get(column.id, column.gradients[0]))
+            label = f"{column.label}, judged on the"
+            judged = tuple(Attempt(auto, climbed, row) for row in rows)
+            ready_made = column.id == "unrolled-final"
+            columns += [
+                Column(column.id, f"{label} surrogate", (Attempt(auto, climbed),), ready_made=ready_made),
+                Column(f"{column.id}-judged", f"{label} defense", judged, Rule.EVERY, Role.BEYOND),
+            ]
+        return [*columns, *self.climbing(model, gradients)]
 
 
-def strict_columns(setting: Setting) -> list[Column]:
-    """The paper's columns, and every stronger attack we know; a sample is robust only if all of them fail.
+@dataclass(frozen=True)
+class Network(Protocol):
+    """PGD, and the standard AutoAttack, component by component, on what withstands it: for an explicit network.
 
-    The attacks through the solver go against each defense with that defense as the judge; what they find for one is
-    tried on all others. PGD with restarts leaves an image at its first success; the costly ones attack what still
-    stands.
+    Args:
+        cascade: the attacks on what withstands PGD; the standard AutoAttack in the threat model of PGD by default.
     """
-    strict, attack, estimators = setting.strict, setting.attack, setting.estimators
-    within = (attack.eps, attack.norm, attack.seed, attack.bounds)
-    joint = JointAttack(attack.eps, attack.step_size, norm=attack.norm, seed=attack.seed, bounds=attack.bounds)
-    restarted = StoppingPGD.like(attack, strict.steps, strict.restarts)
-    implicit = {"exact": estimators.exact, "SHINE": SHINE(), "Jacobian-free": JacobianFree()}
-    others = [
-        *(Column(Family.IMPLICIT, name, setting.climb(gradient)) for name, gradient in implicit.items()),
-        Column(Family.JOINT, "z, u and x", (Attempt(joint),)),
-        *(Column(Family.TRANSFER, name, (Attempt(attack, source=name),)) for name in setting.sources),
-        Column(
-            Family.SOLVER,
-            f"{strict.restarts} × {strict.steps} steps",
-            setting.against_each(restarted),
-            Rule.EVERY,
-            witness=Witness.RESTARTED,
-        ),
-        *(
-            Column(Family.SOLVER, name, setting.against_each(apgd, survivors=True), Rule.EVERY)
-            for name, apgd in {
-                "APGD": APGD(*within, steps=strict.apgd_steps),
-                "targeted APGD": TargetedAPGD(*within, targets=strict.targets, steps=strict.apgd_steps),
-            }.items()
-        ),
-        Column(
-            Family.BLACK_BOX,
-            "Square",
-            tuple(
-                Attempt(Square(*within, queries=strict.queries), against=row, survivors=True)
-                for row in setting.true_gradients
+
+    name: ClassVar[str] = "network"
+
+    cascade: Cascade | None = None
+
+    @override
+    def defenses(self, early: int | None) -> dict[str, Defense]:
+        return {"network": AsIs()}
+
+    @property
+    @override
+    def reads_early(self) -> bool:
+        return False
+
+    @override
+    def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
+        attack, cascade = self.attack, self.cascade
+        if cascade is None:
+            standard = AutoAttack(attack.eps, attack.norm, seed=attack.seed, bounds=attack.bounds)
+            cascade = Cascade(tuple(standard.components.values()), attack.seed)
+        pgd = adaptive(attack, rows)
+        return [
+            Column("pgd", f"network, PGD, {attack.steps} steps", pgd, Rule.EVERY, ready_made=True),
+            *(
+                Column(
+                    part.label,
+                    f"network, {part.label}",
+                    adaptive(replace(part, seed=cascade.seed), rows, survivors=True),
+                    Rule.EVERY,
+                    Role.BEYOND,
+                )
+                for part in cascade.components
             ),
-            Rule.EVERY,
-            witness=Witness.QUERIES,
-        ),
-    ]
-    return [*paper_columns(setting), *(replace(column, role=Role.BEYOND) for column in others), *probes(setting)]
+            *self.climbing(model, gradients),
+        ]
 
 
-def probes(setting: Setting) -> list[Column]:
-    """Attacks that test the attacks through the solver (Athalye et al., ICML 2018): one step, and no bound."""
-    attack = setting.attack
-    low, high = attack.bounds
-    one = replace(attack, steps=1, step_size=attack.eps, random_start=False)
-    free = replace(attack, eps=high - low, step_size=(high - low) / 4, norm="Linf")
-    return [
-        Column(Family.SOLVER, name, setting.against_each(probe), role=Role.PROBE, witness=witness)
-        for name, probe, witness in (("one step", one, Witness.ONE_STEP), ("unbounded", free, Witness.UNBOUNDED))
-    ]
+@dataclass(frozen=True)
+class Adaptive(Estimating):
+    """A defense with a forward pass of its own, attacked as if it were not there, and adaptively.
 
-
-def network_columns(attack: PGD, row: str) -> list[Column]:
-    """PGD and the standard AutoAttack, component by component, on an explicit network.
+    The last of what stands for the defense is climbed once more, from where the attack on the bare model ended.
 
     Args:
-        attack: PGD and its threat model.
-        row: the name of the network's row.
+        defense: the defense.
     """
-    components = AutoAttack(attack.eps, attack.norm, seed=attack.seed, bounds=attack.bounds).components
-    return [
-        Column(Family.NETWORK, f"PGD, {attack.steps} steps", (Attempt(attack, against=row),)),
-        *(
-            Column(
-                Family.NETWORK,
-                name,
-                (Attempt(component, against=row, survivors=True),),
-                role=Role.BEYOND,
-            )
-            for name, component in components.items()
-        ),
-    ]
+
+    name: ClassVar[str] = "entropy"
+
+    defense: Defense = field(default_factory=EntropyReduction)
+
+    @override
+    def defenses(self, early: int | None) -> dict[str, Defense]:
+        return {"undefended": FinalState(), self.defense.label: self.defense}
+
+    @property
+    @override
+    def reads_early(self) -> bool:
+        return False
+
+    @override
+    def titles(self, rows: Sequence[Row]) -> tuple[str, ...]:
+        return tuple(row.id for row in rows)
+
+    @override
+    def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
+        attack, adaptively = self.attack, adaptive(self.attack, rows[1:])
+        bare, last = rows[0].surrogates[0], adaptively[-1]
+        ready_made = estimated(model, self.estimators.ready_made(as_deq(model)))
+        continued = ContinuedPGD(**{setting.name: getattr(attack, setting.name) for setting in fields(attack)})
+        stages = replace(
+            last.climbs,
+            module=Stages([bare.module, last.climbs.module]),
+            label=f"{last.climbs.label}, from the bare model's adversaries",
+            description=[bare.description, last.climbs.description],
+        )
+        return [
+            Column("bare-ready-made", "not adaptive, ready-made", (Attempt(attack, ready_made),), ready_made=True),
+            Column("bare-through", "not adaptive, through the solver", (Attempt(attack, bare),)),
+            *(
+                Column(f"adaptive-{i}", f"adaptive, {attempt.climbs.label}", (attempt,), role=Role.BEYOND)
+                for i, attempt in enumerate((*adaptively, replace(last, attack=continued, climbs=stages)))
+            ),
+            *self.climbing(model, gradients),
+        ]
 
 
-def reduction_columns(
-    attack: PGD, bare: Mapping[str, Gradient], adaptive: Mapping[str, Attack], row: str
-) -> list[Column]:
-    """Input entropy reduction, attacked as published (the bare model's gradients) and adaptively.
+@dataclass(frozen=True)
+class Chosen(Protocol):
+    """Attacks of one's choice: a column per attack and gradient, by label.
 
     Args:
-        attack: PGD and its threat model.
-        bare: the gradients of the bare model, by name.
-        adaptive: the attack on each module that differentiates the defense, by the name of the module.
-        row: the name of the defended row.
+        attacks: what climbs and what is climbed; None climbs the first row, which also judges.
     """
-    return [
-        *(Column(Family.BARE, name, (Attempt(attack, gradient),)) for name, gradient in bare.items()),
-        *(
-            Column(Family.ADAPTIVE, name, (Attempt(own, against=row, source=name),), role=Role.BEYOND)
-            for name, own in adaptive.items()
-        ),
-    ]
+
+    name: ClassVar[str] = "chosen"
+
+    attacks: Mapping[str, tuple[Attack, Gradient | None]] = field(default_factory=dict)
+
+    @override
+    def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
+        return [
+            *(
+                Column(
+                    name,
+                    name,
+                    adaptive(attack, rows[:1]) if gradient is None else (Attempt(attack, estimated(model, gradient)),),
+                )
+                for name, (attack, gradient) in self.attacks.items()
+            ),
+            *self.climbing(model, gradients),
+        ]
 
 
-Protocol = Callable[[Setting], list[Column]]
-
-PROTOCOLS: dict[str, Protocol] = {
-    "paper": paper_columns,
-    "ready-made": ready_made_columns,
-    "autoattack": autoattack_columns,
-    "strict": strict_columns,
+PROTOCOLS: dict[str, type[Protocol]] = {
+    protocol.name: protocol for protocol in (Paper, ReadyMade, AutoAttackTable, Strict, Adaptive)
 }
 
 
-def protocol_named(name: str) -> Protocol:
-    """The protocol of that name; raises `InputError` when there is none."""
+def protocol_named(name: str, **settings: Any) -> Protocol:
+    """The protocol of that name, with those of the settings that it has; raises `InputError` when there is none."""
     if name not in PROTOCOLS:
         raise InputError(f"there is no protocol {name!r}; choose one of {', '.join(map(repr, PROTOCOLS))}.")
-    return PROTOCOLS[name]
+    own = {known.name for known in fields(PROTOCOLS[name])}
+    return PROTOCOLS[name](**{setting: value for setting, value in settings.items() if setting in own})

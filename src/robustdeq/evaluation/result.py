@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
 from robustdeq.base.statistics import wilson_intervals
+from robustdeq.evaluation.column import Role
 from robustdeq.evaluation.diagnostics import Check
-from robustdeq.evaluation.profile import StateProfile
+from robustdeq.evaluation.early import StateProfile
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class GridResult:
     Attributes:
         defenses: the names of the rows.
         columns: the names of the attacks.
-        gradients: the gradient behind each column, the strongest candidate where it was searched.
+        gradients: in words, what each column climbs; the strongest candidate where it was searched.
         beyond_paper: which columns the paper does not have.
         clean: whether each defense classifies each image correctly, (defenses, samples).
         per_sample: whether it still does under each attack, (defenses, columns, samples).
@@ -38,6 +39,9 @@ class GridResult:
         errors: for each defense, on how many images its logits were not finite, clean or under some attack; each of
             them counts as not standing there.
         checks: what the attacks say about themselves.
+        ids: the short names of the columns.
+        climbed: the index of the strongest candidate of each column, None where all its attempts count.
+        ready_made: which columns are the ready-made attack, which needs no thought about the solver.
     """
 
     defenses: tuple[str, ...]
@@ -52,6 +56,9 @@ class GridResult:
     cumulative: tuple[bool, ...] = ()
     errors: tuple[int, ...] = ()
     checks: tuple[Check, ...] = ()
+    ids: tuple[str, ...] = ()
+    climbed: tuple[int | None, ...] = ()
+    ready_made: tuple[bool, ...] = ()
 
     @property
     def accuracy(self) -> Float[np.ndarray, "defenses columns"]:
@@ -113,9 +120,11 @@ class GridResult:
                     "errors": self.errors[i] if self.errors else 0,
                     "attacks": [
                         {
+                            "id": self.ids[j] if self.ids else column,
                             "name": column,
-                            "gradient": self.gradients[j],
-                            "beyond_paper": self.beyond_paper[j],
+                            "climbs": self.gradients[j],
+                            "role": Role.BEYOND if self.beyond_paper[j] else Role.PAPER,
+                            "ready_made": bool(self.ready_made and self.ready_made[j]),
                             "cumulative": bool(self.cumulative and self.cumulative[j]),
                             "accuracy": float(self.accuracy[i, j]),
                             "interval": self.intervals[i, j].tolist(),
@@ -160,8 +169,8 @@ class GridResult:
             return cls(
                 defenses=tuple(row["name"] for row in rows),
                 columns=tuple(attack["name"] for attack in attacks),
-                gradients=tuple(attack["gradient"] for attack in attacks),
-                beyond_paper=tuple(attack["beyond_paper"] for attack in attacks),
+                gradients=tuple(attack["climbs"] for attack in attacks),
+                beyond_paper=tuple(attack["role"] != Role.PAPER for attack in attacks),
                 clean=np.stack([_outcomes(row["clean_per_sample"]) for row in rows]),
                 per_sample=np.stack([[_outcomes(found["per_sample"]) for found in row["attacks"]] for row in rows]),
                 withstood=np.stack(withstood) if withstood else None,
@@ -173,6 +182,8 @@ class GridResult:
                 cumulative=tuple(attack["cumulative"] for attack in attacks),
                 errors=tuple(row["errors"] for row in rows),
                 checks=tuple(Check(**check) for check in plain["checks"]),
+                ids=tuple(attack["id"] for attack in attacks),
+                ready_made=tuple(attack["ready_made"] for attack in attacks),
             )
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}).") from error

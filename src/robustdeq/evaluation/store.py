@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Profile:
+class StatesOfBatch:
     """Every state of every sample of one batch.
 
     Attributes:
@@ -73,20 +73,20 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Run:
+class Finished:
     """One finished attempt on one batch.
 
     Attributes:
         outcome: what became of every sample.
         seed: the seed it ran with.
         seconds: how long it took.
-        profile: the states of every sample, for the runs that are profiled.
+        states: every state of every sample, where the adversaries are followed along the trajectory.
     """
 
     outcome: Outcome
     seed: int
     seconds: float
-    profile: Profile | None = None
+    states: StatesOfBatch | None = None
 
 
 class Store:
@@ -102,7 +102,7 @@ class Store:
     def __init__(self, path: Path | None, manifest: Mapping[str, Any]) -> None:
         self.path = path
         self.manifest = dict(manifest)
-        self._known: dict[tuple[str, int], Run] = {}
+        self._known: dict[tuple[str, int], Finished] = {}
         self._database = _connect(path)
 
     @classmethod
@@ -132,6 +132,29 @@ class Store:
         return store
 
     @classmethod
+    def begin(cls, folder: Path | None, manifest: Mapping[str, Any]) -> Store:
+        """Open or begin the store of an evaluation in its folder, with its manifest beside it.
+
+        What several processes had left there before an interruption is taken over.
+
+        Args:
+            folder: of the evaluation; None for a store in memory.
+            manifest: as for `create`.
+
+        Raises:
+            InputError: as for `create`.
+        """
+        store = cls.create(None if folder is None else folder / FILE, manifest)
+        if folder is not None:
+            with store._closed_on_failure():
+                _publish(folder / MANIFEST, store.manifest)
+                for part in sorted(folder.glob(part_name("[0-9]*"))):
+                    with cls.create(part, manifest) as other:
+                        store.absorb(other)
+                    part.unlink()
+        return store
+
+    @classmethod
     def read(cls, path: Path) -> Store:
         """Open a store for its results.
 
@@ -158,29 +181,29 @@ class Store:
         """Close the file."""
         self._database.close()
 
-    def get(self, attack: str, batch: int) -> Run | None:
+    def get(self, attack: str, batch: int) -> Finished | None:
         """What is known of an attempt on a batch."""
         return self._known.get((attack, batch))
 
-    def __iter__(self) -> Iterator[tuple[str, int, Run]]:
+    def __iter__(self) -> Iterator[tuple[str, int, Finished]]:
         """Yield every (attack, batch, run)."""
         for (attack, batch), run in self._known.items():
             yield attack, batch, run
 
-    def commit(self, attack: str, batch: int, run: Run) -> None:
+    def commit(self, attack: str, batch: int, run: Finished) -> None:
         """Keep a finished run; when this returns, it is on disk.
 
         Raises:
             InputError: it cannot be written; what was there before is intact.
         """
-        outcome, profile = run.outcome, run.profile
+        outcome, followed = run.outcome, run.states
         rows = [
             (attack, batch, i, _digits(outcome.standing[i]), _digits(outcome.errors[i]))
             for i in range(len(outcome.standing))
         ]
-        states = [] if profile is None else [
-            (attack, batch, n + 1, _digits(profile.accurate[:, n]), json.dumps(profile.residuals[:, n].tolist()))
-            for n in range(profile.accurate.shape[1])
+        states = [] if followed is None else [
+            (attack, batch, n + 1, _digits(followed.accurate[:, n]), json.dumps(followed.residuals[:, n].tolist()))
+            for n in range(followed.accurate.shape[1])
         ]  # fmt: skip
         moved = _digits(outcome.moved)
         row = (attack, batch, run.seed, float(run.seconds), moved)
@@ -191,13 +214,13 @@ class Store:
                 self._database.executemany("INSERT INTO profiles VALUES (?, ?, ?, ?, ?)", states)
         self._known[attack, batch] = run
 
-    def absorb(self, runs: Iterable[tuple[str, int, Run]]) -> None:
+    def absorb(self, runs: Iterable[tuple[str, int, Finished]]) -> None:
         """Take over the runs, of a store with the same manifest, that are not here yet."""
         for attack, batch, run in runs:
             if self.get(attack, batch) is None:
                 self.commit(attack, batch, run)
 
-    def know(self, runs: Iterable[tuple[str, int, Run]]) -> None:
+    def know(self, runs: Iterable[tuple[str, int, Finished]]) -> None:
         """Take the runs of a store with the same manifest for done, without keeping them here."""
         self._known |= {(attack, batch): run for attack, batch, run in runs}
 
@@ -247,11 +270,11 @@ class Store:
             if not rows or digest != _digest(row, rows, states):
                 raise sqlite3.DatabaseError(f"the run of batch {batch} is not what was written")
             outcome = Outcome(_stack(rows, 3), _stack(rows, 4), _parse(moved))
-            profile = None
+            followed = None
             if states:
                 residuals = np.array([json.loads(state[4]) for state in states]).T
-                profile = Profile(_stack(states, 3).T, residuals)
-            self._known[attack, batch] = Run(outcome, seed, seconds, profile)
+                followed = StatesOfBatch(_stack(states, 3).T, residuals)
+            self._known[attack, batch] = Finished(outcome, seed, seconds, followed)
         if outcomes or profiles:
             raise sqlite3.DatabaseError("it holds outcomes of a run that it does not know")
 
@@ -293,16 +316,39 @@ class Store:
 _WAY_OUT = "choose another --output, or pass --overwrite true to begin again."
 
 
-def publish_manifest(store: Store) -> None:
-    """Write what the results belong to beside them, as `manifest.json`, for people to read.
+def seconds_spent(folder: Path) -> float:
+    """How long everything took that the store in a folder holds; 0 where there is none."""
+    if not (folder / FILE).is_file():
+        return 0.0
+    with Store.read(folder / FILE) as store:
+        return sum(found.seconds for *_, found in store)
 
-    Raises:
-        InputError: there is one already that says something else.
-    """
-    if store.path is None:
-        return
-    path = store.path.with_name(MANIFEST)
-    text = json.dumps(store.manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+def part_name(rank: int | str) -> str:
+    """The file in which a further process keeps what it has finished."""
+    return f"results-{rank}.sqlite"
+
+
+def discard(folder: Path) -> None:
+    """Delete what an evaluation leaves in its folder, and nothing else."""
+    patterns = (
+        f"{FILE}*",
+        part_name("[0-9]*") + "*",
+        MANIFEST,
+        "results.json",
+        "results.csv",
+        "results.png",
+        "exhibits.safetensors",
+        "report.html",
+        "adversaries/*.safetensors",
+    )
+    for path in chain.from_iterable(map(folder.glob, patterns)):
+        path.unlink()
+
+
+def _publish(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write what the results belong to beside them, for people to read."""
+    text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != text:
         raise InputError(f"{path} does not belong to the results beside it; {_WAY_OUT}")
     write_text(path, text)

@@ -5,14 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from robustdeq.evaluation import GridResult
-from robustdeq.evaluation.protocol import Family
-
-_READY_MADE = (
-    f"{Family.UNROLLED}, final",
-    f"{Family.BARE}, ready-made",
-    f"{Family.IMPLICIT}, unrolled",
-    f"{Family.NETWORK}, PGD",
-)
 
 
 @dataclass(frozen=True)
@@ -54,5 +46,4 @@ def shown_columns(result: GridResult) -> tuple[ShownColumn, ...]:
 
 def ready_made(result: GridResult) -> int | None:
     """The column of the ready-made attack, the one that needs no thought about the solver; None where there is none."""
-    found = (j for start in _READY_MADE for j, column in enumerate(result.columns) if column.startswith(start))
-    return next(found, None)
+    return result.ready_made.index(True) if True in result.ready_made else None

@@ -128,8 +128,8 @@ def _alignment(store: Store) -> Panel | None:
 
 def _accurate(store: Store, attack: str) -> Bool[np.ndarray, "samples states"]:
     """Whether every state of every sample withstands an attack."""
-    profiles = [run.profile for batch in range(store.manifest["batches"]) if (run := store.get(attack, batch))]
-    known = [profile.accurate for profile in profiles if profile is not None]
+    followed = [run.states for batch in range(store.manifest["batches"]) if (run := store.get(attack, batch))]
+    known = [states.accurate for states in followed if states is not None]
     if len(known) < store.manifest["batches"]:
         raise InputError("the evaluation is not finished; run the same command again and it goes on.")
     return np.concatenate(known)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from robustdeq.base.provenance import DISPLAY, code_fingerprint
+from robustdeq.base.provenance import DISPLAY, code_fingerprint, describe
 from robustdeq.study.experiment import Experiment
 from robustdeq.study.panel import Reproduction
 from robustdeq.study.study import Study
@@ -25,10 +25,10 @@ def settings(experiment: Experiment, study: Study) -> dict[str, Any]:
         "data": study.images.source,
         "images": len(study.images),
         "fingerprint": study.images.fingerprint(),
-        "attack": repr(study.attack),
-        "estimators": repr(study.estimators),
-        "strict": repr(study.strict),
-        "effort": repr(study.effort),
+        "attack": describe(study.attack),
+        "estimators": describe(study.estimators),
+        "strict": describe(study.strict),
+        "effort": describe(study.effort),
         "seeds": study.seeds,
         "budget": asdict(study.budget),
     }

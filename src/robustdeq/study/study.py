@@ -6,8 +6,6 @@ on where they were interrupted, and what two experiments need is made once.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -19,22 +17,14 @@ from torch import Tensor, nn
 from robustdeq.attacks import APGD, PGD, Cascade, Component, Square, TargetedAPGD, TargetedFAB
 from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report
+from robustdeq.base.provenance import describe, digest
 from robustdeq.data import Images, Splits
 from robustdeq.deq import DEQ
-from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState, StateDefense
-from robustdeq.deq.gradients import StateGradient, own_gradient
-from robustdeq.evaluation import (
-    Column,
-    Estimators,
-    Evaluation,
-    GridResult,
-    Store,
-    Strict,
-    assemble,
-    choose_early_state,
-)
-from robustdeq.evaluation.store import FILE, publish_manifest
-from robustdeq.evaluation.subject import DefendedDEQ, Network
+from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState, StateDefense
+from robustdeq.deq.gradients import Gradient, StateGradient, own_gradient
+from robustdeq.evaluation import Chosen, Estimators, GridResult, Protocol, Strict, choose_early_state, measure
+from robustdeq.evaluation.measure import plan
+from robustdeq.evaluation.store import seconds_spent
 from robustdeq.study.configurations import Configuration
 from robustdeq.study.scales import Budget, Scale
 from robustdeq.training import fit, seconds_trained
@@ -213,17 +203,17 @@ class Study:
     def _found(self, configuration: Configuration, size: str, seed: int) -> Trained:
         name = f"{configuration.name}-{seed}" if seed else configuration.name
         given = self.weights.get(f"{size}-{name}", self.weights.get(name))
-        plan = self.scale.plan(configuration, size, self.budget, seed)
+        training = self.scale.plan(configuration, size, self.budget, seed)
         if given is not None:
-            return self._given(given, plan.gradient)
+            return self._given(given, training.gradient)
         train = self.splits.require("train")
-        digest = _digest([repr(plan), train.fingerprint()])
-        folder = self.folder / "trained" / f"{plan.model}-{configuration.name}-{digest}"
+        named = digest([describe(training), train.fingerprint()])
+        folder = self.folder / "trained" / f"{training.model}-{configuration.name}-{named}"
         self.kept.setdefault(folder, seconds_trained(folder))
-        torch.manual_seed(plan.recipe.schedule.seed)
-        model = plan.build(train).to(self.device)
-        with self.progress(f"training {plan.model} {configuration.name}") as report:
-            weights = fit(model, self.splits, plan.recipe, folder, report, resume=True)
+        torch.manual_seed(training.recipe.schedule.seed)
+        model = training.build(train).to(self.device)
+        with self.progress(f"training {training.model} {configuration.name}") as report:
+            weights = fit(model, self.splits, training.recipe, folder, report, resume=True)
         model.to(self.device)
         return Trained(model, read_card(weights).early, folder / METRICS, fingerprint(model))
 
@@ -238,46 +228,42 @@ class Study:
             early = choose_early_state(model, x, y, self.attack, own_gradient(model), self.batch_size)
         return Trained(model, early, None, fingerprint(model))
 
-    def measure(self, title: str, evaluation: Evaluation) -> GridResult:
-        """Do an evaluation, or what is left of it, and put its outcomes together."""
-        manifest = evaluation.manifest()
-        path = self.folder / "measured" / _digest(manifest) / FILE
-        with Store.create(path, manifest) as store, self.progress(title) as report:
-            publish_manifest(store)
-            self.kept.setdefault(path.parent, sum(run.seconds for *_, run in store))
-            evaluation.run(store, report=report)
-            report(1.0, "done")
-            return assemble(store)
-
-    def attacked(
-        self, title: str, deq: DEQ, defenses: Mapping[str, StateDefense], columns: tuple[Column, ...]
+    def measure(
+        self,
+        title: str,
+        model: nn.Module,
+        protocol: Protocol,
+        defenses: Mapping[str, Defense] | None = None,
+        gradients: Mapping[str, Gradient] | None = None,
     ) -> GridResult:
-        """The outcome of every sample under some attacks, read through some defenses.
+        """Measure a model on the images, or do what is left of it.
 
         Args:
             title: what is shown while it is measured.
-            deq: the model.
-            defenses: the rows, all judged from one solve.
-            columns: the attacks.
+            model: the model.
+            protocol: the attacks.
+            defenses: the rows; those of the protocol by default.
+            gradients: further gradients that are climbed, a column each.
         """
         x, y = self.tensors()
-        settings = {
-            "defenses": {name: repr(defense) for name, defense in defenses.items()},
-            "solver": repr(deq.solver),
-            "tail": repr(deq.tail),
-            "batch_size": self.batch_size,
-        }
-        subject = DefendedDEQ(deq, defenses)
-        return self.measure(
-            title, Evaluation(subject, columns, x, y, self.batch_size, settings, tuple(defenses), probed=len(x))
-        )
+        job = plan(model, x, y, protocol, defenses, gradients, batch_size=self.batch_size)
+        folder = self.folder / "measured" / digest(job.manifest())
+        self.kept.setdefault(folder, seconds_spent(folder))
+        with self.progress(title) as report:
+            return measure(
+                model,
+                x,
+                y,
+                protocol,
+                defenses=defenses,
+                gradients=gradients,
+                batch_size=self.batch_size,
+                folder=folder,
+                report=report,
+            )
 
-    def withstood(self, title: str, network: nn.Module, columns: tuple[Column, ...]) -> GridResult:
-        """The outcome of every sample of an explicit network under some attacks."""
-        x, y = self.tensors()
-        settings = {"batch_size": self.batch_size}
-        return self.measure(title, Evaluation(Network(network), columns, x, y, self.batch_size, settings, ("network",)))
-
-
-def _digest(content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    def climbed(
+        self, title: str, deq: DEQ, defenses: Mapping[str, Defense], gradients: Mapping[str, Gradient]
+    ) -> GridResult:
+        """The outcome of every sample under PGD on each of these gradients, read through some defenses."""
+        return self.measure(title, deq, Chosen(self.attack), defenses, gradients)

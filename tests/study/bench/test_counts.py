@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import robustdeq as rd
 from robustdeq.deq.modes import evaluating
-from robustdeq.evaluation.protocol import Estimators, estimated_gradients
+from robustdeq.evaluation import Estimators
 from robustdeq.gradients import (
     SHINE,
     Ensemble,
@@ -152,7 +152,8 @@ def test_the_published_way_of_a_gradient_is_the_same_gradient(deq: MDEQ, x: Tens
 
 
 def test_the_grid_in_one_go_takes_far_fewer_evaluations(deq: MDEQ, x: Tensor) -> None:
-    candidates = estimated_gradients(deq.last_state, Estimators(steps=(1, 5), dampings=(1.0,))).values()
+    columns = Estimators(steps=(1, 5), dampings=(1.0,)).candidates(deq.last_state)
+    candidates = [column.gradients for column in columns]
     totals = {}
     with evaluating(deq):
         for name, way in WAYS.items():

@@ -20,7 +20,7 @@ from robustdeq.attacks import PGD
 from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState, defended_logits
 from robustdeq.deq.gradients import Ensemble, Gradient, SimultaneousAdjoint, Surrogate, UnrolledIntermediate
 from robustdeq.deq.model import DEQ, Loss, total_loss
-from robustdeq.evaluation.protocol import Estimators, estimated_gradients
+from robustdeq.evaluation import Estimators
 from robustdeq.study.bench.bench import Bench, Claim, Measured, Setting
 from robustdeq.study.bench.counting import counted
 from robustdeq.study.panel import Drawing, Panel
@@ -113,10 +113,7 @@ WAYS = {
 def _measure(setting: Setting) -> Measured:
     deq, images = setting.model().eval(), 2 * setting.batch
     x, y = setting.images(deq, images)
-    columns = {
-        f"{family}, {reads}": gradients
-        for (family, reads), gradients in estimated_gradients(deq.last_state, Estimators()).items()
-    }
+    columns = {column.label: column.gradients for column in Estimators().candidates(deq.last_state)}
     counts: dict[str, float] = {}
 
     def counting(key: str, side: Side) -> Side:

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from robustdeq.attacks import PGD, StoppingPGD
-from robustdeq.evaluation import Store
-from robustdeq.evaluation.plan import deq_evaluation
-from robustdeq.evaluation.protocol import Role
+from robustdeq.evaluation import Store, Strict
+from robustdeq.evaluation.column import Role
+from robustdeq.evaluation.measure import plan
 from robustdeq.study.bench.bench import Bench, Measured, Setting
 from robustdeq.study.bench.counting import counted
 from robustdeq.study.bench.victim import ROBUST, victim
@@ -21,14 +21,14 @@ def _measure(setting: Setting) -> Measured:
     names, evaluations, seconds = [], [], []
     with victim(setting, setting.batch, StoppingPGD(steps=10)) as v:
         attack = PGD(v.attack.eps, v.attack.step_size, v.attack.steps)
-        whole = deq_evaluation(v.deq, v.x, v.y, "strict", attack, early=1, batch_size=setting.batch)
-        with Store.create(None, whole.manifest()) as store:
+        whole = plan(v.deq, v.x, v.y, Strict(attack), early=1, batch_size=setting.batch)
+        with Store.begin(None, whole.manifest()) as store:
             for number, column in enumerate(whole.columns, start=1):
-                setting.report((number - 1) / len(whole.columns), column.name)
+                setting.report((number - 1) / len(whole.columns), column.label)
                 begun = time.perf_counter()
                 with counted(v.deq) as found:
                     replace(whole, columns=whole.columns[:number]).run(store)
-                names.append(column.name)
+                names.append(column.label)
                 evaluations.append(found.total / setting.batch)
                 seconds.append((time.perf_counter() - begun) / setting.batch)
     papers = np.array([column.role is Role.PAPER for column in whole.columns])

@@ -13,7 +13,6 @@ from robustdeq.deq.defenses import FinalState, state_logits
 from robustdeq.deq.gradients import ThroughSolver
 from robustdeq.study.configurations import ALIGNED, UNROLLED
 from robustdeq.study.experiment import BEYOND, Experiment
-from robustdeq.study.grids import climbing
 from robustdeq.study.panel import Panel, means, shares
 from robustdeq.study.study import Study
 
@@ -28,7 +27,7 @@ def _measure(study: Study) -> tuple[Panel, ...]:
             deq = study.trained(configuration, seed=seed).deq
             gradients = {"ready-made": study.estimators.final, "through the solver": ThroughSolver(FinalState())}
             title = f"{ALIGNMENT.name}, {configuration.name}, seed {seed}"
-            result = study.attacked(title, deq, {"final": FinalState()}, climbing(study, gradients))
+            result = study.climbed(title, deq, {"final": FinalState()}, gradients)
             names.append(f"{configuration.title}, seed {seed}")
             outcomes.append([result.clean[0], *result.per_sample[0]])
             last = [state_logits(deq, images)[1][-1] for images in x.split(study.batch_size)]

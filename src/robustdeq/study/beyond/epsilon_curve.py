@@ -6,10 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from robustdeq.deq.gradients import ThroughSolver
-from robustdeq.evaluation import Column
-from robustdeq.evaluation.attempt import Attempt
-from robustdeq.evaluation.protocol import Family
+from robustdeq.deq.gradients import Gradient, ThroughSolver
+from robustdeq.evaluation import Chosen
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import BEYOND, Experiment
 from robustdeq.study.panel import Drawing, Panel, shares
@@ -20,16 +18,13 @@ _MULTIPLES = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
 
 def _measure(study: Study) -> tuple[Panel, ...]:
     trained, attack = study.trained(UNROLLED), study.attack
-    columns = []
+    attacks = {}
     for multiple in _MULTIPLES:
         scaled = replace(attack, eps=multiple * attack.eps, step_size=multiple * attack.step_size)
-        gradients = {"ready-made": study.estimators.final}
+        gradients: dict[str, Gradient] = {"ready-made": study.estimators.final}
         gradients |= {name: ThroughSolver(defense) for name, defense in trained.defenses.items()}
-        columns += [
-            Column(Family.SOLVER, f"{name}, ε × {multiple}", (Attempt(scaled, gradient),))
-            for name, gradient in gradients.items()
-        ]
-    result = study.attacked(EPSILON_CURVE.name, trained.deq, trained.defenses, tuple(columns))
+        attacks |= {f"{name}, ε × {multiple}": (scaled, gradient) for name, gradient in gradients.items()}
+    result = study.measure(EPSILON_CURVE.name, trained.deq, Chosen(attack, attacks), trained.defenses)
     rows = len(trained.defenses)
     found = result.per_sample.reshape(rows, len(_MULTIPLES), 1 + rows, -1)
     names, outcomes = [], []

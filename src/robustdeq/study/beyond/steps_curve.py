@@ -6,10 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from robustdeq.deq.gradients import ThroughSolver
-from robustdeq.evaluation import Column
-from robustdeq.evaluation.attempt import Attempt
-from robustdeq.evaluation.protocol import Family
+from robustdeq.evaluation import Chosen
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import BEYOND, Experiment
 from robustdeq.study.panel import Drawing, Panel, shares
@@ -24,16 +21,13 @@ def _measure(study: Study) -> tuple[Panel, ...]:
     lengths = sorted({max(round(multiple * attack.steps), 1) for multiple in _MULTIPLES})
     names, outcomes = [], []
     for name, defense in trained.defenses.items():
-        columns = tuple(
-            Column(
-                Family.SOLVER,
-                f"{steps} steps, {restarts} runs",
-                (Attempt(replace(attack, steps=steps, restarts=restarts), ThroughSolver(defense), against=name),),
-            )
+        attacks = {
+            f"{steps} steps, {restarts} runs": (replace(attack, steps=steps, restarts=restarts), None)
             for restarts in runs
             for steps in lengths
-        )
-        result = study.attacked(f"{STEPS_CURVE.name}, {name}", trained.deq, {name: defense}, columns)
+        }
+        title = f"{STEPS_CURVE.name}, {name}"
+        result = study.measure(title, trained.deq, Chosen(attack, attacks), {name: defense})
         names += [f"{name.capitalize()}, {'1 run' if count == 1 else f'{count} runs'}" for count in runs]
         outcomes += list(result.per_sample[0].reshape(len(runs), len(lengths), -1))
     return (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from robustdeq.evaluation.protocol import Family
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import BEYOND, Experiment
 from robustdeq.study.grids import DEFENSES, strict
@@ -15,16 +14,16 @@ from robustdeq.study.study import Study
 def _measure(study: Study) -> tuple[Panel, ...]:
     trained = study.trained(UNROLLED)
     result = strict(study, trained, STRICT_VS_PAPER.name)
-    named = {name: result.per_sample[:, j] for j, name in enumerate(result.columns)}
+    named = {name: result.per_sample[:, j] for j, name in enumerate(result.ids)}
     paper = result.per_sample[:, ~np.asarray(result.beyond_paper)]
     rows = []
     for i, row in enumerate(trained.defenses):
         rows.append(
             [
                 result.clean[i],
-                named[f"{Family.UNROLLED}, final"][i],
+                named["unrolled-final"][i],
                 paper[i, paper[i].sum(axis=1).argmin()],
-                named[f"{Family.SOLVER}, {row}"][i],
+                named[f"through-{row}"][i],
                 result.standing[i],
             ]
         )

@@ -12,7 +12,6 @@ from jaxtyping import Bool
 from robustdeq.deq.gradients import own_gradient
 from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, EXACT_50_50, UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.grids import climbing
 from robustdeq.study.panel import Drawing, Panel, shares
 from robustdeq.study.study import Study, Trained
 
@@ -23,8 +22,8 @@ def states_under_ready_made(
     study: Study, trained: Trained, title: str
 ) -> tuple[Bool[np.ndarray, "states samples"], Bool[np.ndarray, "states samples"]]:
     """Whether every state classifies each sample correctly, clean and under PGD by the model's own gradient."""
-    columns = climbing(study, {"final": own_gradient(trained.deq)})
-    result = study.attacked(title, trained.deq, trained.states, columns)
+    gradients = {"ready-made": own_gradient(trained.deq)}
+    result = study.climbed(title, trained.deq, trained.states, gradients)
     return result.clean, result.per_sample[:, 0]
 
 

@@ -11,7 +11,6 @@ from robustdeq.attacks import PGD
 from robustdeq.deq import DEQ
 from robustdeq.deq.gradients import Gradient, Surrogate, ThroughSolver
 from robustdeq.deq.modes import evaluating
-from robustdeq.evaluation.protocol import estimated_gradients
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
 from robustdeq.study.panel import RANGE, Drawing, Panel
@@ -24,8 +23,7 @@ def _measure(study: Study) -> tuple[Panel, ...]:
     deq, attack = trained.deq, study.attack
     x, y = (tensor[: study.batch_size] for tensor in study.tensors())
     columns: dict[str, tuple[Gradient, ...]] = {
-        f"{family}, {reads}".capitalize(): gradients
-        for (family, reads), gradients in estimated_gradients(deq.last_state, study.estimators).items()
+        column.label.capitalize(): column.gradients for column in study.estimators.candidates(deq.last_state)
     }
     columns |= {f"Through the solver, {name}": (ThroughSolver(defense),) for name, defense in trained.defenses.items()}
     counted = [

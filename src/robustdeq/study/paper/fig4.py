@@ -6,7 +6,7 @@ import numpy as np
 
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.grids import Outcomes, climbing
+from robustdeq.study.grids import Outcomes
 from robustdeq.study.panel import Panel, shares
 from robustdeq.study.study import Study, Trained
 
@@ -14,7 +14,7 @@ from robustdeq.study.study import Study, Trained
 def states_under_adjoints(study: Study, trained: Trained, title: str) -> Outcomes:
     """Whether every state withstands PGD on every adjoint state: adjoint states × states × samples."""
     gradients = {f"u_{n}": study.estimators.adjoint(n) for n in range(1, trained.deq.last_state + 1)}
-    result = study.attacked(title, trained.deq, trained.states, climbing(study, gradients))
+    result = study.climbed(title, trained.deq, trained.states, gradients)
     return np.swapaxes(result.per_sample, 0, 1)
 
 

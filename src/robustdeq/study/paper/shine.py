@@ -7,7 +7,6 @@ import numpy as np
 from robustdeq.deq.gradients import SHINE, Ensemble, Gradient
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.grids import climbing
 from robustdeq.study.panel import Drawing, Panel, shares
 from robustdeq.study.paper.fig4 import states_under_adjoints
 from robustdeq.study.study import Study
@@ -17,7 +16,7 @@ def _measure(study: Study) -> tuple[Panel, ...]:
     trained = study.trained(UNROLLED)
     adjoints = states_under_adjoints(study, trained, f"{APPENDIX_D.name}, adjoint states")
     gradients: dict[str, Gradient] = {"SHINE": SHINE(), "Adjoint ensemble": Ensemble(study.estimators.adjoint())}
-    others = study.attacked(APPENDIX_D.name, trained.deq, trained.states, climbing(study, gradients))
+    others = study.climbed(APPENDIX_D.name, trained.deq, trained.states, gradients)
     strongest = adjoints[adjoints.sum(axis=-1).argmin(axis=0), np.arange(adjoints.shape[1])]
     return (
         Panel(

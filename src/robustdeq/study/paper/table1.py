@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
-from robustdeq.deq.gradients import own_gradient
-from robustdeq.evaluation import Column
-from robustdeq.evaluation.attempt import Attempt
-from robustdeq.evaluation.protocol import Family
+from robustdeq.evaluation import ReadyMade
 from robustdeq.study import published
 from robustdeq.study.configurations import EXACT_8_7
 from robustdeq.study.experiment import Experiment
@@ -18,24 +13,17 @@ from robustdeq.study.study import Study
 
 
 def _measure(study: Study) -> tuple[Panel, ...]:
-    trained, estimators = study.trained(EXACT_8_7), study.estimators
-    short, long = study.attack, replace(study.attack, steps=study.effort.long_steps)
-    gradients = {"Exact": own_gradient(trained.deq), "Unrolling": estimators.final}
-    climbs = tuple(
-        Column(Family.IMPLICIT, f"{name}, {attack.steps} steps", (Attempt(attack, gradient),))
-        for name, gradient in gradients.items()
-        for attack in (short, long)
-    )
-    square = Column(Family.BLACK_BOX, "Square", (Attempt(study.effort.square(short), against="final"),))
-    result = study.attacked(TABLE_1.name, trained.deq, {"final": trained.defenses["final"]}, (*climbs, square))
+    trained, effort, attack = study.trained(EXACT_8_7), study.effort, study.attack
+    protocol = ReadyMade(attack, study.estimators, effort.long_steps, effort.queries)
+    result = study.measure(TABLE_1.name, trained.deq, protocol, {"final": trained.defenses["final"]})
     (clean,), ((*climbed, queried),) = result.clean, result.per_sample
     outcomes = np.stack([[clean, *climbed[:2], queried], [clean, *climbed[2:], queried]])
     return (
         Panel(
             "exact-trained DEQ, 8 forward and 7 backward solver steps",
             "%",
-            tuple(gradients),
-            ("Clean", f"PGD-{short.steps}", f"PGD-{long.steps}", "SQUARE"),
+            ("Exact", "Unrolling"),
+            ("Clean", f"PGD-{attack.steps}", f"PGD-{effort.long_steps}", "SQUARE"),
             **shares(outcomes),
             row_axis="Gradient",
             paper=published.EXACT_SMALL,

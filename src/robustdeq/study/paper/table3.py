@@ -6,14 +6,11 @@ the early-state defense most.
 
 from __future__ import annotations
 
-from robustdeq.deq.gradients import Ensemble, Gradient
-from robustdeq.evaluation import Column
-from robustdeq.evaluation.attempt import Attempt
-from robustdeq.evaluation.protocol import Family
+from robustdeq.evaluation import Chosen
 from robustdeq.study import published
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.grids import COLUMNS, DEFENSES, Outcomes, paper_part, strongest_intermediates, white_box
+from robustdeq.study.grids import COLUMNS, DEFENSES, Outcomes, paper_part, strongest, white_box
 from robustdeq.study.panel import Panel, shares
 from robustdeq.study.study import Study, Trained
 
@@ -26,18 +23,10 @@ PAPERS = {
 def attacked_twice(study: Study, trained: Trained, title: str) -> tuple[Outcomes, Outcomes]:
     """The paper's grid under PGD and under AutoAttack: final, early and ensemble × `COLUMNS` × samples."""
     climbed = white_box(study, trained, f"{title}, PGD")
-    estimators, auto = study.estimators, study.effort.autoattack(study.attack)
-    adjoint, unrolled = strongest_intermediates(climbed, estimators, trained.deq.last_state)
-    surrogates: dict[tuple[Family, str], Gradient] = {
-        (Family.ADJOINT, "final"): estimators.adjoint(),
-        (Family.ADJOINT, "intermediate"): adjoint,
-        (Family.ADJOINT, "ensemble"): Ensemble(estimators.adjoint()),
-        (Family.UNROLLED, "final"): estimators.final,
-        (Family.UNROLLED, "intermediate"): unrolled,
-        (Family.UNROLLED, "ensemble"): estimators.unrolled_ensemble(),
-    }
-    columns = tuple(Column(*reads, (Attempt(auto, gradient),)) for reads, gradient in surrogates.items())
-    automatic = study.attacked(f"{title}, AutoAttack", trained.deq, trained.defenses, columns)
+    auto = study.effort.autoattack(study.attack)
+    surrogates = strongest(climbed, study.estimators, trained.deq.last_state)
+    protocol = Chosen(study.attack, {label: (auto, gradient) for label, gradient in surrogates.items()})
+    automatic = study.measure(f"{title}, AutoAttack", trained.deq, protocol, trained.defenses)
     return paper_part(climbed), paper_part(automatic)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from robustdeq.evaluation import Column
-from robustdeq.evaluation.attempt import Attempt
-from robustdeq.evaluation.protocol import Family
+from robustdeq.deq import AsIs
+from robustdeq.evaluation import Chosen
 from robustdeq.study import published
 from robustdeq.study.configurations import NETWORKS, UNROLLED
 from robustdeq.study.experiment import Experiment
@@ -20,11 +19,8 @@ def _measure(study: Study) -> tuple[Panel, ...]:
     auto = study.effort.autoattack(study.attack)
     for network, size, published_size in zip(NETWORKS, study.scale.sizes, PAPERS, strict=False):
         explicit = study.trained(network)
-        columns = tuple(
-            Column(Family.NETWORK, name, (Attempt(attack, against="network"),))
-            for name, attack in (("PGD", study.attack), ("AutoAttack", auto))
-        )
-        found = study.withstood(f"table4, {network.name}", explicit.model, columns)
+        protocol = Chosen(study.attack, {"PGD": (study.attack, None), "AutoAttack": (auto, None)})
+        found = study.measure(f"table4, {network.name}", explicit.model, protocol, {"network": AsIs()})
         rows += [network.title, f"DEQ-{size}"]
         outcomes.append([found.clean[0], *found.per_sample[0]])
         deq = study.trained(UNROLLED, size)

@@ -10,7 +10,6 @@ from jaxtyping import Bool
 from robustdeq.deq.gradients import UnrolledIntermediate
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.grids import climbing
 from robustdeq.study.panel import Drawing, Panel, shares
 from robustdeq.study.study import Study, Trained
 
@@ -32,7 +31,7 @@ def early_and_final_under_unrolled(
     steps, states = study.estimators.steps, range(1, trained.deq.last_state)
     gradients = {f"z_{n}, k = {k}": UnrolledIntermediate(n, k, damping) for k in steps for n in states}
     defenses = {name: trained.defenses[name] for name in ("early", "final")}
-    result = study.attacked(title, trained.deq, defenses, climbing(study, gradients))
+    result = study.climbed(title, trained.deq, defenses, gradients)
     return result.per_sample.reshape(2, len(steps), len(states), -1), steps, states
 
 

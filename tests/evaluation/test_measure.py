@@ -18,14 +18,16 @@ from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
 from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
 from robustdeq.evaluation import (
+    Column,
     Estimators,
     GridResult,
+    Paper,
     choose_early_state,
     state_profile,
     white_box_grid,
     wilson_interval,
 )
-from robustdeq.evaluation.protocol import Setting, paper_columns
+from robustdeq.evaluation.attempt import Row
 from robustdeq.gradients import Defended, Gradient, Surrogate, ThroughSolver
 from robustdeq.models import DEQ
 
@@ -33,9 +35,10 @@ EARLY, LAST, SAMPLES, BATCH = 2, 4, 16, 10
 ATTACK = PGD(eps=0.1, step_size=0.07, steps=2, seed=4)
 ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,))
 DEFENSES: dict[str, Defense] = {"final": FinalState(), "early": EarlyState(EARLY), "ensemble": EnsembleState()}
-SETTING = Setting(LAST, {name: ThroughSolver(defense) for name, defense in DEFENSES.items()}, ATTACK, ESTIMATORS)
-COLUMNS = paper_columns(SETTING)
-pytestmark = pytest.mark.xdist_group("grid")
+CLIMBED: list[tuple[Gradient, ...]] = [
+    *(column.gradients for column in ESTIMATORS.candidates(LAST)),
+    *((ThroughSolver(defense),) for defense in (FinalState(), EarlyState(EARLY), EnsembleState())),
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +46,12 @@ def deq(trained: DEQ) -> DEQ:
     """A model whose images are classified differently by different states and attacks."""
     assert trained.last_state == LAST
     return trained
+
+
+@pytest.fixture(scope="module")
+def columns(deq: DEQ) -> list[Column]:
+    rows = [Row(name, deq, defense) for name, defense in DEFENSES.items()]
+    return Paper(ATTACK, ESTIMATORS).columns(deq, rows, {})
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +90,11 @@ def attacked(deq: DEQ, gradient: Gradient, x: Tensor, y: Tensor) -> Tensor:
     return torch.cat([replace(ATTACK, seed=ATTACK.seed + i)(surrogate, a, b) for i, (a, b) in enumerate(batches)])
 
 
-def test_grid_has_a_cell_per_defense_and_column(result: GridResult) -> None:
+def test_grid_has_a_cell_per_defense_and_column(result: GridResult, columns: list[Column]) -> None:
     assert result.defenses == ("final", f"early (z_{EARLY})", "ensemble")
-    assert result.columns == tuple(column.name for column in COLUMNS)
+    assert result.columns == tuple(column.label for column in columns)
+    assert result.ids == tuple(column.id for column in columns)
+    assert result.ready_made == tuple(id == "unrolled-final" for id in result.ids)
     assert result.beyond_paper == (False,) * 6 + (True,) * 3
     assert result.clean.shape == (3, SAMPLES)
     assert result.per_sample.shape == (3, 9, SAMPLES)
@@ -106,13 +117,13 @@ def test_every_cell_is_that_defense_on_the_adversaries_of_the_candidate_that_hur
 ) -> None:
     x, y = data
     searched = set()
-    for j, column in enumerate(COLUMNS):
-        gradients = [attempt.gradient for attempt in column.attempts]
-        judged = [outcomes(deq, attacked(deq, gradient, x, y), y) for gradient in gradients if gradient is not None]
+    for j, gradients in enumerate(CLIMBED):
+        judged = [outcomes(deq, attacked(deq, gradient, x, y), y) for gradient in gradients]
         early = [int(outcome[1].sum()) for outcome in judged]
         strongest = early.index(min(early))
         searched.add(strongest)
-        assert result.gradients[j] == repr(gradients[strongest])
+        if len(gradients) > 1:
+            assert (result.climbed[j], result.gradients[j]) == (strongest, gradients[strongest].label)
         assert np.array_equal(result.per_sample[:, j], judged[strongest])
     assert len(searched) > 1
 
@@ -132,8 +143,7 @@ def test_worst_case_counts_every_adversary_that_was_made_those_of_beaten_candida
     deq: DEQ, data: tuple[Tensor, Tensor], result: GridResult
 ) -> None:
     x, y = data
-    gradients = [attempt.gradient for column in COLUMNS for attempt in column.attempts]
-    judged = [outcomes(deq, attacked(deq, gradient, x, y), y) for gradient in gradients if gradient is not None]
+    judged = [outcomes(deq, attacked(deq, gradient, x, y), y) for column in CLIMBED for gradient in column]
     standing = result.clean & np.logical_and.reduce(judged)
     assert np.array_equal(result.standing, standing)
     for i in range(3):
@@ -202,7 +212,10 @@ def test_saved_files_parse_back_to_the_same_numbers(result: GridResult, tmp_path
         assert row["minimum_paper"] == result.robustness[i]
         assert row["clean_per_sample"] == "".join(str(int(stands)) for stands in result.clean[i])
         for j, cell in enumerate(row["attacks"]):
-            assert cell["name"] == result.columns[j]
+            assert (cell["id"], cell["name"]) == (result.ids[j], result.columns[j])
+            assert cell["climbs"] == result.gradients[j]
+            assert cell["role"] == ("beyond the paper" if result.beyond_paper[j] else "paper")
+            assert cell["ready_made"] == (cell["id"] == "unrolled-final")
             assert cell["accuracy"] == result.accuracy[i, j]
             assert cell["interval"] == result.intervals[i, j].tolist()
             assert cell["per_sample"] == "".join(str(int(stands)) for stands in result.per_sample[i, j])
@@ -252,7 +265,7 @@ def test_early_state_is_the_intermediate_one_most_robust_on_development(
     assert found.defenses[1] == f"early (z_{expected})"
 
 
-def test_report_rises_to_one(deq: DEQ, data: tuple[Tensor, Tensor]) -> None:
+def test_report_rises_to_one(deq: DEQ, data: tuple[Tensor, Tensor], columns: list[Column]) -> None:
     calls: list[tuple[float, str]] = []
     x, y = data
     attack = replace(ATTACK, steps=1)
@@ -261,7 +274,7 @@ def test_report_rises_to_one(deq: DEQ, data: tuple[Tensor, Tensor]) -> None:
     assert shares == sorted(shares)
     assert shares[0] == 0
     assert 0.5 < shares[-2] < shares[-1] == 1
-    assert {what for _, what in calls} >= {f"{column.name}, batch {i} of 2" for column in COLUMNS for i in (1, 2)}
+    assert {what for _, what in calls} >= {f"{column.label}, batch {i} of 2" for column in columns for i in (1, 2)}
 
 
 @pytest.fixture
@@ -309,7 +322,7 @@ def test_model_is_left_as_it_was(mixed: DEQ, data: tuple[Tensor, Tensor], interr
         ({"early": 0}, "state 0 cannot be an early state"),
         ({"early": LAST + 1}, "state 5 does not exist in this model; its solver makes states 1 to 3"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"attack": replace(ATTACK, targeted=True)}, "attack.targeted is set, and an evaluation asks who leaves"),
+        ({"attack": replace(ATTACK, targeted=True)}, "attack.targeted is true; an evaluation asks which images leave"),
     ],
     ids=str,
 )

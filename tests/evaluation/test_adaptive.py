@@ -10,7 +10,7 @@ import robustdeq as rd
 from robustdeq.attacks import PGD
 from robustdeq.attacks.losses import correct
 from robustdeq.deq.defenses import FinalState
-from robustdeq.evaluation import Estimators, Store, assemble, reduction_evaluation
+from robustdeq.evaluation import Adaptive, Estimators, measure
 from robustdeq.gradients import Defended, EntropyReduced, EntropyReduction, Surrogate, ThroughSolver
 from robustdeq.models import MDEQ
 
@@ -21,10 +21,7 @@ REDUCTION = EntropyReduction(interval=2, steps=2, step_size=0.05, eps=0.1)
 def test_every_column_is_its_attack_judged_with_and_without_the_defense(trained: MDEQ) -> None:
     deq = trained
     x, y = rd.data.load("digits").require("test").head(12).tensors()
-    evaluation = reduction_evaluation(deq, x, y, REDUCTION, ATTACK, Estimators(), batch_size=12)
-    store = Store.create(None, evaluation.manifest())
-    evaluation.run(store)
-    result = assemble(store)
+    result = measure(deq, x, y, Adaptive(ATTACK, Estimators(), REDUCTION), batch_size=12)
     assert result.defenses == ("undefended", "entropy reduction")
     assert result.beyond_paper == (False, False, True, True, True, True)
 

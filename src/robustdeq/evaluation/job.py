@@ -1,0 +1,250 @@
+"""A job: every attempt of every column on every batch, each committed as soon as it is finished."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from robustdeq.attacks.losses import correct
+from robustdeq.base.files import write_tensors
+from robustdeq.base.progress import Report
+from robustdeq.base.provenance import code_fingerprint, tensor_fingerprint
+from robustdeq.deq import DEQ
+from robustdeq.deq.defenses import state_logits
+from robustdeq.deq.modes import evaluating
+from robustdeq.evaluation.attempt import Attempt, Outcome, Row, judge
+from robustdeq.evaluation.column import Column
+from robustdeq.evaluation.store import Finished, StatesOfBatch, Store
+from robustdeq.zoo.card import fingerprint
+
+CLEAN = "clean"
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All that is to be done.
+
+    Attributes:
+        model: what is attacked.
+        rows: the model behind each defense.
+        titles: what the table calls the rows.
+        columns: the table's columns.
+        x: the images.
+        y: their labels.
+        batch_size: how many images are attacked at once.
+        settings: what decides the outcome besides weights, images and code; plain values.
+        probed: on how many images, at least, columns are made that only check the attacks.
+    """
+
+    model: nn.Module
+    rows: tuple[Row, ...]
+    titles: tuple[str, ...]
+    columns: tuple[Column, ...]
+    x: Float[Tensor, "samples *image"]
+    y: Int[Tensor, "samples"]
+    batch_size: int
+    settings: dict[str, Any]
+    probed: int = 0
+
+    @property
+    def batches(self) -> range:
+        """The numbers of the batches."""
+        return range(-(-len(self.x) // self.batch_size))
+
+    @property
+    def searched(self) -> int:
+        """The row on which the strongest of several candidates is searched: the one called early, else the first."""
+        ids = [row.id for row in self.rows]
+        return ids.index("early") if "early" in ids else 0
+
+    @property
+    def modules(self) -> Iterator[nn.Module]:
+        """The model and everything that is climbed."""
+        yield self.model
+        yield from {attempt.climbs.module for column in self.columns for attempt in column.attempts}
+
+    @cached_property
+    def followed(self) -> set[str]:
+        """The keys of the attempts whose adversaries are followed along the trajectory."""
+        columns = (column for column in self.columns if column.ready_made or column.followed)
+        return {attempt.key for column in columns for attempt in column.attempts}
+
+    @cached_property
+    def counting(self) -> set[str]:
+        """The keys of the attempts whose adversaries count in the worst case."""
+        return {attempt.key for column in self.columns if column.role.counts for attempt in column.attempts}
+
+    def manifest(self) -> dict[str, Any]:
+        """What the results belong to, and what turns them into a table."""
+        return {
+            "weights": fingerprint(self.model),
+            "data": tensor_fingerprint(self.x, self.y),
+            "code": code_fingerprint(),
+            "environment": {"torch": torch.__version__, "device": self.x.device.type},
+            "settings": self.settings,
+            "batches": len(self.batches),
+            "rows": [{"id": row.id, "title": title} for row, title in zip(self.rows, self.titles, strict=True)],
+            "searched": self.searched,
+            "adjoints": {
+                name: attempt.key
+                for column in self.columns
+                for name, attempt in zip(column.followed, column.attempts, strict=False)
+            },
+            "columns": [
+                {
+                    "id": column.id,
+                    "label": column.label,
+                    "rule": column.rule,
+                    "role": column.role,
+                    "ready_made": column.ready_made,
+                    "cumulative": any(attempt.survivors for attempt in column.attempts),
+                    "attempts": [
+                        {"key": attempt.key, "climbs": attempt.label, "settings": attempt.description}
+                        for attempt in column.attempts
+                    ],
+                }
+                for column in self.columns
+            ],
+        }
+
+    def run(
+        self,
+        store: Store,
+        batches: Iterable[int] | None = None,
+        report: Report | None = None,
+        adversaries: Path | None = None,
+    ) -> None:
+        """Do what the store does not hold yet, one attempt on one batch after the other, and commit each.
+
+        Args:
+            store: where the outcomes are kept.
+            batches: the batches to do; all of them by default. What a batch needs does not depend on other batches.
+            report: called with the share of the work that is done, weighted by its cost, and what is under way.
+            adversaries: a folder for the adversaries, one safetensors file per attempt and batch; None keeps none.
+
+        Raises:
+            InputError: the images or labels cannot be used, or the store cannot be written.
+        """
+        work = [_Batch(self, store, batch) for batch in (self.batches if batches is None else batches)]
+        progress = _Progress(self, work, report or (lambda share, what: None))
+        with ExitStack() as stack:
+            for module in self.modules:
+                stack.enter_context(evaluating(module))
+            for batch in work:
+                progress.tell("clean images", batch)
+                batch.clean()
+            for column in self.columns:
+                for attempt in column.attempts:
+                    for batch in work:
+                        if batch.needs(column):
+                            progress.tell(column.label, batch)
+                            batch.attack(attempt, adversaries, progress.within(column.label, attempt, batch))
+                            progress.finish(attempt, batch)
+
+
+class _Batch:
+    """One batch: its images, and what has withstood every attack that counts so far."""
+
+    def __init__(self, job: Job, store: Store, number: int) -> None:
+        chosen = slice(number * job.batch_size, (number + 1) * job.batch_size)
+        self.number = number
+        self.job = job
+        self.store = store
+        self.x, self.y = job.x[chosen], job.y[chosen]
+        self.standing = np.ones((len(job.rows), len(self.x)), dtype=bool)
+
+    def needs(self, column: Column) -> bool:
+        """Whether a column is made on this batch."""
+        return column.role.shown or self.number * self.job.batch_size < self.job.probed
+
+    def attacked(self, attempt: Attempt) -> Bool[np.ndarray, "batch"]:
+        """Which images an attempt attacks."""
+        if not attempt.survivors:
+            return np.ones(len(self.x), dtype=bool)
+        return self.standing[self.job.searched if attempt.against is None else self.job.rows.index(attempt.against)]
+
+    def clean(self) -> None:
+        """Judge the images as they are."""
+        found = self.store.get(CLEAN, self.number)
+        if found is None:
+            begun = time.perf_counter()
+            outcome = self._judge(self.x)
+            found = Finished(outcome, 0, time.perf_counter() - begun, self._states(self.x))
+            self.store.commit(CLEAN, self.number, found)
+        self.standing &= found.outcome.standing
+
+    def attack(self, attempt: Attempt, folder: Path | None, report: Report) -> None:
+        """Make an attempt, unless the store knows its outcome already (and its adversaries are not missing)."""
+        key, found = attempt.key, self.store.get(attempt.key, self.number)
+        file = None if folder is None else folder / f"{key}-{self.number:05d}.safetensors"
+        if found is None or (file is not None and not file.is_file()):
+            begun = time.perf_counter()
+            adversaries = attempt.adversaries(self.number, self.x, self.y, self.attacked(attempt), report)
+            outcome = self._judge(adversaries)
+            if attempt.survivors:
+                outcome = Outcome(outcome.standing & self.standing, outcome.errors, outcome.moved)
+            states = self._states(adversaries) if key in self.job.followed else None
+            if file is not None:
+                tensors = {"adversaries": adversaries, "labels": self.y}
+                write_tensors(file, tensors, {"attack": key, "batch": str(self.number)})
+            if found is None:
+                found = Finished(outcome, attempt.seeded(self.number).seed, time.perf_counter() - begun, states)
+                self.store.commit(key, self.number, found)
+        if key in self.job.counting:
+            self.standing &= found.outcome.standing
+
+    def _judge(self, adversaries: Tensor) -> Outcome:
+        return judge(self.job.model, self.job.rows, self.x, adversaries, self.y)
+
+    def _states(self, x: Tensor) -> StatesOfBatch | None:
+        if not isinstance(self.job.model, DEQ):
+            return None
+        logits, residuals = state_logits(self.job.model, x)
+        accurate = torch.stack([correct(state, self.y) for state in logits], dim=1)
+        return StatesOfBatch(accurate.cpu().numpy(), residuals.T.double().cpu().numpy())
+
+
+class _Progress:
+    """How much of the work is done, by its cost in evaluations of f; attacks on survivors cost what still stands."""
+
+    def __init__(self, job: Job, work: list[_Batch], report: Report) -> None:
+        self._job, self._report = job, report
+        self._done, self._share = 0.0, 0.0
+        judging = max(row.cost for row in job.rows)
+        self._pending = {
+            (attempt.key, batch.number): (attempt, batch)
+            for column in job.columns
+            for attempt in column.attempts
+            for batch in work
+            if batch.needs(column)
+        }
+        self._costs = {attempt.key: attempt.evaluations(judging) for attempt, _ in self._pending.values()}
+
+    def _cost(self, attempt: Attempt, batch: _Batch) -> float:
+        return self._costs[attempt.key] * float(batch.attacked(attempt).sum())
+
+    def finish(self, attempt: Attempt, batch: _Batch) -> None:
+        """Count an attempt on a batch as done."""
+        if self._pending.pop((attempt.key, batch.number), None):
+            self._done += self._cost(attempt, batch)
+
+    def tell(self, name: str, batch: _Batch, begun: float = 0.0) -> None:
+        """Report where the work stands; `begun` is the cost of what is done of the attempt under way."""
+        total = self._done + sum(self._cost(attempt, other) for attempt, other in self._pending.values())
+        self._share = max(self._share, (self._done + begun) / total if total else 0.0)
+        self._report(self._share, f"{name}, batch {batch.number + 1} of {len(self._job.batches)}")
+
+    def within(self, name: str, attempt: Attempt, batch: _Batch) -> Report:
+        """What an attack of several parts reports to."""
+        cost = self._cost(attempt, batch)
+        return lambda share, what: self.tell(f"{name}, {what}", batch, share * cost)

@@ -1,0 +1,206 @@
+"""The one call that measures: every defense against every attack of a protocol (paper, Tables 1, 2, 3 and 6).
+
+Adversaries are made once per attempt and judged on all defenses together. A defense's robustness is the minimum over
+the columns (the paper's measure); its worst case counts a sample as robust only if every adversary ever made fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float, Int
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from robustdeq.attacks import PGD
+from robustdeq.base.errors import InputError
+from robustdeq.base.progress import Report
+from robustdeq.base.provenance import describe
+from robustdeq.deq import DEQ, Defense
+from robustdeq.deq.defenses import as_deq
+from robustdeq.evaluation import distributed
+from robustdeq.evaluation.assemble import assemble
+from robustdeq.evaluation.attempt import Row
+from robustdeq.evaluation.early import choose_early_state
+from robustdeq.evaluation.job import Job
+from robustdeq.evaluation.protocol import Estimators, Gradients, Network, Paper, Protocol, Strict, protocol_named
+from robustdeq.evaluation.result import GridResult
+from robustdeq.evaluation.store import Store, discard
+
+
+def measure(
+    model: nn.Module,
+    x: Float[Tensor, "samples *image"],
+    y: Int[Tensor, "samples"],
+    protocol: Protocol | None = None,
+    *,
+    defenses: Mapping[str, Defense] | None = None,
+    gradients: Gradients | None = None,
+    early: int | None = None,
+    development: tuple[Tensor, Tensor] | None = None,
+    batch_size: int = 128,
+    folder: Path | None = None,
+    overwrite: bool = False,
+    adversaries: bool = False,
+    fabric: Fabric | None = None,
+    report: Report | None = None,
+) -> GridResult:
+    """Attack a model as a protocol says, judge it behind every defense, and put the outcomes together.
+
+    Args:
+        model: a DEQ, or any module x → logits; it is evaluated in eval mode and left as it was.
+        x: the images, pixels within the attack's bounds.
+        y: their labels.
+        protocol: the attacks and their settings; `Paper()` for a DEQ and `Network()` for anything else by default.
+        defenses: the rows of the table, by name; those of the protocol by default. Candidates are searched on the one
+            called early, or else on the first.
+        gradients: further gradients to climb, a column each, by name.
+        early: the n of the early-state defense, where no defenses are given. None chooses, on `development`, the
+            intermediate state that is most robust under the ready-made attack (paper, §5.2).
+        development: images and labels apart from x, only needed to choose `early`.
+        batch_size: how many images are attacked at once.
+        folder: where every finished attack on a batch is kept at once, so that a measurement that was interrupted goes
+            on from there; None keeps results in memory only.
+        overwrite: discard what an earlier measurement left in the folder.
+        adversaries: keep the adversaries, in `folder / "adversaries"`, one safetensors file per attack and batch.
+        fabric: the processes that share the work, as `distributed.launch` starts them; each of them calls this.
+        report: called with the share of the work that is done, weighted by its cost, and what is under way.
+
+    Returns:
+        The outcome of every sample.
+
+    Raises:
+        InputError: x or y cannot be used, the protocol does not fit the model, there is nothing to choose `early` on,
+            or the folder holds results of something else.
+    """
+    if folder is None and (adversaries or (fabric is not None and fabric.world_size > 1)):
+        raise InputError("adversaries are kept, and work is shared, in a folder; give one.")
+    if fabric is not None:
+        model, x, y = model.to(fabric.device), x.to(fabric.device), y.to(fabric.device)
+    job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report)
+    if folder is not None and overwrite and (fabric is None or fabric.global_rank == 0):
+        discard(folder)
+    kept = folder / "adversaries" if folder is not None and adversaries else None
+    if fabric is not None and folder is not None and fabric.world_size > 1:
+        result = distributed.share(fabric, job, folder, report, kept)
+    else:
+        with Store.begin(folder, job.manifest()) as store:
+            job.run(store, report=report, adversaries=kept)
+            result = assemble(store)
+    if report is not None:
+        report(1.0, "done")
+    return result
+
+
+def plan(
+    model: nn.Module,
+    x: Float[Tensor, "samples *image"],
+    y: Int[Tensor, "samples"],
+    protocol: Protocol | None = None,
+    defenses: Mapping[str, Defense] | None = None,
+    gradients: Gradients | None = None,
+    early: int | None = None,
+    development: tuple[Tensor, Tensor] | None = None,
+    batch_size: int = 128,
+    report: Report | None = None,
+) -> Job:
+    """What `measure` will do; arguments and errors as there."""
+    if protocol is None:
+        protocol = Paper() if isinstance(model, DEQ) else Network()
+    attack = protocol.attack
+    attack.threat.check(x, y)
+    if attack.targeted:
+        raise InputError("attack.targeted is true; an evaluation asks which images leave their class: leave it false.")
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; attack at least 1 image at once.")
+    gradients = {} if gradients is None else gradients
+    given = defenses is not None
+    if defenses is None:
+        if early is None and development is not None and protocol.reads_early:
+            (report or (lambda share, what: None))(0.0, "choosing the early state")
+            deq = as_deq(model)
+            held_x, held_y = (tensor.to(x.device) for tensor in development)
+            early = choose_early_state(deq, held_x, held_y, attack, protocol.ready_made(deq), batch_size)
+        defenses = protocol.defenses(early)
+    rows = tuple(Row(id, model, defense) for id, defense in defenses.items())
+    if not rows:
+        raise InputError("there is no defense to judge; give at least one.")
+    settings = protocol.settings() | {
+        "defenses": describe(defenses),
+        "gradients": describe(gradients),
+        "batch_size": batch_size,
+    }
+    if early is not None and protocol.reads_early and not given:
+        settings["early"] = early
+    if isinstance(model, DEQ):
+        settings |= {part: describe(getattr(model, part)) for part in ("solver", "tail", "gradient")}
+    return Job(
+        model=model,
+        rows=rows,
+        titles=tuple(defenses) if given else protocol.titles(rows),
+        columns=tuple(protocol.columns(model, rows, gradients)),
+        x=x,
+        y=y,
+        batch_size=batch_size,
+        settings=settings,
+        probed=protocol.probed,
+    )
+
+
+def white_box_grid(
+    deq: DEQ,
+    x: Float[Tensor, "samples *image"],
+    y: Int[Tensor, "samples"],
+    protocol: str | Protocol = "paper",
+    attack: PGD | None = None,
+    early: int | None = None,
+    development: tuple[Tensor, Tensor] | None = None,
+    estimators: Estimators | None = None,
+    batch_size: int = 128,
+    report: Report | None = None,
+    strict: Strict | None = None,
+    sources: Mapping[str, nn.Module] | None = None,
+    folder: Path | None = None,
+) -> GridResult:
+    """Attack a DEQ through every gradient and judge it under every defense: `measure` with its settings side by side.
+
+    Args:
+        deq: the model.
+        x: the images, pixels within the attack's bounds.
+        y: their labels.
+        protocol: a protocol, or the name of one: `"paper"`, `"strict"`, `"ready-made"`, `"autoattack"`, `"entropy"`.
+        attack: what climbs the gradients, where the protocol is named.
+        early: as for `measure`.
+        development: as for `measure`.
+        estimators: the settings of the estimated gradients, where the protocol is named.
+        batch_size: how many images are attacked at once.
+        report: as for `measure`.
+        strict: how hard the strict protocol tries, where it is named.
+        sources: explicit networks whose adversaries the strict protocol transfers, by name.
+        folder: as for `measure`.
+
+    Returns:
+        The outcome of every sample.
+
+    Raises:
+        InputError: as for `measure`, or there is no such protocol.
+    """
+    if isinstance(protocol, str):
+        given: dict[str, Any] = {"attack": attack, "estimators": estimators, "sources": sources}
+        given = {name: setting for name, setting in given.items() if setting is not None}
+        named = protocol_named(protocol, **given)
+        protocol = replace(strict, **given) if strict is not None and named.name == strict.name else named
+    return measure(
+        deq,
+        x,
+        y,
+        protocol,
+        early=early,
+        development=development,
+        batch_size=batch_size,
+        folder=folder,
+        report=report,
+    )
