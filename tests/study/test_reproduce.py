@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from robustdeq.training.recipes import recipe_summary
 
 import robustdeq as rd
 from robustdeq import cli
@@ -20,6 +19,7 @@ from robustdeq.data import load
 from robustdeq.evaluation import Estimators, Store
 from robustdeq.evaluation.job import Job
 from robustdeq.gradients import Exact, Gradient
+from robustdeq.recipes import recipe_summary
 from robustdeq.study import (
     EXPERIMENTS,
     Budget,
