@@ -150,7 +150,9 @@ def test_attack_is_made_with_the_seed_of_its_batch(trained: MDEQ, data: tuple[Te
     x, y = data
     noise = Chosen(ATTACK, {"noise": (Noise(seed=3), None)})
     found = measure(trained, x, y, noise, defenses={"final": FinalState()}, batch_size=6)
-    noisy = torch.cat([Noise(seed=3 + i)(trained, a, b) for i, (a, b) in enumerate(zip(x.split(6), y.split(6), strict=True))])
+    noisy = torch.cat(
+        [Noise(seed=3 + i)(trained, a, b) for i, (a, b) in enumerate(zip(x.split(6), y.split(6), strict=True))]
+    )
     with torch.no_grad():
         assert np.array_equal(found.per_sample[0, 0], correct(trained(noisy), y).numpy())
 
