@@ -29,6 +29,7 @@ from robustdeq.evaluation.protocol import PROTOCOLS, Network, protocol_named
 from robustdeq.evaluation.store import FILE as STORE
 from robustdeq.evaluation.store import Finished, StatesOfBatch, Store
 from robustdeq.gradients import Surrogate
+from robustdeq.reporting.columns import ready_made
 from robustdeq.reporting.page import save_page
 from robustdeq.reporting.page.charts import heat_map, templates
 from robustdeq.reporting.page.comparison import comparison_chart
