@@ -1,6 +1,6 @@
 """A defense, a gradient and an attack from outside the package are measured as the package's own are."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 import robustdeq as rd
-from robustdeq.attacks import PGD, Attack, Cost, ThreatModel
+from robustdeq.attacks import PGD, Attack, Cost, Linf, ThreatModel
 from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report
@@ -155,6 +155,18 @@ def test_attack_is_made_with_the_seed_of_its_batch(trained: MDEQ, data: tuple[Te
     )
     with torch.no_grad():
         assert np.array_equal(found.per_sample[0, 0], correct(trained(noisy), y).numpy())
+
+
+@dataclass(frozen=True)
+class Rooks(Linf):
+    """The largest change of a pixel, under another name."""
+
+
+def test_norm_is_climbed_and_named(trained: MDEQ, data: tuple[Tensor, Tensor]) -> None:
+    attacks = [replace(ATTACK, norm=norm) for norm in ("Linf", Rooks())]
+    usual, own = (measure(trained, *data, Paper(attack, ESTIMATORS), early=2) for attack in attacks)
+    assert np.array_equal(usual.per_sample, own.per_sample)
+    assert [found.settings["attack"]["norm"] for found in (usual, own)] == ["Linf", "Rooks"]
 
 
 def test_adversaries_that_leave_the_ball_end_in_one_sentence(trained: MDEQ, data: tuple[Tensor, Tensor]) -> None:
