@@ -8,15 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from jsonargparse import ArgumentParser, auto_parser
 from PIL import Image
 
 import robustdeq as rd
@@ -111,25 +109,6 @@ def write_evaluations(path: Path) -> None:
     (path / "damaged" / FILE).write_bytes(content[: len(content) // 2])
     (path / "empty").mkdir()
     (path / "empty" / FILE).write_bytes(b"")
-
-
-@cache
-def parser(commands: tuple[Callable[..., None], ...], **settings: Any) -> ArgumentParser:
-    return auto_parser([*commands], **settings)
-
-
-def run(commands: list[Callable[..., None]], args: list[str], **settings: Any) -> None:
-    """What `auto_cli` does, with a parser that is made once for all tests."""
-    whole = parser(tuple(commands), **settings)
-    parsed = whole.instantiate(whole.parse_args(args))
-    options = parsed[parsed.subcommand].as_dict()
-    options.pop("config", None)
-    {command.__name__: command for command in commands}[parsed.subcommand](**options)
-
-
-@pytest.fixture(autouse=True)
-def one_parser(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "auto_cli", run)
 
 
 @pytest.fixture(autouse=True)
