@@ -278,10 +278,10 @@ def test_input_that_cannot_be_used_ends_in_one_sentence(
 
 
 def test_interruption_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt(*_: object) -> NoReturn:
+    def interrupt(*_: object, **__: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("robustdeq.cli.measurement.evaluate", interrupt)
+    monkeypatch.setattr("robustdeq.cli.measurement.measure", interrupt)
     with pytest.raises(SystemExit) as end:
         cli.main(evaluate())
     assert end.value.code == 130

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 import torch
 from jsonargparse import ArgumentParser
-from robustdeq.evaluation.run import Evaluation
-from robustdeq.evaluation.subject import DefendedDEQ
 from torch import Tensor, nn
 
 from cells import CLASSES, images, make_deq
@@ -17,10 +15,11 @@ from robustdeq.attacks import APGD, PGD, Attack, AutoAttack, BallAttack, Cost, J
 from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report
 from robustdeq.deq.defenses import EarlyState, FinalState
-from robustdeq.evaluation.attempt import Attempt
-from robustdeq.evaluation.protocol import Column, Family
+from robustdeq.evaluation import Chosen
+from robustdeq.evaluation.job import Job
+from robustdeq.evaluation.measure import plan
 from robustdeq.evaluation.store import Store
-from robustdeq.gradients import EntropyReduced, EntropyReduction, Phantom, ThroughSolver
+from robustdeq.gradients import EntropyReduced, EntropyReduction, Gradient, Phantom, ThroughSolver
 
 pytestmark = pytest.mark.usefixtures("float64")
 BOUNDS = (-20.0, 20.0)
@@ -82,10 +81,10 @@ class Guess(BallAttack):
         return guess if self.breaking is None else self.breaking(guess)
 
 
-def evaluation(*attempts: Attempt) -> Evaluation:
+def job(**attacks: tuple[Attack, Gradient | None]) -> Job:
     deq, x = make_deq().eval(), images(6)
-    columns = tuple(Column(Family.JOINT, attempt.attack.label, (attempt,)) for attempt in attempts)
-    return Evaluation(DefendedDEQ(deq, ROWS), columns, x, deq(x).argmax(dim=1), 4, {}, tuple(ROWS))
+    protocol = Chosen(PGD(bounds=BOUNDS), attacks)
+    return plan(deq, x, deq(x).argmax(dim=1), protocol, defenses=ROWS, batch_size=4)
 
 
 @pytest.mark.parametrize("attack", [PGD, StoppingPGD, JointAttack])
@@ -119,22 +118,23 @@ def test_library_refuses_a_norm_that_it_does_not_know(make: Callable[..., Attack
 
 def test_evaluation_attempts_an_attack_and_a_norm_from_outside() -> None:
     pgd = PGD(0.4, 0.1, steps=2, norm=Stripes(), bounds=BOUNDS)
-    asked = evaluation(Attempt(Guess(norm=Stripes())), Attempt(pgd, ThroughSolver(FinalState())))
+    asked = job(guess=(Guess(norm=Stripes()), None), climb=(pgd, ThroughSolver(FinalState())))
     store = Store.create(None, asked.manifest())
     reports: list[str] = []
     asked.run(store, report=lambda share, what: reports.append(what))
-    assert "joint iteration, a guess, guessing, batch 2 of 2" in reports
-    guess, climbed = store.manifest["columns"]
-    assert guess["gradients"] == ["nothing: a guess"]
-    assert climbed["gradients"] == [repr(ThroughSolver(FinalState()))]
+    assert "guess, guessing, batch 2 of 2" in reports
+    guess, climbed = (column["attempts"][0] for column in store.manifest["columns"])
+    assert guess["climbs"] == "nothing: a guess"
+    assert climbed["climbs"] == ThroughSolver(FinalState()).label
     for number, seed in enumerate((0, 1)):
-        run = store.get(guess["attempts"][0], number)
+        run = store.get(guess["key"], number)
         assert run is not None
         assert run.seed == seed
         chosen = slice(4 * number, 4 * number + 4)
         x, y = asked.x[chosen], asked.y[chosen]
         adversaries = Guess(norm=Stripes(), seed=seed)(nn.Identity().eval(), x, y)
-        expected = [(logits.argmax(dim=1) == y).numpy() for logits in asked.subject.logits(adversaries)]
+        with torch.no_grad():
+            expected = [(row.judge(adversaries).argmax(dim=1) == y).numpy() for row in asked.rows]
         assert np.array_equal(run.outcome.standing, expected)
 
 
@@ -150,11 +150,11 @@ def test_evaluation_attempts_an_attack_and_a_norm_from_outside() -> None:
 def test_adversaries_that_break_the_threat_model_end_the_evaluation(
     breaking: Callable[[Tensor], Tensor], message: str
 ) -> None:
-    asked = evaluation(Attempt(PGD(0.1, 0.1, steps=1, bounds=BOUNDS), Phantom()), Attempt(Guess(breaking=breaking)))
+    asked = job(climb=(PGD(0.1, 0.1, steps=1, bounds=BOUNDS), Phantom()), guess=(Guess(breaking=breaking), None))
     store = Store.create(None, asked.manifest())
     with pytest.raises(InputError, match=message):
         asked.run(store)
-    kept, refused = (column["attempts"][0] for column in store.manifest["columns"])
+    kept, refused = (column["attempts"][0]["key"] for column in store.manifest["columns"])
     assert store.get(kept, 1) is not None
     assert store.get(refused, 0) is None
 

@@ -128,11 +128,9 @@ def plan(
     rows = tuple(Row(id, model, defense) for id, defense in defenses.items())
     if not rows:
         raise InputError("there is no defense to judge; give at least one.")
-    settings = protocol.settings() | {
-        "defenses": describe(defenses),
-        "gradients": describe(gradients),
-        "batch_size": batch_size,
-    }
+    settings = protocol.settings() | {"gradients": describe(gradients), "batch_size": batch_size}
+    if given:
+        settings["defenses"] = describe(defenses)
     if early is not None and protocol.reads_early and not given:
         settings["early"] = early
     if isinstance(model, DEQ):

@@ -12,7 +12,7 @@ from robustdeq import cli
 from robustdeq.attacks import StoppingPGD
 from robustdeq.base.errors import InputError
 from robustdeq.deq.modes import evaluating
-from robustdeq.evaluation import Estimators, Strict, deq_evaluation
+from robustdeq.evaluation import Estimators, Strict
 from robustdeq.gradients import Surrogate, ThroughSolver
 from robustdeq.study.bench import BENCHES, BenchResult, Claim, Setting
 from robustdeq.study.bench.freezing import UnrelentingPGD
@@ -46,8 +46,13 @@ def test_a_benchmark_is_stored_and_becomes_a_document(name: str, tmp_path: Path,
 
 
 CHEAP = {
-    "strict": Strict(steps=1, restarts=1, apgd_steps=2, targets=1, queries=2, probe_images=2),
     "estimators": Estimators(steps=(1,), dampings=(1.0,)),
+    "steps": 1,
+    "restarts": 1,
+    "apgd_steps": 2,
+    "targets": 1,
+    "queries": 2,
+    "probe_images": 2,
 }
 
 
@@ -55,7 +60,7 @@ CHEAP = {
 def test_every_attack_of_the_strict_protocol_has_a_price(
     settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("robustdeq.study.bench.strict.deq_evaluation", partial(deq_evaluation, **settings))
+    monkeypatch.setattr("robustdeq.study.bench.strict.Strict", partial(Strict, **settings))
     cli.main(["bench", "strict", *TINY, "--output", str(tmp_path)])
     counts, times = (panel.values[:, 0] for panel in BenchResult.read(tmp_path / "strict.json").measured.panels)
     *attacks, papers, everything = counts
