@@ -16,7 +16,7 @@ def test_every_linked_cell_is_the_stored_number() -> None:
     expected = {
         "**clean**": [row["clean"] for row in stored],
         "**minimum of the paper's columns**": [row["minimum_paper"] for row in stored],
-        "**worst case per image, all columns**": [row["worst_case"] for row in stored],
+        "**worst case per image, all attacks**": [row["worst_case"] for row in stored],
     } | {
         column["name"]: [row["attacks"][j]["accuracy"] for row in stored]
         for j, column in enumerate(stored[0]["attacks"])
@@ -44,7 +44,7 @@ def test_table_of_the_demo_is_the_stored_one(page: str) -> None:
         column["name"]: [row["attacks"][j]["accuracy"] for row in stored]
         for j, column in enumerate(stored[0]["attacks"])
     }
-    rows["**worst case per image, all columns**"] = [row["worst_case"] for row in stored]
+    rows["**worst case per image, all attacks**"] = [row["worst_case"] for row in stored]
     for name, values in rows.items():
         mark = "**" if "**" in name else ""
         assert f"| {name} | " + " | ".join(f"{mark}{100 * value:.1f}{mark}" for value in values) + " |\n" in text

@@ -88,7 +88,7 @@ def test_latex_shows_every_number_with_its_interval() -> None:
         "clean",
         *RESULT.columns,
         "minimum of the paper's columns",
-        "worst case per image, all columns",
+        "worst case per image, all attacks",
     ]
     assert rows["attack"] == list(RESULT.defenses)
     assert rows["clean"] == [with_interval(int(n)) for n in RESULT.clean.sum(axis=1)]
@@ -96,7 +96,7 @@ def test_latex_shows_every_number_with_its_interval() -> None:
         shown = [re.sub(r"\\underline{([\d.]+)}", r"\1", cell) for cell in rows[column]]
         assert shown == [with_interval(int(n)) for n in STANDS[:, j].sum(axis=1)]
     assert rows["minimum of the paper's columns"] == [f"{100 * share:.1f}" for share in RESULT.robustness]
-    assert rows["worst case per image, all columns"] == [with_interval(int(n)) for n in RESULT.standing.sum(axis=1)]
+    assert rows["worst case per image, all attacks"] == [with_interval(int(n)) for n in RESULT.standing.sum(axis=1)]
 
 
 def test_latex_underlines_the_weakest_attack_of_the_paper() -> None:

@@ -178,7 +178,7 @@ def test_table_has_every_number_of_the_grid(page: Reader) -> None:
         counted = [cell(int(GRID.per_sample[i, j].sum()), 40) for i in range(3)]
         assert rows[GRID.columns[j] + name] == [*counted, kind, GRID.gradients[j]]
     standing = (GRID.clean & GRID.per_sample.all(axis=1)).sum(axis=1)
-    assert rows["worst case per image, all columns"][:3] == [cell(int(n), 40) for n in standing]
+    assert rows["worst case per image, all attacks"][:3] == [cell(int(n), 40) for n in standing]
     assert rows["minimum of the paper's columns"][:3] == [f"{100 * row[0].mean():.1f}" for row in GRID.per_sample]
     assert rows["images with logits that are not finite"][:3] == ["0", "2", "0"]
 

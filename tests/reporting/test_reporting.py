@@ -53,7 +53,7 @@ def test_table_shows_every_number_in_percent_with_its_wilson_interval() -> None:
         ["two", two, all_four],
         ["solver", one, one],
         ["minimum of the paper's columns", "50.0", "50.0"],
-        ["worst case per image, all columns", none, one],
+        ["worst case per image, all attacks", none, one],
     ]
 
 
@@ -68,7 +68,7 @@ def test_attack_on_what_is_left_and_logits_that_are_not_finite_are_marked() -> N
 
 def test_table_without_columns_of_the_paper_has_no_minimum_of_them() -> None:
     names = [name for name, *_ in rows(grid_table(replace(RESULT, beyond_paper=(True,) * 3), "title"))]
-    assert names == ["clean", "one", "two", "solver", "worst case per image, all columns"]
+    assert names == ["clean", "one", "two", "solver", "worst case per image, all attacks"]
 
 
 def test_the_papers_attacks_stand_first() -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustdeq.attacks.pgd import finite_or_zero
-from robustdeq.deq.reverse import attach
+from robustdeq.deq.sweep import attach
 
 
 class Judged(nn.Module):

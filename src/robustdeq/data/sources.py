@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from robustdeq.base.errors import InputError
-from robustdeq.data.files import by_role, from_folder, from_parquet
 from robustdeq.data.images import Images
+from robustdeq.data.local import by_role, from_folder, from_parquet
 from robustdeq.data.splits import Splits, assemble, hold_out_stratified
 from robustdeq.data.tables import images_from_table
 
@@ -26,7 +26,7 @@ def load(name_or_path: str | Path) -> Splits:
 
     Args:
         name_or_path: "digits" (scikit-learn's, offline), "cifar10", "cifar100", "svhn" or "fashion_mnist" (these names
-            win over files of the same name), a parquet file, a folder (see `robustdeq.data.files`), or a hub id
+            win over files of the same name), a parquet file, a folder (see `robustdeq.data.local`), or a hub id
             "owner/name".
 
     Returns:

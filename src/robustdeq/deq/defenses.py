@@ -17,8 +17,8 @@ from typing_extensions import override
 
 from robustdeq.base.errors import InputError
 from robustdeq.deq.model import DEQ
-from robustdeq.deq.reverse import through_solver
 from robustdeq.deq.solve import Solution, SolveState
+from robustdeq.deq.sweep import through_solver
 
 
 class Defense(ABC):

@@ -55,7 +55,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class Line:
     """One row.
 
     Args:
@@ -90,7 +90,7 @@ class Table:
     title: str
     corner: str
     columns: tuple[str, ...]
-    groups: tuple[tuple[Row, ...], ...]
+    groups: tuple[tuple[Line, ...], ...]
     notes: tuple[str, ...] = ()
     interval: str = ""
     column_axis: str = ""
@@ -100,11 +100,11 @@ class Table:
     @classmethod
     def of(cls, corner: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *notes: str) -> Table:
         """A table of plain texts; the first of a row is its name."""
-        body = tuple(Row(name, tuple(map(Cell, texts))) for name, *texts in rows)
+        body = tuple(Line(name, tuple(map(Cell, texts))) for name, *texts in rows)
         return cls("", corner, tuple(columns), (body,), notes)
 
     @property
-    def rows(self) -> tuple[Row, ...]:
+    def rows(self) -> tuple[Line, ...]:
         """The rows of all groups."""
         return tuple(row for group in self.groups for row in group)
 
@@ -121,7 +121,7 @@ class Table:
     def turned(self) -> Table:
         """The table on its side: rows become columns."""
         cells = zip(*(row.cells for row in self.rows), strict=True)
-        body = tuple(Row(name, column) for name, column in zip(self.columns, cells, strict=True))
+        body = tuple(Line(name, column) for name, column in zip(self.columns, cells, strict=True))
         columns = tuple(row.name for row in self.rows)
         return replace(self, corner=self.column_axis, column_axis=self.corner, columns=columns, groups=(body,))
 
@@ -143,17 +143,17 @@ def grid_table(result: GridResult, title: str = "") -> Table:
         weakest = [not column.beyond_paper and result.accuracy[i, j] == result.robustness[i] for i in defenses]
         marks = [Emphasis.WEAKEST if weak else Emphasis.NONE for weak in weakest]
         cells = map(_share, result.accuracy[:, j], result.intervals[:, j], marks)
-        attacks.append(Row(column.name, tuple(cells), (column.kind, column.climbs)))
+        attacks.append(Line(column.name, tuple(cells), (column.kind, column.climbs)))
     papers = sum(not column.beyond_paper for column in columns)
     worst = map(_share, result.worst_case, result.worst_case_intervals)
-    summary = [Row("worst case per image, all columns", tuple(worst), ("all of them", "–"), summary=True)]
+    summary = [Line("worst case per image, all attacks", tuple(worst), ("all of them", "–"), summary=True)]
     if papers:
         minimum = tuple(Cell(percent(share)) for share in result.robustness)
-        summary.insert(0, Row("minimum of the paper's columns", minimum, ("the paper's measure", "–"), summary=True))
+        summary.insert(0, Line("minimum of the paper's columns", minimum, ("the paper's measure", "–"), summary=True))
     if any(result.errors):
         errors = tuple(Cell(str(images)) for images in result.errors)
-        summary.append(Row("images with logits that are not finite", errors, ("count as errors", "–")))
-    groups = [(Row("clean", tuple(clean), ("–", "–"), summary=True),), attacks[:papers], attacks[papers:], summary]
+        summary.append(Line("images with logits that are not finite", errors, ("count as errors", "–")))
+    groups = [(Line("clean", tuple(clean), ("–", "–"), summary=True),), attacks[:papers], attacks[papers:], summary]
     notes = [f"accuracy in % on {count(result.clean.shape[1], 'image')}"]
     if any(result.cumulative):
         notes.append("↓ made on what withstood all attacks above, which it includes")
@@ -177,7 +177,7 @@ def checks_table(result: GridResult) -> Table:
             f"{defense}: " + ", ".join(f"{name} {measured(name, value)}" for name, value in found.items())
             for defense, found in check.numbers.items()
         )
-        rows.append((Row(check.name, (verdict, Cell(f"{check.sentence}\n{numbers}"))),))
+        rows.append((Line(check.name, (verdict, Cell(f"{check.sentence}\n{numbers}"))),))
     return Table("can the attacks be trusted?", "check", ("verdict", "what was found"), tuple(rows), words=True)
 
 
@@ -191,7 +191,7 @@ def panel_table(panel: Panel) -> Table:
         ends = span(low[i, j], high[i, j], log)
         return Cell(number(panel.values[i, j], log), ends, number(reported) if np.isfinite(reported) else "")
 
-    rows = (Row(name, tuple(cell(i, j) for j in range(len(panel.columns)))) for i, name in enumerate(panel.rows))
+    rows = (Line(name, tuple(cell(i, j) for j in range(len(panel.columns)))) for i, name in enumerate(panel.rows))
     unit = (f"in {panel.unit}",) if panel.unit else ()
     return Table(panel.title, panel.row_axis, panel.columns, (tuple(rows),), unit, panel.interval, panel.column_axis)
 
@@ -199,7 +199,7 @@ def panel_table(panel: Panel) -> Table:
 def claims_table(claims: Sequence[Claim]) -> Table:
     """Ratios beside the bounds that they are to keep."""
     rows = (
-        Row(
+        Line(
             claim.subject,
             (
                 Cell(f"{claim.ratio:.2f}", "" if claim.low == claim.high else f"{claim.low:.2f}–{claim.high:.2f}"),
@@ -222,7 +222,7 @@ def experiments_table(scale: Scale) -> Table:
         source = "" if experiment.source == BEYOND else f"{experiment.source}: "
         texts = [source + experiment.title, f"{ways} ({' and '.join(scale.sizes)})" if both else ways]
         texts += [_time(times[name]) if name in times else ""] * bool(times)
-        rows.append(Row(name, tuple(map(Cell, texts))))
+        rows.append(Line(name, tuple(map(Cell, texts))))
     notes = [f"A model that is missing is trained once, for all that need it: {scale.time} each."]
     if times:
         places = sorted({f"{time.device}, {count(time.threads, 'thread')}" for time in times.values()})

@@ -19,8 +19,8 @@ from robustdeq.study.paper.fig3a import FIGURE_3A
 from robustdeq.study.paper.fig3bc import FIGURE_3B, FIGURE_3C
 from robustdeq.study.paper.fig4 import FIGURE_4
 from robustdeq.study.paper.lipschitz import LIPSCHITZ
-from robustdeq.study.paper.memory import MEMORY
 from robustdeq.study.paper.shine import APPENDIX_D
+from robustdeq.study.paper.solve_memory import MEMORY
 from robustdeq.study.paper.table1 import TABLE_1
 from robustdeq.study.paper.table2 import TABLE_2
 from robustdeq.study.paper.table3 import TABLE_3

@@ -13,8 +13,8 @@ from typing_extensions import override
 from robustdeq.base.errors import InputError
 from robustdeq.deq.gradients.base import Family
 from robustdeq.deq.model import DEQ, Loss, total_loss
-from robustdeq.deq.reverse import attach
 from robustdeq.deq.solve import Solution
+from robustdeq.deq.sweep import attach
 
 
 @dataclass(frozen=True)

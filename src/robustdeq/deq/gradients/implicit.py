@@ -16,8 +16,8 @@ from typing_extensions import override
 
 from robustdeq.deq.cell import Linearization
 from robustdeq.deq.model import DEQ, StateGradient
-from robustdeq.deq.reverse import attach
 from robustdeq.deq.solve import Solution
+from robustdeq.deq.sweep import attach
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Broyden
 

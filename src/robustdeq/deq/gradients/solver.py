@@ -1,4 +1,4 @@
-"""The gradient through the solver: the derivative of what a defense computes, by reverse mode (`deq/reverse.py`).
+"""The gradient through the solver: the derivative of what a defense computes, by reverse mode (`deq/sweep.py`).
 
 Where the other gradients estimate the derivative of a fixed point, this one is the derivative of the program.
 """

@@ -11,7 +11,7 @@ from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import GridResult
 from robustdeq.reporting.page.charts import Chart, dots
 from robustdeq.reporting.page.grid_charts import best
-from robustdeq.reporting.tabulation import Cell, Row, Table
+from robustdeq.reporting.tabulation import Cell, Line, Table
 from robustdeq.reporting.wording import label, number, span, threat
 from robustdeq.study import published
 
@@ -59,10 +59,10 @@ def comparison_chart(results: Sequence[tuple[str, GridResult]]) -> Chart:
     )
 
 
-def _row(model: _Model) -> Row:
+def _row(model: _Model) -> Line:
     ends = zip(model.low, model.high, strict=True)
     cells = (Cell(number(value), span(*pair)) for value, pair in zip(model.values, ends, strict=True))
-    return Row(model.name, (Cell(model.where), *cells))
+    return Line(model.name, (Cell(model.where), *cells))
 
 
 def _ours(name: str, result: GridResult) -> _Model:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from robustdeq.base.errors import InputError, hint
 from robustdeq.study.bench.accuracy import ACCURACY
-from robustdeq.study.bench.bench import Bench, BenchResult, Claim, Measured, Setting, run
+from robustdeq.study.bench.benchmark import Bench, BenchResult, Claim, Measured, Setting, run
 from robustdeq.study.bench.freezing import FREEZING
-from robustdeq.study.bench.gradients import GRADIENTS
+from robustdeq.study.bench.gradient_cost import GRADIENTS
 from robustdeq.study.bench.grid import GRID
 from robustdeq.study.bench.growth import GROWTH
 from robustdeq.study.bench.peers import PEERS
 from robustdeq.study.bench.profile import PROFILE
-from robustdeq.study.bench.solve import SOLVE
+from robustdeq.study.bench.solve_speed import SOLVE
 from robustdeq.study.bench.strict import STRICT
 from robustdeq.study.bench.throughput import THROUGHPUT
 from robustdeq.study.bench.training import TRAINING

@@ -13,7 +13,7 @@ import torch
 from robustdeq.attacks import PGD
 from robustdeq.data import Splits, load
 from robustdeq.deq.gradients import Phantom
-from robustdeq.study.bench.bench import Bench, Measured, Setting
+from robustdeq.study.bench.benchmark import Bench, Measured, Setting
 from robustdeq.study.bench.options import OPTIONS, Option
 from robustdeq.study.panel import Drawing, Panel
 from robustdeq.training import Optimization, Recipe, Schedule, Validation, fit

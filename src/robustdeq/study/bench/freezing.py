@@ -15,7 +15,7 @@ from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report
 from robustdeq.deq.model import total_loss
 from robustdeq.evaluation import Strict
-from robustdeq.study.bench.bench import Bench, Claim, Measured, Setting, times_panel
+from robustdeq.study.bench.benchmark import Bench, Claim, Measured, Setting, times_panel
 from robustdeq.study.bench.victim import victim
 from robustdeq.study.stopwatch import interleaved
 

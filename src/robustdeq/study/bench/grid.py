@@ -21,7 +21,7 @@ from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalStat
 from robustdeq.deq.gradients import Ensemble, Gradient, SimultaneousAdjoint, Surrogate, UnrolledIntermediate
 from robustdeq.deq.model import DEQ, Loss, total_loss
 from robustdeq.evaluation import Estimators
-from robustdeq.study.bench.bench import Bench, Claim, Measured, Setting
+from robustdeq.study.bench.benchmark import Bench, Claim, Measured, Setting
 from robustdeq.study.bench.counting import counted
 from robustdeq.study.panel import Drawing, Panel
 from robustdeq.study.stopwatch import Side, interleaved

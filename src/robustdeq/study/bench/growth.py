@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from robustdeq.deq.gradients import Gradient, Phantom, SimultaneousAdjoint, ThroughSolver
 from robustdeq.deq.modes import evaluating
 from robustdeq.solvers import Broyden
-from robustdeq.study.bench.bench import Bench, Measured, Setting
+from robustdeq.study.bench.benchmark import Bench, Measured, Setting
 from robustdeq.study.panel import Drawing, Panel
 from robustdeq.study.stopwatch import Side, Timing, interleaved
 from robustdeq.zoo import MDEQ

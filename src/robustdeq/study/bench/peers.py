@@ -12,8 +12,8 @@ from torch import Tensor
 
 from robustdeq.base.errors import InputError
 from robustdeq.solvers import Broyden
-from robustdeq.study.bench.bench import Bench, Claim, Measured, Setting, times_panel
-from robustdeq.study.bench.memory import peak_memory
+from robustdeq.study.bench.benchmark import Bench, Claim, Measured, Setting, times_panel
+from robustdeq.study.bench.peak_memory import peak_memory
 from robustdeq.study.panel import Drawing, Panel
 from robustdeq.study.stopwatch import Side, Timing, interleaved
 

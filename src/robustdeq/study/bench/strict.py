@@ -11,7 +11,7 @@ from robustdeq.attacks import PGD, StoppingPGD
 from robustdeq.evaluation import Store, Strict
 from robustdeq.evaluation.column import Role
 from robustdeq.evaluation.measure import plan
-from robustdeq.study.bench.bench import Bench, Measured, Setting
+from robustdeq.study.bench.benchmark import Bench, Measured, Setting
 from robustdeq.study.bench.counting import counted
 from robustdeq.study.bench.victim import ROBUST, victim
 from robustdeq.study.panel import Drawing, Panel

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from robustdeq.deq.cell import Execution, Precision
 from robustdeq.deq.modes import evaluating
-from robustdeq.study.bench.bench import Bench, Measured, Setting
+from robustdeq.study.bench.benchmark import Bench, Measured, Setting
 from robustdeq.study.panel import Drawing, Panel
 from robustdeq.study.stopwatch import Side, interleaved
 

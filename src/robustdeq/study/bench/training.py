@@ -7,7 +7,7 @@ import statistics
 import numpy as np
 
 from robustdeq.attacks import PGD
-from robustdeq.study.bench.bench import Bench, Measured, Setting
+from robustdeq.study.bench.benchmark import Bench, Measured, Setting
 from robustdeq.study.bench.options import OPTIONS, PLAIN, Option
 from robustdeq.study.panel import RANGE, Drawing, Panel
 from robustdeq.study.stopwatch import Side, interleaved

@@ -18,7 +18,7 @@ from robustdeq.deq import Defended
 from robustdeq.deq.defenses import FinalState
 from robustdeq.deq.gradients import Surrogate, ThroughSolver
 from robustdeq.deq.modes import evaluating
-from robustdeq.study.bench.bench import Setting
+from robustdeq.study.bench.benchmark import Setting
 from robustdeq.zoo import MDEQ
 
 _ROUNDS, _CLOSE, _COARSE = 12, 0.06, 4

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from robustdeq.deq.cell import bind, initial_state
 from robustdeq.solvers import Broyden
-from robustdeq.study.bench.bench import Bench, Claim, Measured, Setting, times_panel
+from robustdeq.study.bench.benchmark import Bench, Claim, Measured, Setting, times_panel
 from robustdeq.study.stopwatch import Side, interleaved
 
 STEPS = (8, 18, 30, 50)

@@ -20,7 +20,7 @@ from robustdeq.deq.gradients import (
     UnrolledIntermediate,
 )
 from robustdeq.deq.modes import evaluating
-from robustdeq.study.bench.bench import Bench, Claim, Measured, Setting, times_panel
+from robustdeq.study.bench.benchmark import Bench, Claim, Measured, Setting, times_panel
 from robustdeq.study.bench.counting import counted
 from robustdeq.study.panel import Drawing, Panel
 from robustdeq.study.stopwatch import Side, interleaved, peak_bytes
