@@ -42,7 +42,7 @@ def measure(
     early: int | None = None,
     development: tuple[Tensor, Tensor] | None = None,
     batch_size: int = 128,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     overwrite: bool = False,
     adversaries: bool = False,
     fabric: Fabric | None = None,
@@ -76,6 +76,7 @@ def measure(
         InputError: x or y cannot be used, the protocol does not fit the model, there is nothing to choose `early` on,
             or the folder holds results of something else.
     """
+    folder = None if folder is None else Path(folder)
     if folder is None and (adversaries or (fabric is not None and fabric.world_size > 1)):
         raise InputError("adversaries are kept, and work is shared, in a folder; give one.")
     if fabric is not None:
@@ -161,7 +162,7 @@ def white_box_grid(
     report: Report | None = None,
     strict: Strict | None = None,
     sources: Mapping[str, nn.Module] | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
 ) -> GridResult:
     """Attack a DEQ through every gradient and judge it under every defense: `measure` with its settings side by side.
 
