@@ -1,38 +1,7 @@
 """The gradients that people import: `rd.gradients`."""
 
-from robustdeq.deq.defenses import Defended
-from robustdeq.deq.entropy import EntropyReduced, EntropyReduction
-from robustdeq.deq.gradients import (
-    SHINE,
-    Ensemble,
-    Exact,
-    Family,
-    Gradient,
-    JacobianFree,
-    Neumann,
-    Phantom,
-    SimultaneousAdjoint,
-    StateGradient,
-    Surrogate,
-    ThroughSolver,
-    UnrolledIntermediate,
-)
+from robustdeq.deq import Defended, EntropyReduced, EntropyReduction, gradients
+from robustdeq.deq.gradients import *  # noqa: F403
 
-__all__ = [
-    "SHINE",
-    "Defended",
-    "Ensemble",
-    "EntropyReduced",
-    "EntropyReduction",
-    "Exact",
-    "Family",
-    "Gradient",
-    "JacobianFree",
-    "Neumann",
-    "Phantom",
-    "SimultaneousAdjoint",
-    "StateGradient",
-    "Surrogate",
-    "ThroughSolver",
-    "UnrolledIntermediate",
-]
+__all__ = ["Defended", "EntropyReduced", "EntropyReduction"]
+__all__ += gradients.__all__

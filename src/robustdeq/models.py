@@ -1,45 +1,8 @@
 """The models that people import: `rd.models`."""
 
+from robustdeq import zoo
 from robustdeq.deq import DEQ, BoundCell, Unroll
-from robustdeq.zoo.architecture import Architecture, ZooModel
-from robustdeq.zoo.card import Card, card_markdown, fingerprint
-from robustdeq.zoo.convert import convert_checkpoint, from_checkpoint
-from robustdeq.zoo.mdeq import MDEQ, PRESETS, MDEQConfig, mdeq
-from robustdeq.zoo.presets import MODELS
-from robustdeq.zoo.registry import load, save
-from robustdeq.zoo.resnet import (
-    ResNet,
-    ResNetConfig,
-    WideResNet,
-    WideResNetConfig,
-    resnet18,
-    wide_resnet34_10,
-)
-from robustdeq.zoo.torchdeq import from_torchdeq
+from robustdeq.zoo import *  # noqa: F403
 
-__all__ = [
-    "DEQ",
-    "MDEQ",
-    "MODELS",
-    "PRESETS",
-    "Architecture",
-    "BoundCell",
-    "Card",
-    "MDEQConfig",
-    "ResNet",
-    "ResNetConfig",
-    "Unroll",
-    "WideResNet",
-    "WideResNetConfig",
-    "ZooModel",
-    "card_markdown",
-    "convert_checkpoint",
-    "fingerprint",
-    "from_checkpoint",
-    "from_torchdeq",
-    "load",
-    "mdeq",
-    "resnet18",
-    "save",
-    "wide_resnet34_10",
-]
+__all__ = ["DEQ", "BoundCell", "Unroll"]
+__all__ += zoo.__all__
