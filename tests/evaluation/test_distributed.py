@@ -99,7 +99,7 @@ def test_two_processes_make_the_results_of_one_even_when_they_are_killed_and_ref
 
     status, output, errors = ended(together(*SETTINGS))
     assert status == 0, errors
-    assert output.count("worst case per image") == 1
+    assert output.count("Linf attacks with ε") == 1
     assert results(folder / "out") == results(alone)
     assert not (folder / "out" / PART).exists()
     with Store.read(folder / "out" / FILE) as store:
