@@ -20,6 +20,8 @@ import robustdeq as rd
 from cells import make_deq
 from robustdeq.base import files
 from robustdeq.base.errors import InputError
+from robustdeq.defenses import EarlyState
+from robustdeq.gradients import SHINE, Exact, Phantom, StateGradient, ThroughSolver
 from robustdeq.models import (
     MDEQ,
     MDEQConfig,
@@ -46,6 +48,30 @@ def model(config: MDEQConfig = CONFIG) -> MDEQ:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "folder" / "model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("gradient", "kept"),
+    [
+        (Exact(max_steps=7, tol=1e-4), True),
+        (Phantom(steps=3, damping=0.4), True),
+        (SHINE(), True),
+        (ThroughSolver(checkpoint=True), True),
+        (ThroughSolver(EarlyState(2)), False),
+        (None, False),
+    ],
+    ids=repr,
+)
+def test_weights_remember_the_gradient_that_they_were_trained_with(
+    gradient: StateGradient | None, kept: bool, path: Path
+) -> None:
+    deq = model()
+    plain = fingerprint(deq)
+    deq.gradient = gradient
+    rd.save(deq, path)
+    loaded = rd.load(path)
+    assert loaded.gradient == (gradient if kept else None)
+    assert fingerprint(loaded) == fingerprint(deq) == plain
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,7 @@ ABOVE = (*DISPLAY, "study", "recipes")
 _PACKAGE = Path(__file__).parents[1]
 
 
-def code_fingerprint(
-    unrelated: tuple[str, ...] = (*ABOVE, "training"), package: Path = Path(__file__).parents[1]
-) -> str:
+def code_fingerprint(unrelated: tuple[str, ...] = (*ABOVE, "training"), package: Path = _PACKAGE) -> str:
     """SHA-256 of the syntax trees, without docstrings, of the sources that decide the outcome of an evaluation.
 
     Comments, docstrings and layout do not change it.

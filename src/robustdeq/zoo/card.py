@@ -20,6 +20,7 @@ from torch import nn
 
 from robustdeq import solvers
 from robustdeq.base.statistics import wilson_interval
+from robustdeq.deq.gradients import SHINE, Exact, JacobianFree, Neumann, Phantom, ThroughSolver
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.tail import Unroll
 from robustdeq.zoo.architecture import ZooModel
@@ -28,6 +29,7 @@ from robustdeq.zoo.presets import architecture_kind
 CARD_START = "---\nlibrary_name: robustdeq\n"
 
 _SOLVERS = {kind.__name__: kind for kind in (solvers.Broyden, solvers.Anderson, solvers.Picard)}
+_GRADIENTS = {kind.__name__: kind for kind in (Exact, Phantom, Neumann, SHINE, JacobianFree, ThroughSolver)}
 _PROVENANCE_LABELS = {
     "command": "command",
     "data.train": "training data",
@@ -61,6 +63,8 @@ class Card:
         early: the n of the early-state defense, where it was chosen on a development set.
         provenance: how the weights came about.
         architecture: the kind of network, such as `"MDEQ"`, `"ResNet"` or `"WideResNet"`.
+        gradient: the name and settings of the gradient that the weights were trained with, by which ready-made attacks
+            go; None where it is not known, or is none of this package's with plain settings.
     """
 
     config: Mapping[str, Any]
@@ -71,6 +75,7 @@ class Card:
     early: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     architecture: str = "MDEQ"
+    gradient: Mapping[str, Any] | None = None
 
     def build(self) -> ZooModel:
         """The model with fresh weights; raises `KeyError`, `TypeError` or `ValueError` where it is none of ours."""
@@ -84,6 +89,9 @@ class Card:
             settings = dict(self.solver)
             model.solver = _SOLVERS[settings.pop("name")](**settings)
             model.tail = Unroll(**self.tail)
+            if self.gradient is not None:
+                settings = dict(self.gradient)
+                model.gradient = _GRADIENTS[settings.pop("name")](**settings)
         return model
 
 
@@ -97,6 +105,7 @@ def card_of(model: ZooModel, early: int | None = None, provenance: Mapping[str, 
         early=early,
         provenance=provenance or {},
         architecture=type(model).__name__,
+        gradient=_trained_with(model),
     )
 
 
@@ -108,6 +117,7 @@ def fingerprint(model: nn.Module) -> str:
             model of this package, and the solver and tail of a DEQ. Device and memory format do not.
     """
     settings = asdict(card_of(model)) if isinstance(model, ZooModel) else _iteration(model)
+    settings.pop("gradient", None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -120,6 +130,16 @@ def _iteration(model: nn.Module) -> dict[str, Any]:
     if not isinstance(model, DEQ):
         return {}
     return {"solver": {"name": type(model.solver).__name__, **asdict(model.solver)}, "tail": asdict(model.tail)}
+
+
+def _trained_with(model: nn.Module) -> dict[str, Any] | None:
+    """The name and settings of a DEQ's gradient, where they are plain; through the solver, that of the final state."""
+    gradient = model.gradient if isinstance(model, DEQ) else None
+    if gradient is None or type(gradient) is not _GRADIENTS.get(type(gradient).__name__):
+        return None
+    plain = {name: value for name, value in vars(gradient).items() if isinstance(value, int | float)}
+    rebuilt = type(gradient)(**plain)
+    return {"name": type(gradient).__name__, **plain} if rebuilt == gradient else None
 
 
 def card_markdown(
