@@ -12,12 +12,12 @@ from robustdeq.cli.measurement import show_measured
 from robustdeq.cli.outputs import refuse_file
 from robustdeq.data import Images
 from robustdeq.data import load as load_data
-from robustdeq.deq import EntropyReduction
+from robustdeq.deq import DEQ, EntropyReduction
 from robustdeq.deq.defenses import EarlyState
 from robustdeq.evaluation import Estimators, Network, Strict
 from robustdeq.evaluation.distributed import launch
 from robustdeq.evaluation.protocol import protocol_named
-from robustdeq.zoo import MDEQ, load
+from robustdeq.zoo import load
 from robustdeq.zoo.registry import read_card
 
 
@@ -80,12 +80,12 @@ def evaluate(
     for source in sources.values():
         source.check_images(images.pixels.shape[1:], len(images.classes), images.source)
     held_out = None
-    if isinstance(model, MDEQ):
+    if isinstance(model, DEQ):
         early, held_out = _early_state(weights, data, early)
         if early is not None:
             EarlyState(early).check(model)
 
-    if isinstance(model, MDEQ):
+    if isinstance(model, DEQ):
         asked = {"attack": attack, "estimators": estimators, "sources": sources, "defense": reduction}
         effort = {setting.name: getattr(strict, setting.name) for setting in fields(strict)}
         chosen = protocol_named(protocol, **effort | asked)
@@ -98,7 +98,7 @@ def evaluate(
         chosen,
         estimators,
         folder,
-        exhibited=model if isinstance(model, MDEQ) and chosen.reads_early else None,
+        exhibited=model if isinstance(model, DEQ) and chosen.reads_early else None,
         early=early,
         development=None if held_out is None else held_out.tensors(),
         batch_size=batch_size,

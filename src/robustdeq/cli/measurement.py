@@ -13,11 +13,12 @@ from lightning.fabric import Fabric
 from robustdeq.base.progress import progress_bar
 from robustdeq.cli.console import console
 from robustdeq.data import Images
+from robustdeq.deq import DEQ
 from robustdeq.evaluation import Estimators, Protocol, measure
 from robustdeq.evaluation.exhibits import FILE as EXHIBITS
 from robustdeq.evaluation.exhibits import exhibits
 from robustdeq.reporting import checks_table, grid_table, save_profile_figure, terminal
-from robustdeq.zoo import MDEQ, ZooModel
+from robustdeq.zoo import ZooModel
 
 _EXHIBITED = 6
 
@@ -29,7 +30,7 @@ def show_measured(
     protocol: Protocol,
     estimators: Estimators,
     folder: Path,
-    exhibited: MDEQ | None,
+    exhibited: DEQ | None,
     **settings: Any,
 ) -> None:
     """Measure with all processes; the first one shows the results and writes them.
