@@ -112,10 +112,11 @@ class Twice(L2):
     factor: float = 2.0
 
 
-def test_norms_are_known_by_name_and_new_ones_from_their_first_use_on() -> None:
+def test_norms_are_known_by_name_and_new_ones_from_their_first_use_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustdeq.base.norms._NORMS", {norm.name: norm for norm in NORMS})
     assert [register(norm) for norm in (*NORMS, "L1")] == ["Linf", "L2", "L1", "L1"]
     assert [named(name) for name in ORDERS] == NORMS
-    with pytest.raises(InputError, match="norm is 'Twice'; choose one of 'Linf', 'L2', 'L1'.*, or give a Norm"):
+    with pytest.raises(InputError, match="norm is 'Twice'; choose one of 'Linf', 'L2', 'L1', or give a Norm"):
         register("Twice")
     assert register(Twice()) == register("Twice") == "Twice"
     assert named("Twice") == Twice()
