@@ -48,9 +48,13 @@ class Defense(ABC):
     def evaluations(self, model: nn.Module) -> int:
         """The cost of one reading of one sample, in evaluations of f (of an explicit network, in forward passes)."""
 
-    def surrogates(self, model: nn.Module) -> dict[str, nn.Module]:
-        """The modules x → logits whose gradients an adaptive attack climbs, by name: by default the defense itself."""
-        return {"the defense": Defended(model, self)}
+    def surrogates(self, defended: Defended) -> dict[str, nn.Module]:
+        """The modules x → logits whose gradients an adaptive attack climbs, by what a table calls them.
+
+        Args:
+            defended: the model behind this defense, which by default is the only one.
+        """
+        return {f"the true gradient of {self.label}": defended}
 
     def reader(self, model: nn.Module) -> Reader | None:
         """What gathers its states while the model solves; None for a defense with a forward pass of its own."""

@@ -24,7 +24,7 @@ from typing_extensions import override
 from robustdeq.base.errors import InputError
 from robustdeq.base.norms import Norm
 from robustdeq.base.threat import ThreatModel
-from robustdeq.deq.defenses import Defense, as_deq
+from robustdeq.deq.defenses import Defended, Defense, as_deq
 from robustdeq.deq.gradients.solver import ThroughSolver
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.modes import frozen
@@ -91,9 +91,9 @@ class EntropyReduction(Defense):
         return deq.evaluations(None) + 3 * moves * self.steps
 
     @override
-    def surrogates(self, model: nn.Module) -> dict[str, nn.Module]:
+    def surrogates(self, defended: Defended) -> dict[str, nn.Module]:
         """The defense differentiated through its inner steps, straight over them, and straight over a single one."""
-        deq, straight = as_deq(model), Backward.STRAIGHT_THROUGH
+        deq, straight = as_deq(defended.deq), Backward.STRAIGHT_THROUGH
         return {
             "through the inner steps": EntropyReduced(deq, self),
             "straight-through": EntropyReduced(deq, self, straight),

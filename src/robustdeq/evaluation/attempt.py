@@ -90,16 +90,11 @@ class Row:
 
     def __init__(self, id: str, model: nn.Module, defense: Defense) -> None:
         self.id, self.defense, self.cost = id, defense, defense.evaluations(model)
-        self.judge: nn.Module = Defended(model, defense)
+        self.judge = Defended(model, defense)
         own = describe(defense)
         self.surrogates = tuple(
-            Climbed(
-                self.judge if isinstance(module, Defended) and module.defense == defense else module,
-                f"the true gradient of {id}" if name == "the defense" else name,
-                {"defense": own, "surrogate": name},
-                3 * self.cost,
-            )
-            for name, module in defense.surrogates(model).items()
+            Climbed(module, name, {"defense": own, "surrogate": name}, 3 * self.cost)
+            for name, module in defense.surrogates(self.judge).items()
         )
         self.logits_alone = Climbed(self.judge, "nothing: it asks for logits", {"defense": own}, 0)
 
