@@ -9,6 +9,7 @@ from jaxtyping import Bool
 
 from robustdeq.deq.gradients import Gradient
 from robustdeq.evaluation import Estimators, GridResult, Paper
+from robustdeq.study.panel import Matrix, Panel, accuracies
 from robustdeq.study.study import Study, Trained
 
 DEFENSES = ("Final", "Early", "Ensemble")
@@ -39,6 +40,11 @@ def strict(study: Study, trained: Trained, title: str) -> GridResult:
 def paper_part(result: GridResult) -> Outcomes:
     """Clean and the paper's six columns: final, early and ensemble × `COLUMNS` × samples."""
     return np.concatenate([result.clean[:, None], result.per_sample[:, ~np.asarray(result.beyond_paper)]], axis=1)
+
+
+def grid_panel(title: str, outcomes: Outcomes, paper: Matrix) -> Panel:
+    """The accuracies of such a part, the paper's beside them."""
+    return accuracies(title, DEFENSES, COLUMNS, outcomes, row_axis="Defense", column_axis="Attack", paper=paper)
 
 
 def strongest(result: GridResult, estimators: Estimators, last: int) -> dict[str, Gradient]:
