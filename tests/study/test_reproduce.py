@@ -62,6 +62,7 @@ DEFENSES = ["Final", "Early", "Ensemble"]
 STATES = [f"z_{n}" for n in range(1, 10)]
 ADJOINTS = [f"u_{n}" for n in range(1, 10)]
 TRAININGS = ["(8/7) Exact-Trained", "(18/20) Exact-Trained", "(50/50) Exact-Trained", "(8/7) Unrolling-Trained"]
+SEEDED = [f"{t}, seed {s}" for t in (TRAININGS[3], *TRAININGS[:2], "(8) Solver-Aligned") for s in (0, 1)]
 UNROLLED_STEPS = ["k = 1", "k = 5"]
 PROTOCOLS = ["Clean", "Ready-made PGD-1", "Paper's protocol", "PGD-1 through the solver", "Strict protocol"]
 ESTIMATES = ["adjoint u_n", "adjoint u_{n+1}", *(f"unrolled, k = {k}, λ = {d}" for d in ("0.5", "1") for k in (1, 5))]
@@ -106,6 +107,10 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
     ],
     "true-gradient": [(ESTIMATES, STATES)] * 4,
     "strict-vs-paper": [(DEFENSES, PROTOCOLS)],
+    "overestimate": [
+        (SEEDED, ["Clean", "Ready-made", "The paper's best attack", "Through the solver", "Worst case per image"]),
+        (SEEDED, ["Ready-made", "The paper's best attack", "Through the solver"]),
+    ],
     "epsilon-curve": [
         (
             [f"{d}, {a}" for d in DEFENSES for a in ("ready-made", "through the solver")],
@@ -235,6 +240,11 @@ def test_experiments_agree_where_they_measure_the_same(folder: Path) -> None:
     strict, steps = found(folder, "strict-vs-paper").panels[0], found(folder, "steps-curve").panels[0]
     assert (strict.values[:, 4] <= strict.values[:, :4].min(axis=1)).all()
     assert strict.values[:, 3].tolist() == steps.values[::2, 0].tolist()
+    seen, overrated = (panel.values for panel in found(folder, "overestimate").panels)
+    assert (seen[:, -1:] <= seen[:, :-1]).all()
+    assert seen[0, 0] == strict.values[0, 0]
+    assert seen[0, -1] <= strict.values[0, -1]
+    np.testing.assert_allclose(overrated, seen[:, 1:-1] - seen[:, -1:])
     curve = found(folder, "epsilon-curve").panels[0]
     assert strict.values[:, 3].tolist() == curve.values[1::2, 3].tolist()
     assert strict.values[0, 1] == curve.values[0, 3] == grid.values[0, 4]

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from robustdeq.deq.gradients import Gradient
-from robustdeq.evaluation import Estimators, GridResult, Paper
+from robustdeq.evaluation import Estimators, GridResult, Paper, Strict
 from robustdeq.study.panel import Matrix, Panel, accuracies
 from robustdeq.study.study import Study, Trained
 
@@ -33,8 +33,12 @@ def white_box(study: Study, trained: Trained, title: str) -> GridResult:
 
 def strict(study: Study, trained: Trained, title: str) -> GridResult:
     """The strict protocol's grid."""
-    protocol = replace(study.strict, attack=study.attack, estimators=study.estimators)
-    return study.measure(title, trained.deq, protocol, trained.defenses)
+    return study.measure(title, trained.deq, strict_protocol(study), trained.defenses)
+
+
+def strict_protocol(study: Study) -> Strict:
+    """The strict protocol in the threat model of the study."""
+    return replace(study.strict, attack=study.attack, estimators=study.estimators)
 
 
 def paper_part(result: GridResult) -> Outcomes:
