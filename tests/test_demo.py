@@ -42,7 +42,7 @@ def test_numbers_are_those_of_the_attacks_and_a_second_demo_finds_them(
         assert summary[name]["worst_case"] <= high
         assert (output / name / "model.safetensors").is_file()
     assert "trained the paper's way" in (shown := capsys.readouterr().out)
-    assert "Worst case per image" in " ".join(shown.replace("│", " ").split())
+    assert "Worst case" in " ".join(shown.replace("│", " ").split())
     assert {"demo.png", "report.html"} <= {path.name for path in output.iterdir()}
     cli.main(["demo", "--output", str(output), "--n", str(IMAGES)])
     assert (output / "summary.json").read_text() == written

@@ -108,8 +108,8 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
     "true-gradient": [(ESTIMATES, STATES)] * 4,
     "strict-vs-paper": [(DEFENSES, PROTOCOLS)],
     "overestimate": [
-        (SEEDED, ["Clean", "Ready-made", "The paper's best attack", "Through the solver", "Worst case per image"]),
-        (SEEDED, ["Ready-made", "The paper's best attack", "Through the solver"]),
+        (SEEDED, ["Clean", "Ready-made", "Paper's best", "Through the solver", "Worst case"]),
+        (SEEDED, ["Ready-made", "Paper's best", "Through the solver"]),
     ],
     "epsilon-curve": [
         (

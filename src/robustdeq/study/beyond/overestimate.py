@@ -17,7 +17,7 @@ from robustdeq.study.grids import strict_protocol
 from robustdeq.study.panel import Drawing, Panels, accuracies, averages
 from robustdeq.study.study import Study
 
-READINGS = ("Clean", "Ready-made", "The paper's best attack", "Through the solver", "Worst case per image")
+READINGS = ("Clean", "Ready-made", "Paper's best", "Through the solver", "Worst case")
 READY_MADE = "ready-made"
 
 Outcomes = Bool[np.ndarray, "readings samples"]
@@ -76,6 +76,6 @@ OVERESTIMATE = Experiment(
     "What looks robust and what is, by way of training",
     (UNROLLED, EXACT_8_7, EXACT_18_20, ALIGNED),
     _measure,
-    legend="The paper's best attack is the weakest of its six columns. The worst case counts every adversary of the "
-    "strict protocol.",
+    legend="The paper's best is the weakest of its six columns. The worst case is per image, over every adversary of "
+    "the strict protocol.",
 )
