@@ -88,7 +88,7 @@ def save(
         written = [Path(folder) / name for name in names]
         for file, shard in zip(written, shards, strict=True):
             write_tensors(file, shard, metadata)
-        digests = {file.name: _sha256(file) for file in written}
+        digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in written}
         text = Path(folder) / text_path.name
         write_text(text, card_markdown(card, loaded, stem.name, digests, stored))
         _put(written, stem)
@@ -134,27 +134,24 @@ def _rebuilt(card: Card, weights: Mapping[str, Tensor]) -> ZooModel:
 
 def _shards(weights: Mapping[str, Tensor], metadata: Mapping[str, str], limit: int) -> list[dict[str, Tensor]]:
     """The weights in their order, in as few runs as fit into files of at most `limit` bytes with their headers."""
-
-    def header(content: Mapping[str, Any]) -> int:
-        return len(json.dumps(content))
-
     end = sum(tensor.nbytes for tensor in weights.values())
-    frame = 16 + header({"__metadata__": metadata})  # the length of the header, and its padding to 8 bytes
-    sizes = {
-        name: tensor.nbytes
-        + header({name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape), "data_offsets": [end, end]}})
-        for name, tensor in weights.items()
-    }
-    name, largest = max(sizes.items(), key=lambda item: item[1])
-    if frame + largest > limit:
-        raise InputError(f"shard_bytes is {limit} and {name} needs {frame + largest} in a file; give at least as many.")
-    shards, size = [{}], frame
+
+    def size(shard: Mapping[str, Tensor]) -> int:
+        """Of the file: the length of the header, the header with its padding to 8 bytes, the tensors."""
+        described = {
+            name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape), "data_offsets": [end, end]}
+            for name, tensor in shard.items()
+        }
+        return 16 + len(json.dumps({"__metadata__": metadata} | described)) + sum(t.nbytes for t in shard.values())
+
+    needed, name = max((size({name: tensor}), name) for name, tensor in weights.items())
+    if needed > limit:
+        raise InputError(f"shard_bytes is {limit} and {name} needs {needed} in a file; give at least as many.")
+    shards: list[dict[str, Tensor]] = [{}]
     for name, tensor in weights.items():
-        if size + sizes[name] > limit:
+        if size(shards[-1] | {name: tensor}) > limit:
             shards.append({})
-            size = frame
         shards[-1][name] = tensor
-        size += sizes[name]
     return shards
 
 
@@ -173,11 +170,6 @@ def _put(written: list[Path], stem: Path) -> None:
         file.replace(stem.with_name(file.name))
     for file in [whole] if len(written) > 1 else row:
         file.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_card(name_or_path: str | Path) -> Card:

@@ -30,6 +30,7 @@ from robustdeq.solvers import Anderson, Broyden, Picard, Solver
 from robustdeq.solvers.base import StopRule
 
 _KNOWN_SETTINGS = {"f_max_iter", "tau", "m", "lam"}
+_LEAST_EVALUATIONS = {"broyden_solver": 1, "anderson_solver": 3, "fixed_point_iter": 2, "simple_fixed_point_iter": 2}
 _PAST_THE_STATE = (
     "the logits depend on x past the state of the DEQ; give `rd.DEQ` an injection, a cell and a head instead."
 )
@@ -367,48 +368,27 @@ def _iteration(core: nn.Module, settings: Mapping[str, Any]) -> tuple[Solver, Un
     options: Any = core
     kind = options.f_solver.__name__
     unknown = settings.keys() - _KNOWN_SETTINGS
-    if unknown or kind not in _SOLVERS:
+    if unknown or kind not in _LEAST_EVALUATIONS:
         what = f"the settings {', '.join(sorted(unknown))}" if unknown else f"the solver {kind}"
         raise InputError(f"{what} of the model's TorchDEQ core have no counterpart; pass a solver and a tail.")
-    evaluations = int(settings.get("f_max_iter", options.eval_f_max_iter))
-    return _SOLVERS[kind](evaluations, options.f_tol, options.f_stop_mode, settings)
-
-
-def _steps(evaluations: int, least: int) -> int:
-    """Our steps for as many evaluations of f; raises `InputError` where TorchDEQ makes no step with them."""
+    damping, tol, stop = settings.get("tau", 1.0), options.f_tol, options.f_stop_mode
+    if kind == "anderson_solver" and damping != 1:
+        raise InputError(
+            "TorchDEQ does not damp the first step of Anderson's method with tau; pass a solver and a tail."
+        )
+    evaluations, least = int(settings.get("f_max_iter", options.eval_f_max_iter)), _LEAST_EVALUATIONS[kind]
     if evaluations < least:
         raise InputError(
             f"with an f_max_iter of {evaluations} this solver of TorchDEQ does not solve; raise it to {least} or more."
         )
-    return evaluations - 1
-
-
-def _broyden(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
-    return Broyden(evaluations, tol, stop), Unroll(0)
-
-
-def _anderson(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
-    if settings.get("tau", 1.0) != 1:
-        raise InputError(
-            "TorchDEQ does not damp the first step of Anderson's method with tau; pass a solver and a tail."
-        )
-    solver = Anderson(_steps(evaluations, 3), tol, stop, history=settings.get("m", 6), ridge=settings.get("lam", 1e-4))
-    return solver, Unroll(0, from_image=True)
-
-
-def _picard(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
-    damping = settings.get("tau", 1.0)
-    return Picard(_steps(evaluations, 2), tol / damping, stop, damping=damping), Unroll(1, damping)
-
-
-def _unchecked_picard(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
-    damping = settings.get("tau", 1.0)
-    return Picard(_steps(evaluations, 2), 0.0, stop, result="last", damping=damping), Unroll(1, damping)
-
-
-_SOLVERS = {
-    "broyden_solver": _broyden,
-    "anderson_solver": _anderson,
-    "fixed_point_iter": _picard,
-    "simple_fixed_point_iter": _unchecked_picard,
-}
+    steps = evaluations - 1
+    match kind:
+        case "broyden_solver":
+            return Broyden(evaluations, tol, stop), Unroll(0)
+        case "anderson_solver":
+            solver = Anderson(steps, tol, stop, history=settings.get("m", 6), ridge=settings.get("lam", 1e-4))
+            return solver, Unroll(0, from_image=True)
+        case "fixed_point_iter":
+            return Picard(steps, tol / damping, stop, damping=damping), Unroll(1, damping)
+        case _:
+            return Picard(steps, 0.0, stop, result="last", damping=damping), Unroll(1, damping)
