@@ -21,20 +21,16 @@ class _LastResidual(Memory):
     def __init__(self, damping: float, initial: Tensor, kept: int) -> None:
         self._damping = damping
         self._kept = kept
-        self._increments = Window(initial, kept + 1)
+        self.window = Window(initial, kept + 1)
 
     def receive(self, value: Tensor, state: Tensor) -> Tensor:
-        return torch.sub(value, state, out=self._increments.slot())
+        return torch.sub(value, state, out=self.window.slot())
 
     def propose(self) -> Tensor:
-        return self._increments.slot().mul_(self._damping)
+        return self.window.slot().mul_(self._damping)
 
     def commit(self, shortenings: Tensor | None) -> None:
-        self._increments.push(self._kept)
-
-    def increments(self, max_steps: int) -> Tensor:
-        self._increments.buffer[self._increments.stop :] = 0
-        return self._increments.buffer[:max_steps]
+        self.window.push(self._kept)
 
 
 @dataclass(frozen=True)
@@ -84,5 +80,4 @@ class _Scaled(InverseJacobian):
     def matvec(self, v: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         return torch.mul(v, self.factor)
 
-    def rmatvec(self, v: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-        return torch.mul(v, self.factor)
+    rmatvec = matvec
