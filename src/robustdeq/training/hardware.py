@@ -59,12 +59,8 @@ class Hardware:
 
     def trainer_settings(self) -> dict[str, Any]:
         """What Lightning's Trainer is told."""
-        strategies = {"ddp": DDPStrategy(), "fsdp": FSDPStrategy(state_dict_type="full", use_orig_params=True)}
-        name = "ddp" if self.strategy == "auto" and self.world > 1 else self.strategy
-        strategy = strategies.get(name, "auto") if self.world > 1 else "auto"
-        return {
-            "accelerator": self.kind,
-            "devices": self.devices,
-            "num_nodes": self.nodes,
-            "strategy": strategy,
-        }
+        strategy = "auto"
+        if self.world > 1:
+            sharded = FSDPStrategy(state_dict_type="full", use_orig_params=True)
+            strategy = sharded if self.strategy == "fsdp" else DDPStrategy()
+        return {"accelerator": self.kind, "devices": self.devices, "num_nodes": self.nodes, "strategy": strategy}

@@ -19,7 +19,7 @@ from robustdeq.deq.gradients import UnrolledIntermediate
 from robustdeq.deq.model import Loss, StateGradient
 from robustdeq.deq.modes import evaluating
 from robustdeq.deq.solve import Solution
-from robustdeq.training.inner import NFGSM
+from robustdeq.training.inner import NFGSM, WarmStarted
 from robustdeq.training.learner import Adversaries, learner
 
 
@@ -94,7 +94,7 @@ class Objective:
             found: what `adversaries` gave.
             moment: where the training stands.
         """
-        logits, solution = learner(model).respond(found.images, found)
+        logits, solution = learner(model).respond(found)
         return Reading(cross_entropy(logits, y), logits, solution)
 
     def attacking(self, attack: PGD, warmup: float) -> Objective:
@@ -157,8 +157,11 @@ class AdversarialTraining(Objective):
         scale = 1.0 if moment.progress >= self.warmup else max(moment.progress / self.warmup, 1e-3)
         attack = self.scaled(scale)
         with evaluating(model):
-            start = attack.start(x, moment.generator)
-            return learner(model).climb(attack, x, start, loss, self.gradient, self.warm_steps)
+            surrogate = learner(model).surrogate(self.gradient, self.warm_steps)
+            images = attack.run(surrogate, x, attack.start(x, moment.generator), loss)
+        if isinstance(surrogate, WarmStarted):
+            return Adversaries(images, surrogate.state, self.warm_steps)
+        return Adversaries(images)
 
     def scaled(self, scale: float) -> PGD:
         """The attack with its radius and step scaled."""
@@ -239,8 +242,8 @@ class TRADES(AdversarialTraining):
 
     @override
     def read(self, model: nn.Module, x: Tensor, y: Tensor, found: Adversaries, moment: Moment) -> Reading:
-        clean, _ = learner(model).respond(x)
-        logits, solution = learner(model).respond(found.images, found)
+        clean, _ = learner(model).respond(Adversaries(x))
+        logits, solution = learner(model).respond(found)
         robust = divergence(logits, clean.log_softmax(dim=1)).mean()
         return Reading(cross_entropy(clean, y) + self.beta * robust, logits, solution)
 
