@@ -87,33 +87,24 @@ def from_torchdeq(
     if solver is None or tail is None:
         own_solver, own_tail = _iteration(module.get_submodule(name), call.settings)
         solver, tail = solver or own_solver, tail or own_tail
-    deq = DEQ(nn.Identity(), cell, Readout(cell, example[:1], call.packing), solver, tail, gradient).eval()
+    deq = DEQ(nn.Identity(), cell, Readout(cell, example[:1], call.shapes), solver, tail, gradient).eval()
     if own:
         for image in images[:: _DRAWN // _SOLVED]:
             _check_solve(deq, cell, image[None])
     return deq
 
 
-@dataclass(frozen=True)
-class Packing:
-    """How the tensors of a state become the one tensor that a solver iterates.
+def pack(state: Tensor | Sequence[Tensor]) -> Float[Tensor, "batch *state"]:
+    """The state that a solver iterates: one tensor as it is, several as one flat tensor (B, D)."""
+    return state if isinstance(state, Tensor) else torch.cat([part.flatten(1) for part in state], dim=1)
 
-    Args:
-        shapes: the shape of each tensor without the batch; None where the state is one tensor already.
-    """
 
-    shapes: tuple[torch.Size, ...] | None
-
-    def pack(self, state: Tensor | Sequence[Tensor]) -> Float[Tensor, "batch *state"]:
-        """One tensor as it is; several as one flat tensor (B, D)."""
-        return state if isinstance(state, Tensor) else torch.cat([part.flatten(1) for part in state], dim=1)
-
-    def unpack(self, z: Float[Tensor, "batch *state"]) -> Tensor | list[Tensor]:
-        """The inverse of `pack`."""
-        if self.shapes is None:
-            return z
-        parts = z.split([math.prod(shape) for shape in self.shapes], dim=1)
-        return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+def unpack(z: Float[Tensor, "batch *state"], shapes: Sequence[torch.Size] | None) -> Tensor | list[Tensor]:
+    """The inverse of `pack`, given the shape of each tensor without the batch; None for a state of one tensor."""
+    if shapes is None:
+        return z
+    parts = z.split([math.prod(shape) for shape in shapes], dim=1)
+    return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -131,19 +122,14 @@ class CoreCall:
     settings: Mapping[str, Any]
 
     @property
-    def packing(self) -> Packing:
-        """How its states become one tensor."""
-        single = isinstance(self.initial, Tensor)
-        return Packing(None if single else tuple(part.shape[1:] for part in self.initial))
-
-    def start(self) -> Float[Tensor, "batch *state"]:
-        """z_0 as one tensor."""
-        return self.packing.pack(self.initial)
+    def shapes(self) -> list[torch.Size] | None:
+        """The shapes of a state's tensors, as `unpack` takes them."""
+        return None if isinstance(self.initial, Tensor) else [part.shape[1:] for part in self.initial]
 
     def apply(self, z: Float[Tensor, "batch *state"]) -> Float[Tensor, "batch *state"]:
         """F(z) as one tensor."""
-        state = self.packing.unpack(z)
-        return self.packing.pack(self.function(state) if isinstance(state, Tensor) else self.function(*state))
+        state = unpack(z, self.shapes)
+        return pack(self.function(state) if isinstance(state, Tensor) else self.function(*state))
 
 
 class _Reached(BaseException):
@@ -169,7 +155,7 @@ class TorchDEQCell(nn.Module):
 
     def initial_state(self, u: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *state"]:
         """The model's own z_0."""
-        return self.call(u).start()
+        return pack(self.call(u).initial)
 
     def bind(self, u: Float[Tensor, "batch *image"]) -> BoundCell:
         """F for one x: what leads up to it is run once for all evaluations without gradient, and for each one with."""
@@ -228,7 +214,7 @@ class TorchDEQCell(nn.Module):
         """Where TorchDEQ's own solve for x ends, as one tensor."""
         call = self.call(x)
         core: Any = self.module.get_submodule(self._core)
-        return call.packing.pack(core(call.function, call.initial, solver_kwargs=dict(call.settings))[0][-1])
+        return pack(core(call.function, call.initial, solver_kwargs=dict(call.settings))[0][-1])
 
     @contextmanager
     def _answered_by(self, forward: Callable[..., Any]) -> Iterator[None]:
@@ -248,19 +234,21 @@ class Readout(nn.Module):
     Args:
         cell: the cell of the model.
         example: one input, (1, …), on which the part before the core runs, to no effect on the logits.
-        packing: how its states become one tensor.
+        shapes: of the tensors of a state, as `unpack` takes them.
     """
 
-    def __init__(self, cell: TorchDEQCell, example: Float[Tensor, "one *image"], packing: Packing) -> None:
+    def __init__(
+        self, cell: TorchDEQCell, example: Float[Tensor, "one *image"], shapes: Sequence[torch.Size] | None
+    ) -> None:
         super().__init__()
         self.cell = cell
-        self._packing = packing
+        self._shapes = shapes
         self.register_buffer("example", example.detach().clone(), persistent=False)
 
     def forward(self, z: Float[Tensor, "batch *state"]) -> Float[Tensor, "batch classes"]:
         """The logits of a state."""
         example = self.get_buffer("example")
-        return self.cell.resume(example.expand(len(z), *example.shape[1:]), self._packing.unpack(z))
+        return self.cell.resume(example.expand(len(z), *example.shape[1:]), unpack(z, self._shapes))
 
 
 def _core_name(module: nn.Module) -> str:
@@ -280,7 +268,7 @@ def _check_readout(cell: TorchDEQCell, call: CoreCall, example: Tensor) -> None:
     """Raise `InputError` unless what the module returns is logits that depend on x through the state alone."""
     x = example.detach().clone().requires_grad_()
     with torch.enable_grad():
-        logits = cell.resume(x, call.packing.unpack(call.start().detach()))
+        logits = cell.resume(x, unpack(pack(call.initial).detach(), call.shapes))
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(example):
         raise InputError("the model does not return logits (B, K) alone; wrap it in a module that does.")
     if logits.requires_grad and torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] is not None:
@@ -309,22 +297,22 @@ def _drawn(example: Float[Tensor, "batch *image"]) -> Float[Tensor, "drawn *imag
 def _check_parts(cell: TorchDEQCell, images: Float[Tensor, "drawn *image"]) -> None:
     """Raise `InputError` unless each part is a function, per sample, of what the conversion gives it."""
     call = cell.call(images)
-    start, state = call.start(), cell.solved(images)
-    value, logits = call.apply(start), cell.resume(images, call.packing.unpack(state))
+    start, state = pack(call.initial), cell.solved(images)
+    value, logits = call.apply(start), cell.resume(images, unpack(state, call.shapes))
 
     def differs(other: Tensor, expected: Tensor, tolerance: float) -> bool:
         bound = tolerance * float(expected.nan_to_num(0, 0, 0).abs().max())
         return not torch.allclose(other, expected, rtol=0, atol=bound, equal_nan=True)
 
     def head(x: Tensor, z: Tensor, statistic: float = -1.0) -> Tensor:
-        return cell.resume(x, call.packing.unpack(z), statistic)
+        return cell.resume(x, unpack(z, call.shapes), statistic)
 
     exact, rounded = (torch.finfo(state.dtype).eps * 100, torch.finfo(state.dtype).eps ** 0.5)
     for _ in range(_REPEATS):
         again = cell.call(images)
         if again.settings != call.settings:
             raise InputError("the solver's settings change from call to call; pass the same ones each time.")
-        if differs(again.start(), start, exact) or differs(again.apply(start), value, exact):
+        if differs(pack(again.initial), start, exact) or differs(again.apply(start), value, exact):
             raise InputError(
                 "the injection, z_0 or f of the model changes from call to call; take its noise or memory out."
             )
@@ -335,7 +323,7 @@ def _check_parts(cell: TorchDEQCell, images: Float[Tensor, "drawn *image"]) -> N
     if any(differs(head(images.roll(i, 0), state), logits, rounded) for i in range(1, len(images))):
         raise InputError(_PAST_THE_STATE)
     one = cell.call(images[:1])
-    alone = one.start(), one.apply(start[:1]), head(images[:1], state[:1])
+    alone = pack(one.initial), one.apply(start[:1]), head(images[:1], state[:1])
     if any(differs(single, whole[:1], rounded) for single, whole in zip(alone, (start, value, logits), strict=True)):
         raise InputError("the samples of a batch depend on each other; let the model treat each by itself.")
 
