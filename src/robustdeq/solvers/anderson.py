@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 from robustdeq.solvers.base import Solver
 from robustdeq.solvers.inverse import add_combination, combine
 from robustdeq.solvers.memory import Memory, Products, Window
@@ -71,12 +71,9 @@ class Anderson(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.history < 1:
-            raise InputError(f"history is {self.history}; Anderson mixes at least 1 residual.")
-        if not self.mixing > 0:
-            raise InputError(f"mixing is {self.mixing}; give a positive number.")
-        if not self.ridge >= 0:
-            raise InputError(f"ridge is {self.ridge}; give 0 or a positive number.")
+        require(self.history >= 1, f"history is {self.history}; Anderson mixes at least 1 residual.")
+        require(self.mixing > 0, f"mixing is {self.mixing}; give a positive number.")
+        require(self.ridge >= 0, f"ridge is {self.ridge}; give 0 or a positive number.")
 
     @override
     def memory(self, initial: Float[Tensor, "batch dim"], keep: bool) -> Memory:

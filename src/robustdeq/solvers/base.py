@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.solvers.inverse import InverseJacobian, combine
 from robustdeq.solvers.memory import Memory, Products
 
@@ -212,10 +212,8 @@ class Solver(ABC):
     divergence: float = 1e6
 
     def __post_init__(self) -> None:
-        if self.max_steps < 1:
-            raise InputError(f"max_steps is {self.max_steps}; a solver takes at least 1 step.")
-        if not self.tol >= 0:
-            raise InputError(f"tol is {self.tol}; give a tolerance of 0 (fixed number of steps) or more.")
+        require(self.max_steps >= 1, f"max_steps is {self.max_steps}; a solver takes at least 1 step.")
+        require(self.tol >= 0, f"tol is {self.tol}; give a tolerance of 0 (fixed number of steps) or more.")
         if not self.divergence > 0:
             raise InputError(f"divergence is {self.divergence}; give a positive multiple of the first residual.")
         for name, kind in (("stop", StopRule), ("result", Result)):
@@ -451,8 +449,7 @@ class Trajectory:
         Raises:
             InputError: n is not in 0 … N, or the method keeps no such estimate.
         """
-        if not 0 <= n <= self.max_steps:
-            raise InputError(f"B_{n} does not exist; this trajectory has B_0 to B_{self.max_steps}.")
+        require(0 <= n <= self.max_steps, f"B_{n} does not exist; this trajectory has B_0 to B_{self.max_steps}.")
         return self.solver.inverse(self, n)
 
     def replace(self, **changes: Any) -> Trajectory:

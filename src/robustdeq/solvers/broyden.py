@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.solvers.base import Function, Iterate, Solver, Trajectory
 from robustdeq.solvers.inverse import BroydenInverse, InverseJacobian, Updates, add_combination
 from robustdeq.solvers.memory import Memory, Products, Window
@@ -92,8 +92,7 @@ class Broyden(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.step_size > 0:
-            raise InputError(f"step_size is {self.step_size}; give a positive number.")
+        require(self.step_size > 0, f"step_size is {self.step_size}; give a positive number.")
         if self.line_search < 0:
             raise InputError(f"line_search is {self.line_search}; give 0 (none) or how often a step may be halved.")
         if self.limit is not None and self.limit < 1:

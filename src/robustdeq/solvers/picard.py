@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 from robustdeq.solvers.base import Solver, Trajectory
 from robustdeq.solvers.inverse import InverseJacobian
 from robustdeq.solvers.memory import Memory, Products, Window
@@ -50,8 +50,7 @@ class Picard(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.damping <= 1:
-            raise InputError(f"damping is {self.damping}; give a number in (0, 1].")
+        require(0 < self.damping <= 1, f"damping is {self.damping}; give a number in (0, 1].")
 
     @override
     def memory(self, initial: Float[Tensor, "batch dim"], keep: bool) -> Memory:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.deq.gradients import UnrolledIntermediate
 from robustdeq.deq.model import Loss, StateGradient
 from robustdeq.deq.modes import evaluating
@@ -139,8 +139,7 @@ class AdversarialTraining(Objective):
     warm_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup <= 1:
-            raise InputError(f"warmup is {self.warmup}; give a share of the training, in [0, 1].")
+        require(0 <= self.warmup <= 1, f"warmup is {self.warmup}; give a share of the training, in [0, 1].")
         if self.warm_steps is not None and self.warm_steps < 1:
             raise InputError(f"warm_steps is {self.warm_steps}; give 1 or more, or None to solve anew.")
         if self.attack.restarts != 1:
@@ -229,8 +228,7 @@ class TRADES(AdversarialTraining):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.beta >= 0:
-            raise InputError(f"beta is {self.beta}; give 0 or a positive number.")
+        require(self.beta >= 0, f"beta is {self.beta}; give 0 or a positive number.")
         if not self.attack.random_start:
             raise InputError("the attack starts at the image, where the divergence is flat; set random_start.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from robustdeq.attacks import PGD
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.data import RandomCropFlip
 from robustdeq.deq.cell import Execution
 from robustdeq.deq.gradients import Gradient
@@ -47,13 +47,9 @@ class Schedule:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "max_steps", "batch_size", "accumulate", "validation_images", "validations", "patience")
-        for name in (*counts, "checkpoint_every", "log_every"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise InputError(f"{name} is {count}; give 1 or more.")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; give 0 or a positive number.")
+        for name, count in vars(self).items():
+            require(count is None or count >= 1 or name == "seed", f"{name} is {count}; give 1 or more.")
+        require(self.seed >= 0, f"seed is {self.seed}; give 0 or a positive number.")
 
 
 @dataclass(frozen=True)
@@ -112,10 +108,8 @@ class Guard:
     diverged: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InputError(f"every is {self.every}; give how many steps pass between looks, 1 or more.")
-        if not 0 < self.diverged <= 1:
-            raise InputError(f"diverged is {self.diverged}; give a share of the samples, in (0, 1].")
+        require(self.every >= 1, f"every is {self.every}; give how many steps pass between looks, 1 or more.")
+        require(0 < self.diverged <= 1, f"diverged is {self.diverged}; give a share of the samples, in (0, 1].")
 
 
 @dataclass(frozen=True)
@@ -145,8 +139,7 @@ class OverfittingWatch:
             raise InputError(
                 f"every is {self.every} and images {self.images}; give 0 (no looks) or more, and 1 or more."
             )
-        if not 0 < self.drop <= 1:
-            raise InputError(f"drop is {self.drop}; give a difference of accuracies, in (0, 1].")
+        require(0 < self.drop <= 1, f"drop is {self.drop}; give a difference of accuracies, in (0, 1].")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 
 # What is left of the learning rate at a share of its decay.
 _DECAYS: Mapping[str, Callable[[float], float]] = {
@@ -48,17 +48,13 @@ class Optimization:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate is {self.learning_rate}; give a positive number.")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"warmup is {self.warmup}; give a share of the steps, in [0, 1).")
+        require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; give a positive number.")
+        require(0 <= self.warmup < 1, f"warmup is {self.warmup}; give a share of the steps, in [0, 1).")
         for name in ("final_learning_rate", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; give 0 or a positive number.")
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; give 0 or a positive number.")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise InputError(f"clip_norm is {self.clip_norm}; give a positive number, or None for no clipping.")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum is {self.momentum}; give a number in [0, 1).")
+        require(0 <= self.momentum < 1, f"momentum is {self.momentum}; give a number in [0, 1).")
         for name, known in (("decay", _DECAYS), ("algorithm", ("adamw", "sgd"))):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(map(repr, known))}.")

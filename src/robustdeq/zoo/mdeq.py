@@ -207,11 +207,7 @@ class MultiscaleCell(nn.Module):
     training mode the blocks use variational dropout: both are fixed by `bind`, once for all evaluations of a solve.
 
     Args:
-        layout: Scales of the state.
-        expansion: Width of a residual block's hidden layer, in multiples of the scale's channels.
-        groups: Groups of the GroupNorms in blocks and fusion.
-        post_groups: Groups of the GroupNorms after the fusion.
-        dropout: Probability with which a sample loses a channel of a residual block, while training.
+        layout: Scales of the state; the other settings are those of `MDEQConfig`.
     """
 
     def __init__(

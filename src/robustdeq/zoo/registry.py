@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.files import write_tensors, write_text
 from robustdeq.deq.model import DEQ
 from robustdeq.zoo.architecture import ZooModel
@@ -107,8 +107,7 @@ def _stored(weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[st
     """The weights in the type that they are stored in."""
     if dtype is None:
         return dict(weights)
-    if dtype not in _STORED_TYPES:
-        raise InputError(f"dtype is {dtype}; choose one of {', '.join(map(str, _STORED_TYPES))}.")
+    require(dtype in _STORED_TYPES, f"dtype is {dtype}; choose one of {', '.join(map(str, _STORED_TYPES))}.")
     stored = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     for name, tensor in weights.items():
         if tensor.isfinite().all() and not stored[name].isfinite().all():
@@ -145,8 +144,7 @@ def _shards(weights: Mapping[str, Tensor], metadata: Mapping[str, str], limit: i
         return 16 + len(json.dumps({"__metadata__": metadata} | described)) + sum(t.nbytes for t in shard.values())
 
     needed, name = max((size({name: tensor}), name) for name, tensor in weights.items())
-    if needed > limit:
-        raise InputError(f"shard_bytes is {limit} and {name} needs {needed} in a file; give at least as many.")
+    require(needed <= limit, f"shard_bytes is {limit} and {name} needs {needed} in a file; give at least as many.")
     shards: list[dict[str, Tensor]] = [{}]
     for name, tensor in weights.items():
         if size(shards[-1] | {name: tensor}) > limit:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.zoo.architecture import Architecture, ZooModel
 
 
@@ -40,10 +40,8 @@ class ResNetConfig(Architecture):
     width: int = 64
 
     def __post_init__(self) -> None:
-        if not self.blocks or min(self.blocks) < 1:
-            raise InputError(f"blocks is {self.blocks}; give every stage at least 1 block.")
-        if self.width < 1:
-            raise InputError(f"width is {self.width}; give at least 1 feature map.")
+        require(self.blocks and min(self.blocks) >= 1, f"blocks is {self.blocks}; give every stage at least 1 block.")
+        require(self.width >= 1, f"width is {self.width}; give at least 1 feature map.")
 
     @property
     @override
@@ -76,8 +74,7 @@ class WideResNetConfig(Architecture):
     def __post_init__(self) -> None:
         if self.depth < 10 or (self.depth - 4) % 6:
             raise InputError(f"depth is {self.depth}; give 6 n + 4 for n ≥ 1 blocks per stage, such as 28 or 34.")
-        if self.widening < 1:
-            raise InputError(f"widening is {self.widening}; give 1 or more.")
+        require(self.widening >= 1, f"widening is {self.widening}; give 1 or more.")
 
     @property
     @override
