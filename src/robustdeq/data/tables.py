@@ -66,13 +66,10 @@ def _is_label(feature: object) -> bool:
 
 def _choose(candidates: Sequence[str], preferred: Iterable[str], kind: str, source: str) -> str:
     require(candidates, f"{source} has no {kind} column: add one called '{next(iter(preferred))}'.")
-    if len(candidates) == 1:
-        return candidates[0]
-    for name in preferred:
-        if name in candidates:
-            return name
+    fitting = candidates if len(candidates) == 1 else [name for name in preferred if name in candidates]
     listed = ", ".join(candidates)
-    raise InputError(f"{source} has several {kind} columns ({listed}): call the right one '{next(iter(preferred))}'.")
+    require(fitting, f"{source} has several {kind} columns ({listed}): call the right one '{next(iter(preferred))}'.")
+    return fitting[0]
 
 
 def _labels(values: Sequence[int | None], source: str) -> Int64[Tensor, "n"]:

@@ -102,18 +102,11 @@ def fit(
     record = Record(folder / METRICS, schedule.log_every, report or (lambda share, what: None))
     with _quiet():
         trainer, checkpoints = _trainer(recipe, folder, hardware, [best, record], held_out, len(train))
-        place, rank = trainer.strategy.root_device, trainer.global_rank
-        batches = Batches(
-            train if schedule.accumulate == 1 else train.head(len(train) - len(train) % schedule.batch_size),
-            share,
-            seed=schedule.seed,
-            augmentation=recipe.augmentation,
-            device=place,
-            rank=rank,
-            world=hardware.world,
-        )
-        size = min(share, len(held_out))
-        watched = Batches(held_out, size, shuffle=False, device=place, rank=rank, world=hardware.world)
+        place: dict[str, Any] = {"device": trainer.strategy.root_device, "rank": trainer.global_rank}
+        place["world"] = hardware.world
+        used = train if schedule.accumulate == 1 else train.head(len(train) - len(train) % schedule.batch_size)
+        batches = Batches(used, share, seed=schedule.seed, augmentation=recipe.augmentation, **place)
+        watched = Batches(held_out, min(share, len(held_out)), shuffle=False, **place)
         checkpoint = _begin(folder, provenance, resume)
         torch.manual_seed(schedule.seed)
         if hardware.world > 1:

@@ -31,7 +31,7 @@ _METADATA_KEY = "robustdeq"
 _SUFFIX = ".safetensors"
 _STORED_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 _FOLDERS = (Path(__file__).parents[1] / "weights", Path(__file__).parents[3] / "weights")
-_SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
+_SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-\d{5}\.safetensors")
 
 
 def save(
@@ -263,7 +263,7 @@ def _files(stem: Path) -> list[Path]:
     if whole.is_file():
         return [whole]
     row = _row(stem)
-    counts = {int(shard["count"]) for file in row if (shard := _SHARD.fullmatch(file.name))}
+    counts = {int(file.stem[-5:]) for file in row}
     if row and counts != {len(row)}:
         raise InputError(f"{stem} has {len(row)} shards where their names say {min(counts)}; download it again.")
     return row
@@ -271,5 +271,5 @@ def _files(stem: Path) -> list[Path]:
 
 def _row(stem: Path) -> list[Path]:
     """All shards of that name, of whatever row."""
-    found = sorted(stem.parent.glob(f"{glob.escape(stem.name)}-*-of-*{_SUFFIX}"))
-    return [file for file in found if (shard := _SHARD.fullmatch(file.name)) and shard["name"] == stem.name]
+    number = 5 * "[0-9]"
+    return sorted(stem.parent.glob(f"{glob.escape(stem.name)}-{number}-of-{number}{_SUFFIX}"))
