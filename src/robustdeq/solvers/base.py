@@ -87,12 +87,10 @@ class Iteration:
     for the device (`may_sync`), so it runs without host synchronisation; a sample whose residual has fallen to rounding
     level is frozen all the same, since further increments would be noise.
 
+    `steps`, `converged`, `diverged`, `best_index` and `best_value` are those of the `Trajectory` so far; z_0 stands for
+    z* until z_1 is known.
+
     Attributes:
-        steps: the index of the last state each sample visited.
-        converged: whether its residual fell below the tolerance.
-        diverged: whether it became non-finite or left all bounds.
-        best_index: the n for which z_n is z*; z_0 stands until z_1 is known.
-        best_value: f(z*), flat.
         best_state: z*, flat, where the iteration was told to hold it.
         last: the last iterate at which f was evaluated.
     """
