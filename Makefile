@@ -5,19 +5,26 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 CHECKED := $(addprefix tests/,base data solvers deq zoo attacks evaluation training)
 
+INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
+
 .PHONY: demo test test-all lint types docs bench install clean
 
-install: .venv/installed
+# What the developers need on top of what the package runs with.
+install: .venv/developed
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or later is needed: make PYTHON=python3.11 ..."; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) --constraint constraints.txt torch
+	$(INSTALL) --constraint constraints.txt --editable .
 	touch $@
 
-demo: install
+.venv/developed: .venv/installed
+	$(INSTALL) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed
 	$(BIN)/robustdeq demo
 
 test: install
@@ -39,7 +46,7 @@ types: install
 docs: install
 	$(BIN)/mkdocs build --strict
 
-bench: install
+bench: .venv/installed
 	$(BIN)/robustdeq bench
 
 clean:

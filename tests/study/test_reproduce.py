@@ -15,7 +15,7 @@ import robustdeq as rd
 from robustdeq import cli
 from robustdeq.attacks import AutoAttack
 from robustdeq.base.errors import InputError
-from robustdeq.data import load
+from robustdeq.data import Images, load
 from robustdeq.evaluation import Estimators, Store
 from robustdeq.evaluation.job import Job
 from robustdeq.gradients import Exact, Gradient
@@ -31,11 +31,21 @@ from robustdeq.study import (
     published,
     scale_named,
 )
-from robustdeq.study.configurations import CONFIGURATIONS, EXACT_8_7, EXACT_50_50, RESNET, UNROLLED, Configuration
+from robustdeq.study.configurations import (
+    ALIGNED,
+    CONFIGURATIONS,
+    EXACT_8_7,
+    EXACT_18_20,
+    EXACT_50_50,
+    RESNET,
+    UNROLLED,
+    Configuration,
+)
 from robustdeq.study.paper.accumulation import states_under_ready_made
 from robustdeq.study.run import reproduce
 from robustdeq.study.times import collect, measured_times
-from robustdeq.training import seconds_trained
+from robustdeq.training import Regularization, seconds_trained
+from robustdeq.training.plan import read_plan
 
 IMAGES = 4
 STORED = Path(__file__).parents[2] / "results"
@@ -52,6 +62,7 @@ DEFENSES = ["Final", "Early", "Ensemble"]
 STATES = [f"z_{n}" for n in range(1, 10)]
 ADJOINTS = [f"u_{n}" for n in range(1, 10)]
 TRAININGS = ["(8/7) Exact-Trained", "(18/20) Exact-Trained", "(50/50) Exact-Trained", "(8/7) Unrolling-Trained"]
+SEEDED = [f"{t}, seed {s}" for t in (TRAININGS[3], *TRAININGS[:2], "(8) Solver-Aligned") for s in (0, 1)]
 UNROLLED_STEPS = ["k = 1", "k = 5"]
 PROTOCOLS = ["Clean", "Ready-made PGD-1", "Paper's protocol", "PGD-1 through the solver", "Strict protocol"]
 ESTIMATES = ["adjoint u_n", "adjoint u_{n+1}", *(f"unrolled, k = {k}, λ = {d}" for d in ("0.5", "1") for k in (1, 5))]
@@ -96,6 +107,10 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
     ],
     "true-gradient": [(ESTIMATES, STATES)] * 4,
     "strict-vs-paper": [(DEFENSES, PROTOCOLS)],
+    "overestimate": [
+        (SEEDED, ["Clean", "Ready-made", "The paper's best attack", "Through the solver", "Worst case per image"]),
+        (SEEDED, ["Ready-made", "The paper's best attack", "Through the solver"]),
+    ],
     "epsilon-curve": [
         (
             [f"{d}, {a}" for d in DEFENSES for a in ("ready-made", "through the solver")],
@@ -225,6 +240,11 @@ def test_experiments_agree_where_they_measure_the_same(folder: Path) -> None:
     strict, steps = found(folder, "strict-vs-paper").panels[0], found(folder, "steps-curve").panels[0]
     assert (strict.values[:, 4] <= strict.values[:, :4].min(axis=1)).all()
     assert strict.values[:, 3].tolist() == steps.values[::2, 0].tolist()
+    seen, overrated = (panel.values for panel in found(folder, "overestimate").panels)
+    assert (seen[:, -1:] <= seen[:, :-1]).all()
+    assert seen[0, 0] == strict.values[0, 0]
+    assert seen[0, -1] <= strict.values[0, -1]
+    np.testing.assert_allclose(overrated, seen[:, 1:-1] - seen[:, -1:])
     curve = found(folder, "epsilon-curve").panels[0]
     assert strict.values[:, 3].tolist() == curve.values[1::2, 3].tolist()
     assert strict.values[0, 1] == curve.values[0, 3] == grid.values[0, 4]
@@ -383,18 +403,28 @@ def test_full_effort_is_the_standard_autoattack() -> None:
 
 
 @pytest.mark.parametrize("way", CONFIGURATIONS, ids=lambda way: way.name)
-@pytest.mark.parametrize("scale", ["nano", "tiny", "small", "large"])
+@pytest.mark.parametrize("scale", ["nano", "conv-digits", "tiny", "small", "conv-small", "large"])
 def test_ways_of_training_differ_in_what_they_compare_alone(way, scale: str) -> None:
     chosen = scale_named(scale)
     plan, paper = chosen.plan(way, chosen.sizes[0]), scale_named("large").plan(way, "large")
     assert type(plan.recipe.objective) is type(paper.recipe.objective)
-    assert (plan.gradient, plan.recipe.regularization) == (paper.gradient, paper.recipe.regularization)
+    assert plan.gradient == paper.gradient
+    assert plan.recipe.regularization == (Regularization() if "conv" in scale else paper.recipe.regularization)
     if way is not RESNET and plan.model == chosen.sizes[0]:
         assert plan.architecture == paper.architecture
     forward = {EXACT_8_7: 8, UNROLLED: 8, EXACT_50_50: 50}.get(way)
     assert forward in (None, plan.architecture.get("max_steps"))
     cut = chosen.plan(way, chosen.sizes[0], Budget(max_steps=7), seed=3).recipe.schedule
     assert (cut.max_steps, cut.seed) == (7, plan.recipe.schedule.seed + 3)
+
+
+@pytest.mark.parametrize("way", [UNROLLED, EXACT_8_7, EXACT_18_20, ALIGNED], ids=lambda way: way.name)
+@pytest.mark.parametrize("size", ["conv-digits", "conv-small"])
+def test_packaged_recipe_is_the_training_of_its_scale(size: str, way: Configuration) -> None:
+    packaged, scaled = read_plan(f"{size}-{way.name}"), scale_named(size).plan(way, size)
+    images = Images(torch.zeros(1, 1, 32, 32, dtype=torch.uint8), torch.zeros(1, dtype=torch.long), ("a", "b"), "none")
+    assert packaged.build(images).config == scaled.build(images).config
+    assert replace(packaged, architecture={}) == replace(scaled, architecture={})
 
 
 @pytest.mark.parametrize("way", CONFIGURATIONS, ids=lambda way: way.name)
@@ -436,7 +466,10 @@ def test_file_that_holds_something_else_is_refused(content: str, tmp_path: Path)
         (["table7"], "there is no experiment 'table7'; did you mean table"),
         (["nothing-like-it"], "there is no experiment 'nothing-like-it'; `robustdeq reproduce --list` names them"),
         ([], "there is nothing to reproduce; name a table or figure, or pass --list to see them all."),
-        (["table1", "--scale", "huge"], "there is no scale 'huge'; choose one of nano, tiny, small, large, xl."),
+        (
+            ["table1", "--scale", "huge"],
+            "there is no scale 'huge'; choose one of nano, conv-digits, tiny, small, conv-small, large, xl.",
+        ),
         (["table1", "--effort.steps", "0"], "steps is 0; give 1 or more."),
         (["table1", "--batch_size", "0"], "batch_size is 0; give 1 or more."),
         (["alignment", "--seeds", "0"], "seeds is 0; give 1 or more."),

@@ -19,7 +19,7 @@ SOLVES = {"large-pgdat-exact-8-7": (8, 7), "large-pgdat-exact-18-20": (18, 20), 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_packaged_recipe_is_read(name: str) -> None:
     plan = read_plan(name)
-    assert plan.data == "cifar10"
+    assert plan.data == ("digits" if "nano" in name or "digits" in name else "cifar10")
     assert isinstance(plan.recipe.objective, Standard if name == "large-standard" else AdversarialTraining)
     assert isinstance(plan.gradient, ThroughSolver) == ("aligned" in name)
 
@@ -57,6 +57,36 @@ def test_lists_of_a_file_serve_as_settings_of_the_architecture(tmp_path: Path) -
     deq = read_plan(str(file)).build(images())
     assert isinstance(deq, MDEQ)
     assert deq.config.channels == (8, 8)
+
+
+def test_recipe_holds_only_what_differs_from_its_base(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        "model: nano\nschedule: {epochs: 3, seed: 5}\n"
+        "gradient: {class_path: Phantom, init_args: {steps: 2, damping: 0.5}}\n"
+    )
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        f"base: {tmp_path / 'base.yaml'}\nschedule: {{epochs: 4}}\ngradient: {{class_path: ThroughSolver}}\n"
+    )
+    plan = read_plan(str(own))
+    assert (plan.model, plan.recipe.schedule.epochs, plan.recipe.schedule.seed) == ("nano", 4, 5)
+    assert isinstance(plan.gradient, ThroughSolver)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: huge", "there is no recipe 'huge'"),
+        ("base: {own}", "builds on itself; give it another base."),
+        ("- 1", "holds no settings; write lines such as `model: small`."),
+        ("a: [", r"own\.yaml is no YAML \("),
+    ],
+)
+def test_recipe_without_settings_ends_in_one_sentence(text: str, message: str, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(text.format(own=own))
+    with pytest.raises(InputError, match=message):
+        read_plan(str(own))
 
 
 @pytest.mark.parametrize(("name", "kind"), [("resnet18", ResNet), ("wrn34-10", WideResNet)])

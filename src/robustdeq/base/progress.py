@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Report = Callable[[float, str], None]
 """Takes the share of the work that is done, in [0, 1], and a word on what is under way."""
 
 
 @contextmanager
-def progress_bar(title: str, console: Console | None = None) -> Iterator[Report]:
-    """Show a bar, from the first report on, with the time left as estimated from the share done per second.
+def progress_bars(titles: Iterable[str], console: Console | None = None) -> Iterator[dict[str, Report]]:
+    """Show a bar per piece of work, from the first report on, with the time left as estimated from its recent speed.
 
     Args:
-        title: what the bar is for.
-        console: where it is shown; standard error by default, so that results can be piped.
+        titles: what the bars are for.
+        console: where they are shown; standard error by default, so that results can be piped.
     """
     columns = (
         TextColumn("[bold]{task.description}"),
@@ -30,14 +39,20 @@ def progress_bar(title: str, console: Console | None = None) -> Iterator[Report]
         TextColumn("[dim]{task.fields[what]}"),
     )
     progress = Progress(*columns, console=console or Console(stderr=True), speed_estimate_period=600)
-    task = progress.add_task(title, total=1.0, what="")
 
-    def report(share: float, what: str) -> None:
+    def report(task: TaskID, share: float, what: str) -> None:
         progress.start()
         progress.update(task, completed=share, what=what)
 
     try:
-        yield report
+        yield {title: partial(report, progress.add_task(title, total=1.0, what="")) for title in titles}
     finally:
         if progress.live.is_started:
             progress.stop()
+
+
+@contextmanager
+def progress_bar(title: str, console: Console | None = None) -> Iterator[Report]:
+    """Show one bar, as `progress_bars` does."""
+    with progress_bars([title], console) as reports:
+        yield reports[title]

@@ -105,7 +105,7 @@ def _spelt_out(arguments: list[str]) -> list[str]:
         case ["reproduce" | "bench" as name, what, *rest] if not what.startswith("-"):
             return [name, "--name", what, *rest]
         case ["train", recipe, *rest] if not recipe.startswith("-"):
-            from robustdeq.recipes import locate_recipe
+            from robustdeq.recipes import read_recipe
 
-            return ["train", "--config", str(locate_recipe(recipe)), *rest]
+            return ["train", "--config", json.dumps(read_recipe(recipe)), *rest]
     return arguments

@@ -38,7 +38,7 @@ def train(
     Begin with the name of a recipe (`robustdeq recipes` lists them) or a YAML file; options override it.
 
     Args:
-        model: the size of an MDEQ (nano, tiny, small, large or xl), or an explicit network (resnet18 or wrn34-10).
+        model: its name; `robustdeq models` lists them.
         architecture: what of the model is to be different, such as {max_steps: 18, dropout: 0.1}.
         data: digits, cifar10, cifar100, svhn, fashion_mnist, owner/name on the hub, or a local file or folder.
         gradient: how a DEQ is differentiated for its weights, and for its adversaries unless the objective says.

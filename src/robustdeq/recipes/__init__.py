@@ -1,8 +1,15 @@
-"""The packaged recipes: YAML files in this folder, each a whole configuration of `robustdeq train`."""
+"""The packaged recipes: YAML files in this folder, each a whole configuration of `robustdeq train`.
+
+A recipe that names another as its `base` holds only what differs from it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from robustdeq.base.errors import InputError, hint
 
@@ -36,3 +43,35 @@ def locate_recipe(name: str) -> Path:
         return own
     otherwise = f"choose one of {', '.join(recipe_names())}, or give a YAML file."
     raise InputError(f"there is no recipe {name!r}; {hint(name, recipe_names(), otherwise)}")
+
+
+def read_recipe(name: str, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The settings in a recipe, with those of its base where it has one.
+
+    Args:
+        name: of a packaged recipe, or a YAML file of one's own.
+        derived: the recipes that build on this one.
+
+    Raises:
+        InputError: there is none, it holds no settings, or it builds on itself.
+    """
+    path = locate_recipe(name)
+    if path in derived:
+        raise InputError(f"the recipe {name} builds on itself; give it another base.")
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML ({' '.join(str(error).split())}); correct it.") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} holds no settings; write lines such as `model: small`.")
+    base = settings.pop("base", None)
+    return settings if base is None else _overridden(read_recipe(str(base), (*derived, path)), settings)
+
+
+def _overridden(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with other settings, group by group; a choice of a class replaces the whole group."""
+    merged = dict(base)
+    for name, value in settings.items():
+        nested = isinstance(value, dict) and isinstance(base.get(name), dict) and "class_path" not in value
+        merged[name] = _overridden(base[name], value) if nested else value
+    return merged

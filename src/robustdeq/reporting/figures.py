@@ -12,7 +12,8 @@ import pandas as pd
 
 from robustdeq.base.files import replace_with
 from robustdeq.evaluation import GridResult
-from robustdeq.reporting.wording import label, number, states
+from robustdeq.reporting.profiles import profile_panels
+from robustdeq.reporting.wording import label, number
 from robustdeq.study import Drawing, Panel, Reproduction
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
@@ -137,19 +138,9 @@ def save_profile_figure(result: GridResult, path: Path, title: str = "") -> None
     """
 
     def draw(axes: list[Any]) -> str:
-        residuals, accuracies = axes
-        for i, (name, profile) in enumerate(result.profiles.items()):
-            places = range(1, len(profile.accuracy) + 1)
-            residuals.semilogy(places, profile.residual, linewidth=1.6, label=name, **_style(i))
-            accuracies.plot(places, [100 * share for share in profile.accuracy], linewidth=1.6, label=name, **_style(i))
-        last = len(next(iter(result.profiles.values())).accuracy)
-        for place in axes:
-            place.set_xticks(range(1, last + 1), states(last))
-            place.grid(alpha=0.25, linewidth=0.6)
-        residuals.set_ylabel("relative residual  ‖f(z)−z‖ / ‖f(z)‖")
-        accuracies.set_ylabel("accuracy (%)")
-        accuracies.set_ylim(0, 100)
-        accuracies.legend(frameon=False, loc="lower right")
+        for panel, place in zip(profile_panels(result.profiles), axes, strict=True):
+            _curves(panel, place)
+            place.set_title(panel.title, fontsize=9)
         return title
 
     _save(path, (9, 3.6), (1, 2), draw)

@@ -17,7 +17,7 @@ from robustdeq.evaluation.exhibits import Exhibits
 from robustdeq.evaluation.store import FILE as STORE
 from robustdeq.evaluation.store import MANIFEST
 from robustdeq.study import Panel, Reproduction
-from robustdeq.study.panel import shares
+from robustdeq.study.panel import accuracies
 
 _RESULTS = "results.json"
 MARKS = ('<meta name="generator" content="robustdeq', "<!-- made by robustdeq report -->")
@@ -115,15 +115,9 @@ def _alignment(store: Store) -> Panel | None:
     if not adjoints:
         return None
     outcomes = np.stack([_accurate(store, key).T for key in adjoints.values()])
-    return Panel(
-        "robustness under attacks on adjoint states",
-        "%",
-        tuple(adjoints),
-        tuple(f"z_{n}" for n in range(1, outcomes.shape[1] + 1)),
-        **shares(outcomes),
-        row_axis="Adjoint state",
-        column_axis="State",
-    )
+    states = (f"z_{n}" for n in range(1, outcomes.shape[1] + 1))
+    title, axes = "robustness under attacks on adjoint states", {"row_axis": "Adjoint state", "column_axis": "State"}
+    return accuracies(title, adjoints, states, outcomes, **axes)
 
 
 def _accurate(store: Store, attack: str) -> Bool[np.ndarray, "samples states"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from robustdeq.base.errors import InputError, hint
 from robustdeq.study.beyond.alignment import ALIGNMENT
 from robustdeq.study.beyond.epsilon_curve import EPSILON_CURVE
+from robustdeq.study.beyond.overestimate import OVERESTIMATE
 from robustdeq.study.beyond.steps_curve import STEPS_CURVE
 from robustdeq.study.beyond.strict_vs_paper import STRICT_VS_PAPER
 from robustdeq.study.beyond.true_gradient import TRUE_GRADIENT
@@ -57,6 +58,7 @@ EXPERIMENTS = {
         ATTACK_TIME,
         TRUE_GRADIENT,
         STRICT_VS_PAPER,
+        OVERESTIMATE,
         EPSILON_CURVE,
         STEPS_CURVE,
         ALIGNMENT,

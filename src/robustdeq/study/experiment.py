@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from robustdeq.study.configurations import Configuration
-from robustdeq.study.panel import Panel
+from robustdeq.study.panel import Panels
 from robustdeq.study.study import Study
 
 BEYOND = "beyond the paper"
@@ -32,7 +32,7 @@ class Experiment:
     source: str
     title: str
     configurations: tuple[Configuration, ...]
-    measure: Callable[[Study], tuple[Panel, ...]]
+    measure: Callable[[Study], Panels]
     remark: str = ""
     legend: str = ""
     every_size: bool = False

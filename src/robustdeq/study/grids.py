@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from robustdeq.deq.gradients import Gradient
-from robustdeq.evaluation import Estimators, GridResult, Paper
+from robustdeq.evaluation import Estimators, GridResult, Paper, Strict
+from robustdeq.study.panel import Matrix, Panel, accuracies
 from robustdeq.study.study import Study, Trained
 
 DEFENSES = ("Final", "Early", "Ensemble")
@@ -32,13 +33,22 @@ def white_box(study: Study, trained: Trained, title: str) -> GridResult:
 
 def strict(study: Study, trained: Trained, title: str) -> GridResult:
     """The strict protocol's grid."""
-    protocol = replace(study.strict, attack=study.attack, estimators=study.estimators)
-    return study.measure(title, trained.deq, protocol, trained.defenses)
+    return study.measure(title, trained.deq, strict_protocol(study), trained.defenses)
+
+
+def strict_protocol(study: Study) -> Strict:
+    """The strict protocol in the threat model of the study."""
+    return replace(study.strict, attack=study.attack, estimators=study.estimators)
 
 
 def paper_part(result: GridResult) -> Outcomes:
     """Clean and the paper's six columns: final, early and ensemble × `COLUMNS` × samples."""
     return np.concatenate([result.clean[:, None], result.per_sample[:, ~np.asarray(result.beyond_paper)]], axis=1)
+
+
+def grid_panel(title: str, outcomes: Outcomes, paper: Matrix) -> Panel:
+    """The accuracies of such a part, the paper's beside them."""
+    return accuracies(title, DEFENSES, COLUMNS, outcomes, row_axis="Defense", column_axis="Attack", paper=paper)
 
 
 def strongest(result: GridResult, estimators: Estimators, last: int) -> dict[str, Gradient]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -20,6 +20,8 @@ from robustdeq.base.statistics import wilson_intervals
 Matrix = Float[np.ndarray, "rows columns"]
 CONFIDENCE = "95 % interval"
 RANGE = "range of all rounds"
+Made = TypeVar("Made")
+_MATRICES = ("values", "low", "high", "paper")
 
 
 class Drawing(StrEnum):
@@ -69,7 +71,7 @@ class Panel:
 
     def __post_init__(self) -> None:
         shape = (len(self.rows), len(self.columns))
-        for name in ("values", "low", "high", "paper"):
+        for name in _MATRICES:
             matrix = getattr(self, name)
             if matrix is not None and matrix.shape != shape:
                 raise InputError(f"{name} of the panel {self.title!r} has shape {matrix.shape}; make it {shape}.")
@@ -81,29 +83,20 @@ class Panel:
 
     def plain(self) -> dict[str, Any]:
         """As plain values, with null for what is not there."""
-        matrices = {name: _plain(getattr(self, name)) for name in ("values", "low", "high", "paper")}
-        return {
-            "title": self.title,
-            "unit": self.unit,
-            "row_axis": self.row_axis,
-            "column_axis": self.column_axis,
-            "rows": list(self.rows),
-            "columns": list(self.columns),
-            **matrices,
-            "drawing": self.drawing,
-            "logarithmic": self.logarithmic,
-            "interval": self.interval,
-        }
+        return {name: _plain(value) if name in _MATRICES else value for name, value in vars(self).items()}
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Panel:
         """The panel that `plain` wrote down; raises `KeyError`, `TypeError` or `ValueError` where it is none."""
         settings = dict(values)
-        for name in ("values", "low", "high", "paper"):
+        for name in _MATRICES:
             settings[name] = _matrix(settings[name], (len(settings["rows"]), len(settings["columns"])))
         settings |= {name: tuple(settings[name]) for name in ("rows", "columns")}
         settings["drawing"] = Drawing(settings["drawing"])
         return cls(**settings)
+
+
+Panels = Iterator[Panel]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,19 +123,12 @@ class Reproduction:
 
     def plain(self) -> dict[str, Any]:
         """As plain values, with null for what is not there."""
-        return {
-            "name": self.name,
-            "source": self.source,
-            "title": self.title,
-            "remark": self.remark,
-            "legend": self.legend,
-            "panels": [panel.plain() for panel in self.panels],
-            "provenance": dict(self.provenance),
-        }
+        panels = [panel.plain() for panel in self.panels]
+        return vars(self) | {"panels": panels, "provenance": dict(self.provenance)}
 
     def save(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
-        write_text(path, json.dumps(self.plain(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_plain(path, self.plain())
 
     @classmethod
     def read(cls, path: Path) -> Reproduction:
@@ -151,43 +137,85 @@ class Reproduction:
         Raises:
             InputError: the file cannot be read, or holds something else.
         """
-        try:
-            plain = dict(json.loads(path.read_text(encoding="utf-8")))
+
+        def made(plain: dict[str, Any]) -> Reproduction:
             panels = tuple(map(Panel.from_plain, plain.pop("panels")))
             return cls(**plain, panels=panels)
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}).") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} holds no reproduction; make it with `robustdeq reproduce`.") from error
+
+        return read_plain(path, made, "reproduction; make it with `robustdeq reproduce`.")
 
 
-class Estimates(TypedDict):
-    """Numbers with the ends of their intervals, as a panel takes them."""
-
-    values: Matrix
-    low: Matrix
-    high: Matrix
+def write_plain(path: Path, plain: Mapping[str, Any]) -> None:
+    """Write plain values as JSON, whole or not at all."""
+    write_text(path, json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def shares(outcomes: Bool[np.ndarray, "rows columns samples"]) -> Estimates:
-    """Accuracies in percent with their Wilson 95 % intervals, as the matrices of a panel.
+def read_plain(path: Path, make: Callable[[dict[str, Any]], Made], what: str) -> Made:
+    """What is made of the plain values in a JSON file.
+
+    Raises:
+        InputError: the file cannot be read, or does not hold `what`, whose text says how to come by it.
+    """
+    try:
+        return make(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} holds no {what}") from error
+
+
+def accuracies(
+    title: str,
+    rows: Iterable[str],
+    columns: Iterable[str],
+    outcomes: Bool[np.ndarray, "rows columns samples"],
+    **shown: Any,
+) -> Panel:
+    """A panel of accuracies in percent with their Wilson 95 % intervals.
 
     Args:
+        title: what it shows.
+        rows: their names.
+        columns: their names.
         outcomes: whether each sample is classified correctly.
+        shown: further settings of the panel.
     """
-    intervals = 100 * wilson_intervals(outcomes)
-    return {"values": 100 * outcomes.mean(axis=-1), "low": intervals[..., 0], "high": intervals[..., 1]}
+    low, high = np.moveaxis(100 * wilson_intervals(outcomes), -1, 0)
+    return Panel(title, "%", tuple(rows), tuple(columns), 100 * outcomes.mean(axis=-1), low=low, high=high, **shown)
 
 
-def means(samples: Float[np.ndarray, "rows columns samples"]) -> Estimates:
-    """Means over samples with their normal 95 % intervals, as the matrices of a panel.
-
-    Args:
-        samples: one number per sample.
-    """
+def averages(
+    title: str,
+    unit: str,
+    rows: Iterable[str],
+    columns: Iterable[str],
+    samples: Float[np.ndarray, "rows columns samples"],
+    **shown: Any,
+) -> Panel:
+    """A panel of means over samples with their normal 95 % intervals; settings as in `accuracies`."""
     mean = samples.mean(axis=-1)
     error = 1.96 * samples.std(axis=-1, ddof=min(1, samples.shape[-1] - 1)) / math.sqrt(samples.shape[-1])
-    return {"values": mean, "low": mean - error, "high": mean + error}
+    return Panel(title, unit, tuple(rows), tuple(columns), mean, low=mean - error, high=mean + error, **shown)
+
+
+def bars(
+    title: str, unit: str, column: str, sides: Mapping[str, float | Sequence[float]], row_axis: str, scale: float = 1.0
+) -> Panel:
+    """A bar for each side: its number, or the median and the range of its rounds.
+
+    Args:
+        title: what it shows.
+        unit: of the numbers.
+        column: what the bars are.
+        sides: by name, a number each, or those of all rounds.
+        row_axis: what the sides are.
+        scale: by what the numbers are multiplied.
+    """
+    low, median, high = (
+        scale * np.array([[pick(side)] for side in sides.values()]) for pick in (np.min, np.median, np.max)
+    )
+    ranges = {"low": low, "high": high, "interval": RANGE} if any(map(np.ndim, sides.values())) else {}
+    return Panel(title, unit, tuple(sides), (column,), median, row_axis, drawing=Drawing.BARS, **ranges)
 
 
 def _plain(matrix: Matrix | None) -> list[list[float | None]] | None:

@@ -46,7 +46,7 @@ def reproduce(experiment: Experiment, study: Study) -> Reproduction:
     """
     begun = time.perf_counter()
     study = replace(study, used={}, kept={}, weights={} if experiment.trains else study.weights)
-    panels = experiment.measure(study)
+    panels = tuple(experiment.measure(study))
     provenance = settings(experiment, study) | {
         "models": dict(study.used),
         "command": " ".join(["robustdeq", *sys.argv[1:]]),

@@ -32,15 +32,6 @@ class Timing:
         """The median."""
         return statistics.median(self.seconds)
 
-    @property
-    def spread(self) -> float:
-        """Half the distance between the quartiles, as a share of the median."""
-        low, _, high = statistics.quantiles(self.seconds, n=4)
-        return (high - low) / 2 / self.median
-
-    def __str__(self) -> str:
-        return f"{1e3 * self.median:.0f} ms ± {self.spread:.0%}"
-
 
 def interleaved(
     sides: Mapping[str, Side], repetitions: int, report: Report | None = None, warm_up: bool = True

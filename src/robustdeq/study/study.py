@@ -6,7 +6,7 @@ on where they were interrupted, and what two experiments need is made once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -183,6 +183,15 @@ class Study:
         """The images that are attacked and their labels, on the device."""
         x, y = self.images.tensors()
         return x.to(self.device), y.to(self.device)
+
+    def batches(self, title: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images and their labels batch by batch, on the device; it is shown how many are done."""
+        parts = [*zip(*(tensor.split(self.batch_size) for tensor in self.tensors()), strict=True)]
+        with self.progress(title) as report:
+            for done, (x, y) in enumerate(parts):
+                report(done / len(parts), f"batch {done + 1} of {len(parts)}")
+                yield x, y
+            report(1.0, "done")
 
     def trained(self, configuration: Configuration, size: str | None = None, seed: int = 0) -> Trained:
         """A model trained in some way: the weights that were given, or else a training, which may go on from before.

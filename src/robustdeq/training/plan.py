@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from robustdeq.base.errors import InputError, hint
 from robustdeq.data import Images
 from robustdeq.deq.gradients import Phantom, StateGradient
-from robustdeq.recipes import locate_recipe
+from robustdeq.recipes import read_recipe
 from robustdeq.training.recipe import Recipe
 from robustdeq.zoo import ZooModel
 from robustdeq.zoo.presets import architecture_named
@@ -23,7 +23,7 @@ class Plan:
     """Which model is trained, on what, and how.
 
     Args:
-        model: the size of an MDEQ, or the name of an explicit network.
+        model: its name in `zoo.MODELS`.
         architecture: what of the model differs from the preset.
         data: the name or the place of the data.
         gradient: how a DEQ is differentiated for its weights, and for its adversaries unless the objective says.
@@ -46,7 +46,7 @@ class Plan:
         settings = [setting.name for setting in dataclasses.fields(config)]
         for key in self.architecture:
             if key not in settings:
-                meant = hint(key, settings, f"choose from {', '.join(settings)}.")
+                meant = hint(key, settings, f"choose from {', '.join(sorted(settings))}.")
                 raise InputError(f"the architecture of {self.model} has no {key!r}; {meant}")
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in self.architecture.items()}
         channels, height, width = images.pixels.shape[1:]
@@ -65,7 +65,7 @@ def read_plan(name: str) -> Plan:
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(_plan)
-    settings: Any = parser.instantiate(parser.parse_path(locate_recipe(name)))
+    settings: Any = parser.instantiate(parser.parse_object(read_recipe(name)))
     return _plan(**settings.as_dict())
 
 

@@ -2,6 +2,7 @@
 
 from robustdeq.zoo.architecture import Architecture, ZooModel
 from robustdeq.zoo.card import Card, card_markdown, fingerprint
+from robustdeq.zoo.conv import CONV_SIZES, ConvConfig, ConvDEQ, conv
 from robustdeq.zoo.convert import convert_checkpoint, from_checkpoint
 from robustdeq.zoo.mdeq import MDEQ, PRESETS, MDEQConfig, mdeq
 from robustdeq.zoo.presets import MODELS
@@ -17,11 +18,14 @@ from robustdeq.zoo.resnet import (
 from robustdeq.zoo.torchdeq import from_torchdeq
 
 __all__ = [
+    "CONV_SIZES",
     "MDEQ",
     "MODELS",
     "PRESETS",
     "Architecture",
     "Card",
+    "ConvConfig",
+    "ConvDEQ",
     "MDEQConfig",
     "ResNet",
     "ResNetConfig",
@@ -29,6 +33,7 @@ __all__ = [
     "WideResNetConfig",
     "ZooModel",
     "card_markdown",
+    "conv",
     "convert_checkpoint",
     "fingerprint",
     "from_checkpoint",

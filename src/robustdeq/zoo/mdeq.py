@@ -10,7 +10,7 @@ that the feature map of a scale is a view of the state and f never changes layou
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -23,10 +23,7 @@ from typing_extensions import override
 
 from robustdeq.base.errors import InputError
 from robustdeq.deq.cell import BoundCell
-from robustdeq.deq.model import DEQ, StateGradient
-from robustdeq.deq.tail import Unroll
-from robustdeq.solvers import Broyden
-from robustdeq.zoo.architecture import Architecture, ZooModel
+from robustdeq.zoo.equilibrium import EquilibriumConfig, EquilibriumModel
 
 _BOTTLENECK_EXPANSION = 4
 
@@ -373,8 +370,8 @@ class Head(nn.Module):
 
 
 @dataclass(frozen=True)
-class MDEQConfig(Architecture):
-    """Everything that tells one MDEQ from another, apart from its images and classes.
+class MDEQConfig(EquilibriumConfig):
+    """Everything that tells one MDEQ from another, apart from its images and classes, as in `EquilibriumConfig`.
 
     Args:
         channels: Feature maps per scale, finest first.
@@ -384,11 +381,6 @@ class MDEQConfig(Architecture):
         groups: Groups of the GroupNorms in blocks and fusion.
         post_groups: Groups of the GroupNorms after the fusion.
         dropout: Probability with which a sample loses a channel of a residual block, while training.
-        image_size: Side, or height and width, of the images in pixels.
-        max_steps: Broyden steps per solve.
-        tol: Relative residual at which a sample has converged.
-        tail_steps: Damped steps after f(z*).
-        tail_damping: Damping λ of these steps.
 
     Raises:
         InputError: If `channels` and `head_channels` differ in length.
@@ -403,11 +395,6 @@ class MDEQConfig(Architecture):
     groups: int = 8
     post_groups: int = 4
     dropout: float = 0.22
-    image_size: int | tuple[int, int] = 32
-    max_steps: int = 8
-    tol: float = 1e-3
-    tail_steps: int = 5
-    tail_damping: float = 0.5
 
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.head_channels):
@@ -419,8 +406,7 @@ class MDEQConfig(Architecture):
     @property
     def layout(self) -> StateLayout:
         """Where each scale lies in the state; raises `InputError` where the images cannot be halved so often."""
-        side = self.image_size
-        return StateLayout(self.channels, (side, side) if isinstance(side, int) else side)
+        return StateLayout(self.channels, self.sides)
 
     @property
     def widths(self) -> tuple[Any, ...]:
@@ -434,17 +420,8 @@ class MDEQConfig(Architecture):
         return f"MDEQ{size}, {len(self.channels)} scales of {', '.join(map(str, self.channels))} feature maps"
 
     @override
-    def build(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int | tuple[int, int] | None = None,
-        gradient: StateGradient | None = None,
-    ) -> "MDEQ":
-        config = self if image_size is None else replace(self, image_size=image_size)
-        deq = MDEQ(config, num_classes, in_channels)
-        deq.gradient = gradient
-        return deq
+    def network(self, num_classes: int, in_channels: int) -> "MDEQ":
+        return MDEQ(self, num_classes, in_channels)
 
 
 PRESETS: Mapping[str, MDEQConfig] = {
@@ -466,7 +443,7 @@ PRESETS: Mapping[str, MDEQConfig] = {
 }
 
 
-class MDEQ(DEQ, ZooModel[MDEQConfig]):
+class MDEQ(EquilibriumModel[MDEQConfig]):
     """An MDEQ that remembers its configuration, so that it can be saved and made again.
 
     Args:
@@ -481,21 +458,9 @@ class MDEQ(DEQ, ZooModel[MDEQConfig]):
             Injection(in_channels, config.channels[0], pointwise=len(config.channels) > 2),
             MultiscaleCell(layout, config.expansion, config.groups, config.post_groups, config.dropout),
             Head(layout, config.head_channels, config.final_channels, num_classes),
-            solver=Broyden(max_steps=config.max_steps, tol=config.tol, stop="rel"),
-            tail=Unroll(steps=config.tail_steps, damping=config.tail_damping, from_image=True),
+            **config.iteration,
         )
         self.config, self.num_classes, self.in_channels = config, num_classes, in_channels
-
-    @property
-    @override
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.in_channels, *self.config.layout.image_size
-
-    @override
-    def check_input(self, x: Tensor) -> None:
-        super().check_input(x)
-        if x.shape[1:] != self.image_shape:
-            raise InputError(f"x has images of shape {tuple(x.shape[1:])}; this model was made for {self.image_shape}.")
 
 
 def mdeq(
@@ -522,7 +487,7 @@ def mdeq(
     if isinstance(size, str) and size not in PRESETS:
         raise InputError(f"There is no MDEQ of size {size!r}; choose one of {', '.join(PRESETS)}.")
     config = PRESETS[size] if isinstance(size, str) else size
-    return config.build(num_classes, in_channels, image_size)
+    return config.sized(image_size).network(num_classes, in_channels)
 
 
 def _convolution(

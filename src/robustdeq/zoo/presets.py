@@ -7,10 +7,16 @@ from __future__ import annotations
 
 from robustdeq.base.errors import InputError
 from robustdeq.zoo.architecture import Architecture
+from robustdeq.zoo.conv import CONV_SIZES
 from robustdeq.zoo.mdeq import PRESETS
 from robustdeq.zoo.resnet import ResNetConfig, WideResNetConfig
 
-MODELS: dict[str, Architecture] = {**PRESETS, "resnet18": ResNetConfig(), "wrn34-10": WideResNetConfig(34, 10)}
+MODELS: dict[str, Architecture] = {
+    **PRESETS,
+    **{f"conv-{size}": config for size, config in CONV_SIZES.items()},
+    "resnet18": ResNetConfig(),
+    "wrn34-10": WideResNetConfig(34, 10),
+}
 
 
 def architecture_named(name: str) -> Architecture:

@@ -2,11 +2,15 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from typing_extensions import override
 
 import robustdeq as rd
 from robustdeq.deq.modes import evaluating
@@ -25,12 +29,53 @@ from robustdeq.gradients import (
 )
 from robustdeq.models import MDEQ
 from robustdeq.solvers import Broyden, Picard, Solver
-from robustdeq.study.bench.counting import Allocations, Waits, counted
+from robustdeq.study.bench.counting import counted
 from robustdeq.study.bench.grid import WAYS, Separate
 from robustdeq.study.stopwatch import peak_bytes
 
 N, TAIL, IMAGES = 7, 3, 2
 STEP = N + 1 + TAIL
+WAITS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+
+
+class Waits(TorchDispatchMode):
+    """Within it the operations are counted for which the host waits for the device.
+
+    Attributes:
+        count: how many there were.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in WAITS
+        return func(*args, **kwargs or {})
+
+
+class Allocations(TorchDispatchMode):
+    """Within it the memory is counted that operations ask for, whether or not it is given back.
+
+    Attributes:
+        bytes: how much it was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def storages(tree: Any) -> dict[int, int]:
+            held = [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+            return {storage.data_ptr(): storage.nbytes() for storage in held}
+
+        found = func(*args, **kwargs or {})
+        known = storages((args, kwargs))
+        self.bytes += sum(size for place, size in storages(found).items() if place not in known)
+        return found
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -17,67 +16,15 @@ from plotly.offline import get_plotlyjs
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
-from robustdeq.reporting.page.charts import Chart, templates
+from robustdeq.evaluation.exhibits import Exhibits
+from robustdeq.reporting.page.charts import templates
 from robustdeq.reporting.page.comparison import comparison_chart
-from robustdeq.reporting.page.grid_charts import (
-    Headline,
-    Verdict,
-    grid_chart,
-    headline,
-    profile_charts,
-    unchecked,
-    verdict,
-)
+from robustdeq.reporting.page.grid_charts import check_table, grid_chart, headline, profile_charts, unchecked
 from robustdeq.reporting.page.panel_chart import alignment_chart, panel_chart
-from robustdeq.reporting.page.pictures import Exhibit, agreement_chart, largest_change, shown
+from robustdeq.reporting.page.pictures import agreement_chart, largest_change, shown
 from robustdeq.reporting.runs import ReportedRun
 from robustdeq.reporting.wording import count, flat, label
 from robustdeq.study import Reproduction
-
-
-@dataclass(frozen=True)
-class Download:
-    """A file that the page carries.
-
-    Attributes:
-        name: of the file.
-        address: its content, as a data URI.
-    """
-
-    name: str
-    address: str
-
-
-@dataclass(frozen=True)
-class ReproductionSection:
-    """A reproduction on the page."""
-
-    title: str
-    remark: str
-    legend: str
-    note: str
-    charts: tuple[Chart, ...]
-    provenance: Mapping[str, str]
-    download: Download
-
-
-@dataclass(frozen=True)
-class RunSection:
-    """A run on the page; what it lacks is empty."""
-
-    slug: str
-    name: str
-    headline: Headline | None
-    grid: Chart | None
-    profiles: tuple[Chart, ...]
-    gradients: tuple[Chart, ...]
-    checks: tuple[Verdict, ...]
-    unchecked: str
-    exhibits: tuple[Exhibit, ...]
-    exhibited: str
-    experiments: tuple[ReproductionSection, ...]
-    provenance: Mapping[str, str]
-    download: Download | None
 
 
 def save_page(runs: Sequence[ReportedRun], path: Path, title: str = "How robust is it?") -> None:
@@ -111,53 +58,54 @@ def save_page(runs: Sequence[ReportedRun], path: Path, title: str = "How robust 
     write_text(path, page)
 
 
-def _run(run: ReportedRun, slug: str) -> RunSection:
+def _run(run: ReportedRun, slug: str) -> dict[str, Any]:
+    """What the template shows of a run; what the run lacks is empty."""
     result, exhibits = run.result, run.exhibits
-    gradients = (() if run.alignment is None else (alignment_chart(run.alignment),)) + (
-        () if exhibits is None else (agreement_chart(exhibits),)
-    )
-    return RunSection(
-        slug=slug,
-        name=run.name,
-        headline=None if result is None else headline(result),
-        grid=None if result is None else grid_chart(result),
-        profiles=() if result is None or not result.profiles else profile_charts(result.profiles),
-        gradients=gradients,
-        checks=() if result is None else tuple(map(verdict, result.checks)),
-        unchecked="" if result is None or result.checks else unchecked(result),
-        exhibits=() if exhibits is None else shown(exhibits),
-        exhibited=""
-        if exhibits is None
-        else _exhibited(len(exhibits.images), largest_change(exhibits), exhibits.attack),
-        experiments=tuple(_experiment(found, run.notes.get(found.name, ""), slug) for found in run.reproductions),
-        provenance={} if result is None else flat(result.settings),
-        download=None if result is None else _download(f"{slug}.json", result.to_dict()),
-    )
+    experiments = [_experiment(found, run.notes.get(found.name, ""), slug) for found in run.reproductions]
+    section: dict[str, Any] = {"slug": slug, "name": run.name, "experiments": experiments}
+    section |= dict.fromkeys(("headline", "grid", "profiles", "checks", "unchecked", "exhibits"))
+    section["gradients"] = [] if run.alignment is None else [alignment_chart(run.alignment)]
+    if result is not None:
+        section |= {
+            "headline": headline(result),
+            "grid": grid_chart(result),
+            "profiles": profile_charts(result.profiles) if result.profiles else (),
+            "checks": [(check, check_table(check)) for check in result.checks],
+            "unchecked": "" if result.checks else unchecked(result),
+            "provenance": flat(result.settings),
+            "download": _download(f"{slug}.json", result.to_dict()),
+        }
+    if exhibits is not None:
+        section["gradients"].append(agreement_chart(exhibits))
+        section |= {"exhibits": shown(exhibits), "exhibited": _exhibited(exhibits)}
+    return section
 
 
-def _exhibited(images: int, change: float, attack: str) -> str:
+def _exhibited(exhibits: Exhibits) -> str:
     return (
-        f"{count(images, 'image')}, attacked by {attack}. Between each image and its adversary stands their "
-        f"difference, amplified so that ±{change:.3g}, the largest change of any pixel here, spans black to white; "
-        "grey is no change."
+        f"{count(len(exhibits.images), 'image')}, attacked by {exhibits.attack}. Between each image and its adversary "
+        f"stands their difference, amplified so that ±{largest_change(exhibits):.3g}, the largest change of any pixel "
+        "here, spans black to white; grey is no change."
     )
 
 
-def _experiment(found: Reproduction, note: str, slug: str) -> ReproductionSection:
-    return ReproductionSection(
-        title=label(f"{found.source}: {found.title}"),
-        remark=label(found.remark),
-        legend=label(found.legend),
-        note=label(note),
-        charts=tuple(map(panel_chart, found.panels)),
-        provenance=flat(found.provenance),
-        download=_download(f"{slug}-{found.name}.json", found.plain()),
-    )
+def _experiment(found: Reproduction, note: str, slug: str) -> dict[str, Any]:
+    """What the template shows of a reproduction."""
+    return {
+        "title": label(f"{found.source}: {found.title}"),
+        "remark": label(found.remark),
+        "legend": label(found.legend),
+        "note": label(note),
+        "charts": [*map(panel_chart, found.panels)],
+        "provenance": flat(found.provenance),
+        "download": _download(f"{slug}-{found.name}.json", found.plain()),
+    }
 
 
-def _download(name: str, content: Mapping[str, Any]) -> Download:
+def _download(name: str, content: Mapping[str, Any]) -> dict[str, str]:
+    """A file that the page carries: its name, and its content as a data URI."""
     text = json.dumps(content, ensure_ascii=False, indent=1)
-    return Download(name, f"data:application/json;base64,{base64.b64encode(text.encode()).decode()}")
+    return {"name": name, "address": f"data:application/json;base64,{base64.b64encode(text.encode()).decode()}"}
 
 
 def _slugs(runs: Sequence[ReportedRun]) -> list[str]:

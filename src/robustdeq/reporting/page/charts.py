@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from plotly import graph_objects as go
 from plotly.colors import sample_colorscale, unlabel_rgb
 
 from robustdeq.reporting.tabulation import Table
+from robustdeq.reporting.wording import label
+from robustdeq.study import Panel
 
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
 _DASHES = ("solid", "dash", "dot", "dashdot")
@@ -33,7 +35,6 @@ class Chart:
         figure: data and layout; the page gives each trace the colour of its theme whose index is the trace's `meta`.
         finding: what it shows, in words.
         table: its numbers.
-        width: the least width in pixels at which it can be read.
         note: how to read it.
     """
 
@@ -41,7 +42,6 @@ class Chart:
     figure: go.Figure
     finding: str
     table: Table
-    width: int = 0
     note: str = ""
 
     @property
@@ -55,6 +55,11 @@ class Chart:
     def height(self) -> int:
         """In pixels."""
         return self.figure.layout.height
+
+    @property
+    def width(self) -> int:
+        """The least width in pixels at which it can be read."""
+        return self.figure.layout.width or 0
 
 
 def wrapped(text: str, width: int) -> str:
@@ -121,7 +126,7 @@ def heat_map(
         rules: before which rows a line is drawn.
     """
     names, heads = [wrapped(row, 24) for row in rows], [wrapped(column, 12) for column in columns]
-    heights = [1 + name.count("<br>") for name in names]
+    lines = [*chain(*(head.split("<br>") for head in heads), *texts)]
     trace = go.Heatmap(
         z=_plain(values),
         x=list(range(len(heads))),
@@ -142,7 +147,8 @@ def heat_map(
         xgap=2,
         ygap=2,
     )
-    figure = go.Figure(trace, _layout(60 + len(names) * (8 + _LINE * max(heights)) + _LINE * _lines(heads)))
+    figure = go.Figure(trace, _layout(60 + len(names) * (8 + _LINE * _lines(names)) + _LINE * _lines(heads)))
+    figure.update_layout(width=120 + len(heads) * max(46, 6 * max(map(len, lines)) + 10))
     figure.update_xaxes(
         tickvals=list(range(len(heads))),
         ticktext=heads,
@@ -157,155 +163,95 @@ def heat_map(
     return figure
 
 
-def heat_map_width(columns: Sequence[str], texts: Sequence[Sequence[str]]) -> int:
-    """The least width in pixels at which the names of the columns and the texts of the cells stand side by side."""
-    lines = [line for column in columns for line in wrapped(column, 12).split("<br>")]
-    longest = max(map(len, (*lines, *(text for row in texts for text in row))))
-    return 120 + len(columns) * max(46, 6 * longest + 10)
-
-
-def curves(
-    names: Sequence[str],
-    columns: Sequence[str],
-    values: Numbers,
-    unit: str,
-    axis: str = "",
-    ends: tuple[Numbers, Numbers] | None = None,
-    reported: Numbers | None = None,
-    logarithmic: bool = False,
-    span: tuple[float, float] | None = None,
-    paired: bool = False,
-) -> go.Figure:
-    """A line for each row, told apart by colour, symbol and dash.
+def curves(panel: Panel, paired: bool = False) -> go.Figure:
+    """A line for each row, told apart by colour, symbol and dash; the paper's numbers are open symbols.
 
     Args:
-        names: of the lines.
-        columns: the names of the places on the horizontal axis.
-        values: the heights of the lines.
-        unit: of the values.
-        axis: what the columns are.
-        ends: of the intervals.
-        reported: what the paper says, drawn as open symbols.
-        logarithmic: whether the values span orders of magnitude.
-        span: the ends of the vertical axis.
+        panel: what is drawn.
         paired: whether every second line belongs to the one before it, and has its colour and symbol.
     """
-    figure = go.Figure(layout=_layout(280 + 10 * len(names)))
-    places, heads = list(range(len(columns))), [wrapped(column, 14) for column in columns]
-    for i, name in enumerate(names):
+    figure = go.Figure(layout=_layout(280 + 10 * len(panel.rows)))
+    heads = [wrapped(label(column), 14) for column in panel.columns]
+    places, unit = [*range(len(heads))], wrapped(panel.unit, 40)
+    for i, name in enumerate(wrapped(label(row), 40) for row in panel.rows):
         own, second = divmod(i, 2) if paired else (i, 0)
-        symbol, shown = _SYMBOLS[own % len(_SYMBOLS)], wrapped(name, 40)
-        line = _plain(values)[i]
+        symbol = _SYMBOLS[own % len(_SYMBOLS)]
         figure.add_scatter(
             x=places,
-            y=line,
-            name=shown,
+            y=_plain(panel.values[i]),
+            name=name,
             mode="lines+markers",
             marker={"symbol": f"{symbol}-open" if second else symbol, "size": 8},
             line={"dash": _DASHES[(second if paired else own) % len(_DASHES)]},
-            error_y=None if ends is None else _errors(line, _plain(ends[0])[i], _plain(ends[1])[i]),
-            hovertemplate=f"{shown}<br>%{{x}}: %{{y:.3g}} {wrapped(unit, 40)}<extra></extra>",
+            error_y=_errors(panel, i),
             meta=own,
         )
-        if reported is not None and np.isfinite(reported[i]).any():
+        if np.isfinite(panel.reported[i]).any():
             figure.add_scatter(
                 x=places,
-                y=_plain(reported)[i],
-                name=f"paper: {shown}",
+                y=_plain(panel.reported[i]),
+                name=f"paper: {name}",
                 mode="markers",
                 marker={"symbol": f"{symbol}-open", "size": 12},
-                hovertemplate=f"paper: {shown}<br>%{{x}}: %{{y:.3g}} {wrapped(unit, 40)}<extra></extra>",
                 meta=own,
             )
+    figure.update_traces(hovertemplate=f"%{{fullData.name}}<br>%{{x}}: %{{y:.3g}} {unit}<extra></extra>")
     every = -(-len(heads) // 12)
-    figure.update_xaxes(tickvals=places[::every], ticktext=heads[::every], title_text=wrapped(axis, 40))
-    figure.update_yaxes(title_text=wrapped(unit, 40), type="log" if logarithmic else "linear", range=span)
-    if logarithmic:
-        figure.update_yaxes(tickformat="~g")
+    figure.update_xaxes(tickvals=places[::every], ticktext=heads[::every], title_text=wrapped(panel.column_axis, 40))
+    figure.update_yaxes(title_text=unit)
+    if panel.logarithmic:
+        figure.update_yaxes(type="log", tickformat="~g")
+    elif panel.unit == "%":
+        figure.update_yaxes(range=(0, 102))
     return figure
 
 
-def bars(
-    rows: Sequence[str],
-    names: Sequence[str],
-    values: Numbers,
-    unit: str,
-    ends: tuple[Numbers, Numbers] | None = None,
-    reported: Numbers | None = None,
-    logarithmic: bool = False,
-) -> go.Figure:
-    """Groups of horizontal bars.
-
-    Args:
-        rows: the names of the groups.
-        names: of the bars in a group.
-        values: the lengths, groups × bars.
-        unit: of the values.
-        ends: of the intervals.
-        reported: what the paper says, drawn as hatched bars.
-        logarithmic: whether the values span orders of magnitude.
-    """
-    groups = [wrapped(row, 24) for row in rows]
-    hatched = reported is not None and bool(np.isfinite(np.asarray(reported)).any())
-    per_group = len(names) * (1 + hatched)
-    figure = go.Figure(layout=_layout(110 + len(rows) * max(34, 22 * per_group) + 22 * per_group))
-    for source, matrix, pattern in (("", values, ""), *([("paper: ", reported, "/")] if hatched else [])):
-        for j, name in enumerate(names):
-            column = [line[j] for line in _plain(matrix if matrix is not None else ())]
-            error = None
-            if ends is not None and not source:
-                error = _errors(column, [line[j] for line in _plain(ends[0])], [line[j] for line in _plain(ends[1])])
+def bars(panel: Panel) -> go.Figure:
+    """A group of horizontal bars for each row, a bar for each column; the paper's numbers are hatched bars."""
+    groups, unit = [wrapped(label(row), 24) for row in panel.rows], wrapped(panel.unit, 40)
+    hatched = bool(np.isfinite(panel.reported).any())
+    per_group = len(panel.columns) * (1 + hatched)
+    figure = go.Figure(layout=_layout(110 + len(groups) * max(34, 22 * per_group) + 22 * per_group))
+    for source, matrix, pattern in (("", panel.values, ""), ("paper: ", panel.reported, "/"))[: 1 + hatched]:
+        for j, name in enumerate(panel.columns):
             figure.add_bar(
-                x=column,
-                y=list(range(len(groups))),
+                x=_plain(matrix[:, j]),
+                y=[*range(len(groups))],
                 orientation="h",
-                name=source + (wrapped(name, 40) or "ours"),
+                name=source + (wrapped(label(name), 40) or "ours"),
                 marker={"pattern": {"shape": pattern}},
-                error_x=error,
-                hovertemplate=f"%{{y}}<br>{source}{wrapped(name, 40)}: %{{x:.3g}} {wrapped(unit, 40)}<extra></extra>",
+                error_x=None if source else _errors(panel, np.s_[:, j]),
                 meta=j,
             )
-    figure.update_xaxes(title_text=wrapped(unit, 40), type="log" if logarithmic else "linear")
-    figure.update_yaxes(tickvals=list(range(len(groups))), ticktext=groups, autorange="reversed", showgrid=False)
+    figure.update_traces(hovertemplate=f"%{{y}}<br>%{{fullData.name}}: %{{x:.3g}} {unit}<extra></extra>")
+    figure.update_xaxes(title_text=unit, type="log" if panel.logarithmic else "linear")
+    figure.update_yaxes(tickvals=[*range(len(groups))], ticktext=groups, autorange="reversed", showgrid=False)
     return figure
 
 
-def dots(
-    rows: Sequence[str],
-    names: Sequence[str],
-    values: Numbers,
-    unit: str,
-    ends: tuple[Numbers, Numbers],
-    rules: Sequence[int] = (),
-) -> go.Figure:
-    """A row of symbols on one scale for each row, one symbol for each measure.
+def dots(panel: Panel, rules: Sequence[int] = ()) -> go.Figure:
+    """For each row its percentages as symbols on one scale, one symbol for each column.
 
     Args:
-        rows: their names.
-        names: of the measures.
-        values: rows × measures; nan where there is none.
-        unit: of the values.
-        ends: of the intervals; nan where there is none.
+        panel: what is drawn.
         rules: before which rows a line is drawn.
     """
-    groups = [wrapped(row, 24) for row in rows]
+    groups, n = [wrapped(row, 24) for row in panel.rows], len(panel.columns)
     figure = go.Figure(layout=_layout(120 + len(groups) * (12 + _LINE * _lines(groups))))
-    lows, highs = _plain(ends[0]), _plain(ends[1])
-    for j, name in enumerate(names):
-        column = [line[j] for line in _plain(values)]
+    for j, name in enumerate(panel.columns):
         figure.add_scatter(
-            x=column,
-            y=[i + 0.16 * (j - (len(names) - 1) / 2) for i in range(len(groups))],
+            x=_plain(panel.values[:, j]),
+            y=[i + 0.16 * (j - (n - 1) / 2) for i in range(len(groups))],
             name=wrapped(name, 40),
             mode="markers",
             marker={"symbol": _SYMBOLS[j], "size": 11},
-            error_x=_errors(column, [line[j] for line in lows], [line[j] for line in highs]),
+            error_x=_errors(panel, np.s_[:, j]),
             customdata=groups,
-            hovertemplate=f"%{{customdata}}<br>{wrapped(name, 40)}: %{{x:.1f}} {unit}<extra></extra>",
+            hovertemplate=f"%{{customdata}}<br>%{{fullData.name}}: %{{x:.1f}} {panel.unit}<extra></extra>",
             meta=j,
         )
-    figure.update_xaxes(title_text=unit, range=(0, 100))
-    figure.update_yaxes(tickvals=list(range(len(groups))), ticktext=groups, range=(len(groups) - 0.5, -0.5))
+    figure.update_xaxes(title_text=panel.unit, range=(0, 100))
+    figure.update_yaxes(tickvals=[*range(len(groups))], ticktext=groups, range=(len(groups) - 0.5, -0.5))
     for row in rules:
         figure.add_hline(y=row - 0.5, line_width=1)
     return figure
@@ -335,17 +281,16 @@ def _lines(texts: Sequence[str]) -> int:
     return max((1 + text.count("<br>") for text in texts), default=1)
 
 
-def _errors(values: Sequence[Any], low: Sequence[Any], high: Sequence[Any]) -> dict[str, Any]:
-    """The arms of an interval, none where a number is missing."""
-
-    def arm(a: float | None, b: float | None) -> float:
-        return 0.0 if a is None or b is None else abs(a - b)
-
+def _errors(panel: Panel, place: Any) -> dict[str, Any] | None:
+    """The arms of the intervals of a row or column, none where a number is missing."""
+    if panel.low is None or panel.high is None:
+        return None
+    above, below = (np.abs(end[place] - panel.values[place]) for end in (panel.high, panel.low))
     return {
         "type": "data",
         "symmetric": False,
-        "array": [arm(value, end) for value, end in zip(values, high, strict=True)],
-        "arrayminus": [arm(value, end) for value, end in zip(values, low, strict=True)],
+        "array": np.nan_to_num(above, posinf=0.0).tolist(),
+        "arrayminus": np.nan_to_num(below, posinf=0.0).tolist(),
         "thickness": 1,
         "width": 3,
     }
@@ -363,5 +308,8 @@ def _legible(text: str, value: float | None, span: tuple[float, float]) -> str:
     return f'<span style="color: {"#000000" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "#ffffff"}">{text}</span>'
 
 
-def _plain(matrix: Numbers) -> list[list[float | None]]:
-    return [[float(value) if math.isfinite(value) else None for value in row] for row in matrix]
+def _plain(numbers: Numbers) -> list[Any]:
+    """The numbers, with None for what is not finite."""
+    plain = np.array(numbers, object)
+    plain[~np.isfinite(numbers)] = None
+    return plain.tolist()

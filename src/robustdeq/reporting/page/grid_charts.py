@@ -10,9 +10,10 @@ import numpy as np
 from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import Check, GridResult, StateProfile
 from robustdeq.reporting.columns import ready_made, shown_columns
-from robustdeq.reporting.page.charts import Chart, curves, heat_map, heat_map_width, wrapped
-from robustdeq.reporting.tabulation import Table, grid_table
-from robustdeq.reporting.wording import count, label, measured, number, percent, percents, states, threat
+from robustdeq.reporting.page.charts import Chart, curves, heat_map, wrapped
+from robustdeq.reporting.profiles import profile_panels
+from robustdeq.reporting.tabulation import Table, grid_table, panel_table
+from robustdeq.reporting.wording import count, label, measured, number, percent, percents, threat
 
 
 @dataclass(frozen=True)
@@ -127,78 +128,38 @@ def grid_chart(result: GridResult) -> Chart:
         f"the images standing{f' under the defense “{defenses[i]}”' if many else ''}. Under all attacks together "
         f"{'the best defense' if many else 'the model'} keeps {percent(result.worst_case.max())} %.",
         grid_table(result),
-        width=heat_map_width(defenses, texts),
         note=note,
     )
 
 
 def profile_charts(profiles: Mapping[str, StateProfile]) -> tuple[Chart, ...]:
     """Residual and accuracy of every state, clean and attacked (Figs. 2a and 2b)."""
-    names = tuple(profiles)
-    residuals = np.array([profile.residual for profile in profiles.values()], float)
-    accuracies = np.array([profile.accuracy for profile in profiles.values()])
-    columns = states(residuals.shape[1])
-    peaks = accuracies.argmax(axis=1)
+    residuals, accuracies = profile_panels(profiles)
+    columns, peaks = accuracies.columns, accuracies.values.argmax(axis=1)
     falls = (
         f"{name}: from {number(line[0], True)} at {columns[0]} to {number(line[-1], True)} at the final state"
-        for name, line in zip(names, residuals, strict=True)
+        for name, line in zip(profiles, residuals.values, strict=True)
     )
     tops = (
-        f"{name}: {percent(line[-1])} % at the final state, "
-        + (f"at most {percent(line[peak])} % at {columns[peak]}" if line[peak] > line[-1] else "the most")
-        for name, line, peak in zip(names, accuracies, peaks, strict=True)
+        f"{name}: {line[-1]:.1f} % at the final state, "
+        + (f"at most {line[peak]:.1f} % at {columns[peak]}" if line[peak] > line[-1] else "the most")
+        for name, line, peak in zip(profiles, accuracies.values, peaks, strict=True)
     )
-    return (
-        Chart(
-            "Residual",
-            curves(names, columns, residuals, "‖f(z)−z‖ / ‖f(z)‖", "state", logarithmic=True),
-            f"Mean relative residual; {'; '.join(falls)}.",
-            Table.of(
-                "state",
-                names,
-                [(column, *(number(value, True) for value in residuals[:, n])) for n, column in enumerate(columns)],
-                "mean relative residual",
-            ),
-        ),
-        Chart(
-            "Accuracy",
-            curves(names, columns, 100 * accuracies, "accuracy (%)", "state", span=(0.0, 102.0)),
-            f"Accuracy when the state is read; {'; '.join(tops)}.",
-            Table.of(
-                "state",
-                names,
-                [(column, *map(percent, accuracies[:, n])) for n, column in enumerate(columns)],
-                "accuracy in %",
-            ),
-        ),
+    found = f"Mean relative residual; {'; '.join(falls)}.", f"Accuracy when the state is read; {'; '.join(tops)}."
+    return tuple(
+        Chart(panel.title, curves(panel), finding, panel_table(panel).turned())
+        for panel, finding in zip((residuals, accuracies), found, strict=True)
     )
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A check of the attacks, in plain words.
-
-    Attributes:
-        name: what is checked.
-        passed: whether nothing speaks against the attacks.
-        sentence: what was found.
-        numbers: what it rests on.
-    """
-
-    name: str
-    passed: bool
-    sentence: str
-    numbers: Table
-
-
-def verdict(check: Check) -> Verdict:
-    """A check with its numbers as a table, per defense."""
+def check_table(check: Check) -> Table:
+    """The numbers that a check rests on, per defense."""
     measures = tuple(dict.fromkeys(name for numbers in check.numbers.values() for name in numbers))
     rows = [
         (defense, *(measured(name, numbers[name]) if name in numbers else "–" for name in measures))
         for defense, numbers in check.numbers.items()
     ]
-    return Verdict(check.name, check.passed, check.sentence, Table.of("defense", measures, rows))
+    return Table.of("defense", measures, rows)
 
 
 def unchecked(result: GridResult) -> str:

@@ -3,49 +3,45 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from plotly import graph_objects as go
 
-from robustdeq.reporting.page.charts import Chart, bars, curves, heat_map, heat_map_width, wrapped
+from robustdeq.reporting.page.charts import Chart, bars, curves, heat_map, wrapped
 from robustdeq.reporting.tabulation import Table, panel_table
 from robustdeq.reporting.wording import label, number
 from robustdeq.study import Drawing, Panel
 
 
-def panel_chart(panel: Panel) -> Chart:
-    """The chart of a panel, of the kind that the panel names."""
-    rows, columns = tuple(map(label, panel.rows)), tuple(map(label, panel.columns))
-    ends = None if panel.low is None or panel.high is None else (panel.low, panel.high)
-    notes, width, table = [], 0, panel_table(panel)
-    reports = bool(np.isfinite(panel.reported).any())
+def panel_chart(panel: Panel, span: tuple[float, float] | None = None) -> Chart:
+    """The chart of a panel, of the kind that the panel names.
+
+    Args:
+        panel: the panel.
+        span: the numbers at the ends of a heat map's scale of colours; 0 and 100 %, or else the least and the greatest.
+    """
+    table, reports = panel_table(panel), bool(np.isfinite(panel.reported).any())
     if panel.drawing is Drawing.HEATMAP:
-        figure, texts = _heat_map(panel, table, rows, columns)
-        width = heat_map_width(columns, texts)
-        notes += [f"Rows: {panel.row_axis.lower()}."] * bool(panel.row_axis)
+        figure = _heat_map(panel, table, span)
+        notes = [f"Rows: {panel.row_axis.lower()}."] * bool(panel.row_axis)
         notes += ["Beside ours, after a stroke, the paper's number."] * reports
     else:
-        notes += [f"The thin lines: {panel.interval}."] * (ends is not None)
-        if panel.drawing is Drawing.CURVES:
-            percents = (0.0, 102.0) if panel.unit == "%" and not panel.logarithmic else None
-            shown = (panel.unit, panel.column_axis, ends, panel.paper, panel.logarithmic, percents)
-            figure, symbols = curves(rows, columns, panel.values, *shown), "open symbols"
-        else:
-            shown = (panel.unit, ends, panel.paper, panel.logarithmic)
-            figure, symbols = bars(rows, columns, panel.values, *shown), "hatched bars"
+        lines = panel.drawing is Drawing.CURVES
+        figure, symbols = (curves(panel), "open symbols") if lines else (bars(panel), "hatched bars")
+        notes = [f"The thin lines: {panel.interval}."] * (panel.low is not None)
         notes += [f"The paper's numbers are the {symbols}."] * reports
-    return Chart(label(panel.title), figure, _finding(panel, rows, columns), table, width, " ".join(notes))
+    return Chart(label(panel.title), figure, _finding(panel), table, " ".join(notes))
 
 
-def _heat_map(
-    panel: Panel, table: Table, rows: tuple[str, ...], columns: tuple[str, ...]
-) -> tuple[go.Figure, list[list[str]]]:
-    """The figure, and what its cells say: our number and the paper's."""
+def _heat_map(panel: Panel, table: Table, span: tuple[float, float] | None) -> go.Figure:
+    """The heat map, whose cells say our number and the paper's."""
     values = _logarithm(panel.values) if panel.logarithmic else panel.values
     finite = values[np.isfinite(values)]
-    ends = (0.0, 100.0)
-    if len(finite) and (panel.unit != "%" or panel.logarithmic):
+    ends = span or (0.0, 100.0)
+    if span is None and len(finite) and (panel.unit != "%" or panel.logarithmic):
         ends = float(finite.min()), float(finite.max())
+    rows, columns = tuple(map(label, panel.rows)), tuple(map(label, panel.columns))
     texts = [[f"{c.value} / {c.reported}" if c.reported else c.value for c in row.cells] for row in table.rows]
     details = []
     for row, found in zip(rows, table.rows, strict=True):
@@ -56,14 +52,14 @@ def _heat_map(
             parts += [f"paper {cell.reported}"] * bool(cell.reported)
             place = f"<b>{wrapped(row, 48)}</b>, {wrapped(column, 48)}"
             details[-1].append(f"{place}<br>{wrapped('; '.join(parts), 60)}")
-    return heat_map(rows, columns, values, texts, details, ends, panel.column_axis), texts
+    return heat_map(rows, columns, values, texts, details, ends, panel.column_axis)
 
 
 def _logarithm(values: np.ndarray) -> np.ndarray:
     return np.log10(values, out=np.full(values.shape, np.nan), where=values > 0)
 
 
-def _finding(panel: Panel, rows: tuple[str, ...], columns: tuple[str, ...]) -> str:
+def _finding(panel: Panel) -> str:
     """The least and the greatest number, and how far the paper's are from ours."""
     if not np.isfinite(panel.values).any():
         return "Nothing was measured here."
@@ -71,7 +67,7 @@ def _finding(panel: Panel, rows: tuple[str, ...], columns: tuple[str, ...]) -> s
     def place(flat: np.intp) -> str:
         i, j = np.unravel_index(flat, panel.values.shape)
         value = f"{number(panel.values[i, j], panel.logarithmic)} {panel.unit}".strip()
-        return f"{value} ({', '.join(filter(None, (rows[i], columns[j])))})"
+        return f"{value} ({', '.join(filter(None, map(label, (panel.rows[i], panel.columns[j]))))})"
 
     sentence = f"From {place(np.nanargmin(panel.values))} to {place(np.nanargmax(panel.values))}."
     apart = np.abs(panel.values - panel.reported)
@@ -91,11 +87,9 @@ def alignment_chart(panel: Panel) -> Chart:
     finding = (
         f"For {hits} of {len(later)} states zₙ no attack hurts more than that on uₙ₊₁, the adjoint state after it."
     )
-    return Chart(
-        "Alignment of the adjoint with the forward pass",
-        chart.figure,
-        finding if later else chart.finding,
-        chart.table,
-        chart.width,
-        "Accuracy in % of every state (columns) under the attack on every adjoint state (rows).",
+    return replace(
+        chart,
+        title="Alignment of the adjoint with the forward pass",
+        finding=finding if later else chart.finding,
+        note="Accuracy in % of every state (columns) under the attack on every adjoint state (rows).",
     )

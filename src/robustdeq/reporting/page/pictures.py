@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -12,9 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from robustdeq.evaluation.exhibits import Exhibits
-from robustdeq.reporting.page.charts import Chart, curves, heat_map, heat_map_width, wrapped
-from robustdeq.reporting.tabulation import Table
+from robustdeq.reporting.page.charts import Chart, curves
+from robustdeq.reporting.page.panel_chart import panel_chart
+from robustdeq.reporting.tabulation import panel_table
 from robustdeq.reporting.wording import count, label, states
+from robustdeq.study import Drawing, Panel
 
 
 @dataclass(frozen=True)
@@ -92,41 +94,26 @@ def _opinions(exhibits: Exhibits, i: int, true: int) -> Chart:
         if turned
         else f"Attacked, the model reads {exhibits.classes[true]} at every state."
     )
-    return Chart(
-        "Probability of the classes that lead at some state",
-        curves(names, columns, np.array(lines), "probability (%)", "state", span=(0.0, 102.0), paired=True),
-        finding,
-        Table.of(
-            "state",
-            names,
-            [(column, *(f"{line[n]:.1f}" for line in lines)) for n, column in enumerate(columns)],
-            "probability in %",
-        ),
-    )
+    title = "Probability of the classes that lead at some state"
+    panel = Panel(title, "%", tuple(names), columns, np.array(lines), column_axis="state", drawing=Drawing.CURVES)
+    return Chart(title, curves(panel, paired=True), finding, panel_table(panel).turned())
 
 
 def agreement_chart(exhibits: Exhibits) -> Chart:
     """The mean cosine of every estimated gradient with the true one, state by state."""
     means = exhibits.cosines.double().mean(dim=2).numpy()
-    rows, columns = tuple(map(label, exhibits.estimates)), states(means.shape[1])
-    images = count(exhibits.cosines.shape[2], "image")
-    final = means[:, -1]
-    texts = [[f"{value:.2f}" for value in line] for line in means]
-    details = [
-        [
-            f"<b>{wrapped(row, 48)}</b> at {column}<br>mean cosine {value:.3f} on {images}"
-            for column, value in zip(columns, line, strict=True)
-        ]
-        for row, line in zip(rows, means, strict=True)
-    ]
-    return Chart(
-        "Agreement of the estimated gradients with the true one",
-        heat_map(rows, columns, means, texts, details, (min(0.0, float(np.nanmin(means))), 1.0), "state read"),
-        f"At the final state “{rows[int(final.argmax())]}” comes closest to the gradient through the solver (mean "
-        f"cosine {final.max():.2f}), and “{rows[int(final.argmin())]}” stays farthest from it ({final.min():.2f}).",
-        Table.of("gradient", columns, [(row, *line) for row, line in zip(rows, texts, strict=True)], "mean cosine"),
-        width=heat_map_width(columns, texts),
-        note=f"Mean cosine with the gradient through the solver, on {images} only: an impression, no measurement.",
+    rows, final = tuple(map(label, exhibits.estimates)), means[:, -1]
+    title = "Agreement of the estimated gradients with the true one"
+    panel = Panel(title, "", rows, states(means.shape[1]), means, "gradient", "state read")
+    chart = panel_chart(panel, (min(0.0, float(np.nanmin(means))), 1.0))
+    return replace(
+        chart,
+        finding=f"At the final state “{rows[int(final.argmax())]}” comes closest to the gradient through the solver "
+        f"(mean cosine {final.max():.2f}), and “{rows[int(final.argmin())]}” stays farthest from it "
+        f"({final.min():.2f}).",
+        table=replace(chart.table, notes=("mean cosine",)),
+        note="Mean cosine with the gradient through the solver, on "
+        f"{count(exhibits.cosines.shape[2], 'image')} only: an impression, no measurement.",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import sys
@@ -12,16 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from robustdeq.base.errors import InputError
-from robustdeq.base.files import write_text
 from robustdeq.base.progress import Report
 from robustdeq.base.provenance import DISPLAY, code_fingerprint
-from robustdeq.study.panel import RANGE, Drawing, Panel
+from robustdeq.study.panel import Panel, bars, read_plain, write_plain
 from robustdeq.study.stopwatch import Timing
 from robustdeq.zoo import MDEQ, mdeq
 
@@ -161,14 +158,11 @@ class BenchResult:
 
     def save(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
-        plain = {
-            "name": self.name,
-            "title": self.title,
-            "claims": [asdict(claim) | {"holds": claim.holds} for claim in self.measured.claims],
-            "panels": [panel.plain() for panel in self.measured.panels],
-            "provenance": dict(self.provenance),
-        }
-        write_text(path, json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        claims = [asdict(claim) | {"holds": claim.holds} for claim in self.measured.claims]
+        panels = [panel.plain() for panel in self.measured.panels]
+        provenance = dict(self.provenance)
+        plain = {"name": self.name, "title": self.title, "claims": claims, "panels": panels, "provenance": provenance}
+        write_plain(path, plain)
 
     @classmethod
     def read(cls, path: Path) -> BenchResult:
@@ -177,31 +171,15 @@ class BenchResult:
         Raises:
             InputError: the file cannot be read, or holds something else.
         """
-        try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
+
+        def made(plain: dict[str, Any]) -> BenchResult:
             claims = tuple(Claim(**{k: v for k, v in claim.items() if k != "holds"}) for claim in plain["claims"])
             panels = tuple(map(Panel.from_plain, plain["panels"]))
             return cls(plain["name"], plain["title"], Measured(panels, claims), plain["provenance"])
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}).") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} holds no benchmark; make it with `robustdeq bench`.") from error
+
+        return read_plain(path, made, "benchmark; make it with `robustdeq bench`.")
 
 
-def times_panel(title: str, times: Mapping[str, Timing], row_axis: str = "") -> Panel:
+def times_panel(title: str, times: Mapping[str, Timing], row_axis: str = "Side") -> Panel:
     """What each side took in a round: median and range."""
-    low, median, high = (
-        1e3 * np.array([[pick(timing.seconds)] for timing in times.values()]) for pick in (min, statistics.median, max)
-    )
-    return Panel(
-        title,
-        "ms",
-        tuple(times),
-        ("time",),
-        median,
-        row_axis=row_axis,
-        low=low,
-        high=high,
-        drawing=Drawing.BARS,
-        interval=RANGE,
-    )
+    return bars(title, "ms", "time", {name: timing.seconds for name, timing in times.items()}, row_axis, scale=1e3)

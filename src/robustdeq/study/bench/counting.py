@@ -1,22 +1,15 @@
-"""Counts that do not depend on the machine: evaluations of f, products, waits for the device, bytes allocated."""
+"""Counts that do not depend on the machine: evaluations of f, and products with its Jacobian."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from typing_extensions import override
 
 from robustdeq.deq.cell import BoundCell, bind, initial_state
 from robustdeq.deq.model import DEQ
-
-_WAITS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
 
 
 @dataclass
@@ -72,43 +65,3 @@ def counted(deq: DEQ) -> Iterator[Evaluations]:
         yield found
     finally:
         deq.cell = cell
-
-
-class Waits(TorchDispatchMode):
-    """Within it the operations are counted for which the host waits for the device.
-
-    Attributes:
-        count: how many there were.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    @override
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func in _WAITS
-        return func(*args, **kwargs or {})
-
-
-class Allocations(TorchDispatchMode):
-    """Within it the memory is counted that operations ask for, whether or not it is given back.
-
-    Attributes:
-        bytes: how much it was.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    @override
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        def storages(tree: Any) -> dict[int, int]:
-            held = [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-            return {storage.data_ptr(): storage.nbytes() for storage in held}
-
-        found = func(*args, **kwargs or {})
-        known = storages((args, kwargs))
-        self.bytes += sum(size for place, size in storages(found).items() if place not in known)
-        return found

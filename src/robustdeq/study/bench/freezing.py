@@ -73,7 +73,7 @@ def _measure(setting: Setting) -> Measured:
     title = f"{attacked}, {images} images of which {left:.0%} withstand it"
     frozen, all_samples = times.values()
     claim = Claim.of_times(f"{title}: all samples to the end over broken ones frozen", all_samples, frozen, 1.5, True)
-    return Measured((times_panel(title, times, "Side"),), (claim,))
+    return Measured((times_panel(title, times),), (claim,))
 
 
 FREEZING = Bench("freezing", "Early freezing of broken samples", _measure)

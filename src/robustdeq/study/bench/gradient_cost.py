@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from robustdeq.attacks.losses import cross_entropy
 from robustdeq.deq.gradients import (
     SHINE,
     Ensemble,
@@ -22,7 +24,7 @@ from robustdeq.deq.gradients import (
 from robustdeq.deq.modes import evaluating
 from robustdeq.study.bench.benchmark import Bench, Claim, Measured, Setting, times_panel
 from robustdeq.study.bench.counting import counted
-from robustdeq.study.panel import Drawing, Panel
+from robustdeq.study.panel import Drawing, Panel, bars
 from robustdeq.study.stopwatch import Side, interleaved, peak_bytes
 from robustdeq.zoo import MDEQ, resnet18
 
@@ -32,9 +34,7 @@ _PHANTOM, _TRUE, _CHECKPOINTED = "Phantom, 5 steps", "Through the solver", "Thro
 
 
 def _sides(deq: MDEQ, x: torch.Tensor, y: torch.Tensor) -> dict[str, Side]:
-    def loss(logits: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(logits, y, reduction="none")
-
+    loss = partial(cross_entropy, y=y)
     adjoint, unrolled = SimultaneousAdjoint(), UnrolledIntermediate(steps=1)
     gradients = {
         "Jacobian-free": JacobianFree(),
@@ -48,13 +48,9 @@ def _sides(deq: MDEQ, x: torch.Tensor, y: torch.Tensor) -> dict[str, Side]:
         _TRUE: ThroughSolver(),
         _CHECKPOINTED: ThroughSolver(checkpoint=True),
     }
-    sides: dict[str, Side] = {
-        name: (lambda gradient=gradient: gradient.input_gradient(deq, x, loss)) for name, gradient in gradients.items()
-    }
+    sides: dict[str, Side] = {name: partial(g.input_gradient, deq, x, loss) for name, g in gradients.items()}
     families = {_ALL: adjoint, "Unrolled intermediates, k = 1, all states": unrolled}
-    return sides | {
-        name: (lambda family=family: family.input_gradients(deq, x, loss)) for name, family in families.items()
-    }
+    return sides | {name: partial(family.input_gradients, deq, x, loss) for name, family in families.items()}
 
 
 def _measure(setting: Setting) -> Measured:
@@ -83,15 +79,7 @@ def _measure(setting: Setting) -> Measured:
             row_axis="Gradient",
             drawing=Drawing.BARS,
         ),
-        Panel(
-            "peak memory of tensors",
-            "MiB",
-            tuple(sides),
-            ("memory",),
-            np.array([*peaks.values()])[:, None] / 2**20,
-            row_axis="Gradient",
-            drawing=Drawing.BARS,
-        ),
+        bars("peak memory of tensors", "MiB", "memory", peaks, "Gradient", scale=2**-20),
         Panel(
             "peak memory of tensors by solver steps",
             "MiB",

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from robustdeq.base.errors import InputError
 from robustdeq.solvers import Broyden
 from robustdeq.study.bench.benchmark import Bench, Claim, Measured, Setting, times_panel
 from robustdeq.study.bench.peak_memory import peak_memory
-from robustdeq.study.panel import Drawing, Panel
+from robustdeq.study.panel import bars
 from robustdeq.study.stopwatch import Side, Timing, interleaved
 
 DIMENSION, STEPS = 61_440, 30
@@ -62,17 +61,10 @@ def _measure(setting: Setting) -> Measured:
     ours, theirs, cells = times.values()
     peaks = [peak_memory(partial(_side, run, batch, device)) / 2**20 for run in (_ours, _torchdeq)]
     subject = f"Broyden, {STEPS} steps on {DIMENSION:,} × {batch}, without the cell"
-    memory = Panel(
-        "peak resident memory of a solve in a process of its own",
-        "MiB",
-        ("robustdeq", "torchdeq"),
-        ("memory",),
-        np.array(peaks)[:, None],
-        row_axis="Side",
-        drawing=Drawing.BARS,
-    )
+    title, sides = "peak resident memory of a solve in a process of its own", dict(zip(runs, peaks, strict=False))
+    memory = bars(title, "MiB", "memory", sides, "Side")
     return Measured(
-        (times_panel(f"{STEPS} steps of Broyden's method on {DIMENSION:,} × {batch}", times, "Side"), memory),
+        (times_panel(f"{STEPS} steps of Broyden's method on {DIMENSION:,} × {batch}", times), memory),
         (
             Claim.of_times(
                 f"{subject}: torchdeq's time over ours", _without(theirs, cells), _without(ours, cells), 4.0, True

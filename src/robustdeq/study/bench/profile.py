@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as profiled
 
+from robustdeq.attacks.losses import cross_entropy
 from robustdeq.deq.gradients import Phantom, SimultaneousAdjoint, ThroughSolver
 from robustdeq.deq.modes import evaluating
 from robustdeq.study.bench.benchmark import Bench, Measured, Setting
@@ -42,36 +44,30 @@ def _measure(setting: Setting) -> Measured:
     deq = setting.model()
     x, y = setting.images(deq, setting.batch)
 
-    def loss(logits: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(logits, y, reduction="none")
-
     gradients = {
         "Phantom, 5 steps": Phantom(5, 0.5),
         "Simultaneous adjoint": SimultaneousAdjoint(),
         "Through the solver": ThroughSolver(),
     }
+    loss = partial(cross_entropy, y=y)
     sides: dict[str, Side] = {"Solve": lambda: deq.solve(x)}
-    for name, gradient in gradients.items():
-        sides[name] = lambda gradient=gradient: gradient.input_gradient(deq, x, loss)
+    sides |= {name: partial(gradient.input_gradient, deq, x, loss) for name, gradient in gradients.items()}
     shares = []
     with evaluating(deq):
         for i, (name, side) in enumerate(sides.items()):
             setting.report(i / len(sides), name)
             shares.append(_shares(side, setting.device))
-    return Measured(
-        (
-            Panel(
-                f"share of the time, MDEQ-{setting.size}, N = {deq.solver.max_steps}, batch {setting.batch}",
-                "%",
-                tuple(sides),
-                (*_KINDS, _OTHERS),
-                np.array(shares),
-                row_axis="What",
-                column_axis="Operation",
-                drawing=Drawing.BARS,
-            ),
-        )
+    panel = Panel(
+        f"share of the time, MDEQ-{setting.size}, N = {deq.solver.max_steps}, batch {setting.batch}",
+        "%",
+        tuple(sides),
+        (*_KINDS, _OTHERS),
+        np.array(shares),
+        "What",
+        "Operation",
+        drawing=Drawing.BARS,
     )
+    return Measured((panel,))
 
 
 PROFILE = Bench("profile", "Where the time goes", _measure)

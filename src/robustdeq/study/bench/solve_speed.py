@@ -78,8 +78,8 @@ def _measure(setting: Setting) -> Measured:
     )
     return Measured(
         (
-            times_panel(f"MDEQ-{setting.size}, batch {setting.batch}", times, "Side"),
-            times_panel(f"tanh(W z + u) in {DENSE:,} dimensions, batch {setting.batch}", dense, "Side"),
+            times_panel(f"MDEQ-{setting.size}, batch {setting.batch}", times),
+            times_panel(f"tanh(W z + u) in {DENSE:,} dimensions, batch {setting.batch}", dense),
         ),
         claims,
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-
-import numpy as np
+from itertools import compress
 
 from robustdeq.attacks import PGD, StoppingPGD
 from robustdeq.evaluation import Store, Strict
@@ -14,7 +13,7 @@ from robustdeq.evaluation.measure import plan
 from robustdeq.study.bench.benchmark import Bench, Measured, Setting
 from robustdeq.study.bench.counting import counted
 from robustdeq.study.bench.victim import ROBUST, victim
-from robustdeq.study.panel import Drawing, Panel
+from robustdeq.study.panel import Panel, bars
 
 
 def _measure(setting: Setting) -> Measured:
@@ -31,27 +30,17 @@ def _measure(setting: Setting) -> Measured:
                 names.append(column.label)
                 evaluations.append(found.total / setting.batch)
                 seconds.append((time.perf_counter() - begun) / setting.batch)
-    papers = np.array([column.role is Role.PAPER for column in whole.columns])
-    columns = (*(name[0].upper() + name[1:] for name in names), "The paper's columns", "Everything")
+    papers = [column.role is Role.PAPER for column in whole.columns]
     images = f"{setting.batch} images of which about {ROBUST:.0%} withstand one run of PGD"
     title = f"the strict protocol, MDEQ-{setting.size}, {images}"
-    return Measured(
-        tuple(
-            Panel(
-                f"{title}: {what}",
-                unit,
-                columns,
-                (heading,),
-                np.array([*costs, np.array(costs)[papers].sum(), sum(costs)])[:, None],
-                row_axis="Attack",
-                drawing=Drawing.BARS,
-            )
-            for what, unit, heading, costs in (
-                ("evaluations of f and products with its Jacobian, per image", "f", "cost", evaluations),
-                ("time per image", "s", "time", seconds),
-            )
-        )
-    )
+
+    def panel(what: str, unit: str, heading: str, costs: list[float]) -> Panel:
+        sides = {name[0].upper() + name[1:]: cost for name, cost in zip(names, costs, strict=True)}
+        sides |= {"The paper's columns": sum(compress(costs, papers)), "Everything": sum(costs)}
+        return bars(f"{title}: {what}", unit, heading, sides, "Attack")
+
+    counts = panel("evaluations of f and products with its Jacobian, per image", "f", "cost", evaluations)
+    return Measured((counts, panel("time per image", "s", "time", seconds)))
 
 
 STRICT = Bench("strict", "The cost of every attack of the strict protocol", _measure)

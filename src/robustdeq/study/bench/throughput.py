@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from robustdeq.deq.cell import Execution, Precision
 from robustdeq.deq.modes import evaluating
 from robustdeq.study.bench.benchmark import Bench, Measured, Setting
-from robustdeq.study.panel import Drawing, Panel
+from robustdeq.study.panel import Drawing, Panel, bars
 from robustdeq.study.stopwatch import Side, interleaved
 
 
@@ -47,6 +47,7 @@ def _measure(setting: Setting) -> Measured:
         times = interleaved(sides, setting.repetitions, setting.report)
         rates = {name: _flops(side) / times[name].median / 1e9 for name, side in sides.items()}
     values = np.array([[rates[f"solve, {name}"], rates[f"matrix product, {name}"]] for name in kinds])
+    shares = {name: 100 * solve / product for name, (solve, product) in zip(kinds, values.tolist(), strict=True)}
     title = f"MDEQ-{setting.size}, N = {deq.solver.max_steps}, batch {setting.batch}, beside {width} × {width} products"
     return Measured(
         (
@@ -59,15 +60,7 @@ def _measure(setting: Setting) -> Measured:
                 row_axis="Precision of f",
                 drawing=Drawing.BARS,
             ),
-            Panel(
-                "share of the matrix product's rate",
-                "%",
-                tuple(kinds),
-                ("solve",),
-                100 * values[:, :1] / values[:, 1:],
-                row_axis="Precision of f",
-                drawing=Drawing.BARS,
-            ),
+            bars("share of the matrix product's rate", "%", "solve", shares, "Precision of f"),
         )
     )
 

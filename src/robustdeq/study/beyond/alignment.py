@@ -13,52 +13,38 @@ from robustdeq.deq.defenses import FinalState, state_logits
 from robustdeq.deq.gradients import ThroughSolver
 from robustdeq.study.configurations import ALIGNED, UNROLLED
 from robustdeq.study.experiment import BEYOND, Experiment
-from robustdeq.study.panel import Panel, means, shares
+from robustdeq.study.panel import Panels, accuracies, averages
 from robustdeq.study.study import Study
 
 _COMPARED = (UNROLLED, ALIGNED)
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
+def _measure(study: Study) -> Panels:
     x, _ = study.tensors()
-    names, outcomes, residuals = [], [], []
+    outcomes, residuals = {}, []
     for seed in range(study.seeds):
         for configuration in _COMPARED:
             deq = study.trained(configuration, seed=seed).deq
             gradients = {"ready-made": study.estimators.final, "through the solver": ThroughSolver(FinalState())}
             title = f"{ALIGNMENT.name}, {configuration.name}, seed {seed}"
             result = study.climbed(title, deq, {"final": FinalState()}, gradients)
-            names.append(f"{configuration.title}, seed {seed}")
-            outcomes.append([result.clean[0], *result.per_sample[0]])
+            outcomes[f"{configuration.title}, seed {seed}"] = [result.clean[0], *result.per_sample[0]]
             last = [state_logits(deq, images)[1][-1] for images in x.split(study.batch_size)]
             residuals.append([torch.cat(last).double().cpu().numpy()])
-    found, columns = np.array(outcomes), ("Clean", "Ready-made", "Through the solver")
-    gains = 100.0 * (found[1::2].astype(float) - found[::2])
-    return (
-        Panel(
-            f"accuracy of the final state, PGD-{study.attack.steps}",
-            "%",
-            tuple(names),
-            columns,
-            **shares(found),
-            row_axis="Training",
-        ),
-        Panel(
-            "aligned minus unrolled, on the same images",
-            "points",
-            tuple(f"seed {seed}" for seed in range(study.seeds)),
-            columns,
-            **means(gains),
-        ),
-        Panel(
-            "relative residual of the final state, clean images",
-            "‖f(z)−z‖ / ‖f(z)‖",
-            tuple(names),
-            ("Residual",),
-            **means(np.array(residuals)),
-            row_axis="Training",
-            logarithmic=True,
-        ),
+    found, columns = np.array([*outcomes.values()]), ("Clean", "Ready-made", "Through the solver")
+    yield accuracies(
+        f"accuracy of the final state, PGD-{study.attack.steps}", outcomes, columns, found, row_axis="Training"
+    )
+    gains, seeds = 100.0 * (found[1::2].astype(float) - found[::2]), (f"seed {seed}" for seed in range(study.seeds))
+    yield averages("aligned minus unrolled, on the same images", "points", seeds, columns, gains)
+    yield averages(
+        "relative residual of the final state, clean images",
+        "‖f(z)−z‖ / ‖f(z)‖",
+        outcomes,
+        ("Residual",),
+        np.array(residuals),
+        row_axis="Training",
+        logarithmic=True,
     )
 
 

@@ -10,13 +10,13 @@ from robustdeq.deq.gradients import Gradient, ThroughSolver
 from robustdeq.evaluation import Chosen
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import BEYOND, Experiment
-from robustdeq.study.panel import Drawing, Panel, shares
+from robustdeq.study.panel import Drawing, Panels, accuracies
 from robustdeq.study.study import Study
 
 _MULTIPLES = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
+def _measure(study: Study) -> Panels:
     trained, attack = study.trained(UNROLLED), study.attack
     attacks = {}
     for multiple in _MULTIPLES:
@@ -27,22 +27,19 @@ def _measure(study: Study) -> tuple[Panel, ...]:
     result = study.measure(EPSILON_CURVE.name, trained.deq, Chosen(attack, attacks), trained.defenses)
     rows = len(trained.defenses)
     found = result.per_sample.reshape(rows, len(_MULTIPLES), 1 + rows, -1)
-    names, outcomes = [], []
+    outcomes = {}
     for i, name in enumerate(trained.defenses):
-        names += [f"{name.capitalize()}, ready-made", f"{name.capitalize()}, through the solver"]
-        for chosen in (0, 1 + i):
-            outcomes.append(np.concatenate([result.clean[i, None], found[i, :, chosen]]))
-    return (
-        Panel(
-            f"accuracy under PGD-{attack.steps}, by ε ({attack.norm})",
-            "%",
-            tuple(names),
-            tuple(f"{multiple * attack.eps:.4g}" for multiple in (0.0, *_MULTIPLES)),
-            **shares(np.stack(outcomes)),
-            row_axis="Defense, attack",
-            column_axis="ε",
-            drawing=Drawing.CURVES,
-        ),
+        for how, chosen in (("ready-made", 0), ("through the solver", 1 + i)):
+            curve = np.concatenate([result.clean[i, None], found[i, :, chosen]])
+            outcomes[f"{name.capitalize()}, {how}"] = curve
+    yield accuracies(
+        f"accuracy under PGD-{attack.steps}, by ε ({attack.norm})",
+        outcomes,
+        (f"{multiple * attack.eps:.4g}" for multiple in (0.0, *_MULTIPLES)),
+        np.stack([*outcomes.values()]),
+        row_axis="Defense, attack",
+        column_axis="ε",
+        drawing=Drawing.CURVES,
     )
 
 

@@ -9,13 +9,13 @@ import numpy as np
 from robustdeq.evaluation import Chosen
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import BEYOND, Experiment
-from robustdeq.study.panel import Drawing, Panel, shares
+from robustdeq.study.panel import Drawing, Panels, accuracies
 from robustdeq.study.study import Study
 
 _MULTIPLES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
+def _measure(study: Study) -> Panels:
     trained, attack = study.trained(UNROLLED), study.attack
     runs = sorted({1, study.strict.restarts})
     lengths = sorted({max(round(multiple * attack.steps), 1) for multiple in _MULTIPLES})
@@ -30,17 +30,14 @@ def _measure(study: Study) -> tuple[Panel, ...]:
         result = study.measure(title, trained.deq, Chosen(attack, attacks), {name: defense})
         names += [f"{name.capitalize()}, {'1 run' if count == 1 else f'{count} runs'}" for count in runs]
         outcomes += list(result.per_sample[0].reshape(len(runs), len(lengths), -1))
-    return (
-        Panel(
-            f"accuracy under PGD through the solver, ε = {attack.eps:.4g} ({attack.norm})",
-            "%",
-            tuple(names),
-            tuple(map(str, lengths)),
-            **shares(np.stack(outcomes)),
-            row_axis="Defense, runs",
-            column_axis="Steps",
-            drawing=Drawing.CURVES,
-        ),
+    yield accuracies(
+        f"accuracy under PGD through the solver, ε = {attack.eps:.4g} ({attack.norm})",
+        names,
+        map(str, lengths),
+        np.stack(outcomes),
+        row_axis="Defense, runs",
+        column_axis="Steps",
+        drawing=Drawing.CURVES,
     )
 
 

@@ -7,43 +7,30 @@ import numpy as np
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import BEYOND, Experiment
 from robustdeq.study.grids import DEFENSES, strict
-from robustdeq.study.panel import Drawing, Panel, shares
+from robustdeq.study.panel import Drawing, Panels, accuracies
 from robustdeq.study.study import Study
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
-    trained = study.trained(UNROLLED)
+def _measure(study: Study) -> Panels:
+    trained, steps = study.trained(UNROLLED), study.attack.steps
     result = strict(study, trained, STRICT_VS_PAPER.name)
     named = {name: result.per_sample[:, j] for j, name in enumerate(result.ids)}
     paper = result.per_sample[:, ~np.asarray(result.beyond_paper)]
-    rows = []
-    for i, row in enumerate(trained.defenses):
-        rows.append(
-            [
-                result.clean[i],
-                named["unrolled-final"][i],
-                paper[i, paper[i].sum(axis=1).argmin()],
-                named[f"through-{row}"][i],
-                result.standing[i],
-            ]
-        )
-    return (
-        Panel(
-            "accuracy by protocol",
-            "%",
-            DEFENSES,
-            (
-                "Clean",
-                f"Ready-made PGD-{study.attack.steps}",
-                "Paper's protocol",
-                f"PGD-{study.attack.steps} through the solver",
-                "Strict protocol",
-            ),
-            **shares(np.array(rows)),
-            row_axis="Defense",
-            column_axis="Protocol",
-            drawing=Drawing.BARS,
-        ),
+    outcomes = {
+        "Clean": result.clean,
+        f"Ready-made PGD-{steps}": named["unrolled-final"],
+        "Paper's protocol": [row[row.sum(axis=1).argmin()] for row in paper],
+        f"PGD-{steps} through the solver": [named[f"through-{row}"][i] for i, row in enumerate(trained.defenses)],
+        "Strict protocol": result.standing,
+    }
+    yield accuracies(
+        "accuracy by protocol",
+        DEFENSES,
+        outcomes,
+        np.stack([*outcomes.values()], axis=1),
+        row_axis="Defense",
+        column_axis="Protocol",
+        drawing=Drawing.BARS,
     )
 
 

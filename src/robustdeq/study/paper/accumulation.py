@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from robustdeq.deq.gradients import own_gradient
 from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, EXACT_50_50, UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.panel import Drawing, Panel, shares
+from robustdeq.study.panel import Drawing, Panels, accuracies
 from robustdeq.study.study import Study, Trained
 
 ADVERSARIAL = (EXACT_8_7, EXACT_18_20, EXACT_50_50, UNROLLED)
@@ -27,23 +27,17 @@ def states_under_ready_made(
     return result.clean, result.per_sample[:, 0]
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
-    panels = []
+def _measure(study: Study) -> Panels:
     for configuration in ADVERSARIAL:
         trained = study.trained(configuration)
-        clean, attacked = states_under_ready_made(study, trained, f"{ACCUMULATION.name}, {configuration.name}")
-        panels.append(
-            Panel(
-                configuration.title,
-                "%",
-                ("Clean", f"Ready-made PGD-{study.attack.steps}"),
-                tuple(trained.states),
-                **shares(np.stack([clean, attacked])),
-                column_axis="State",
-                drawing=Drawing.CURVES,
-            )
+        yield accuracies(
+            configuration.title,
+            ("Clean", f"Ready-made PGD-{study.attack.steps}"),
+            trained.states,
+            np.stack(states_under_ready_made(study, trained, f"{ACCUMULATION.name}, {configuration.name}")),
+            column_axis="State",
+            drawing=Drawing.CURVES,
         )
-    return tuple(panels)
 
 
 ACCUMULATION = Experiment(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 from torch import Tensor
 
 from robustdeq.attacks import PGD
@@ -13,12 +12,12 @@ from robustdeq.deq.gradients import Gradient, Surrogate, ThroughSolver
 from robustdeq.deq.modes import evaluating
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.panel import RANGE, Drawing, Panel
+from robustdeq.study.panel import Panels, bars
 from robustdeq.study.stopwatch import interleaved
 from robustdeq.study.study import Study
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
+def _measure(study: Study) -> Panels:
     trained = study.trained(UNROLLED)
     deq, attack = trained.deq, study.attack
     x, y = (tensor[: study.batch_size] for tensor in study.tensors())
@@ -26,36 +25,17 @@ def _measure(study: Study) -> tuple[Panel, ...]:
         column.label.capitalize(): column.gradients for column in study.estimators.candidates(deq.last_state)
     }
     columns |= {f"Through the solver, {name}": (ThroughSolver(defense),) for name, defense in trained.defenses.items()}
-    counted = [
-        attack.cost.gradients * sum(gradient.evaluations(deq) for gradient in column) for column in columns.values()
-    ]
+    counted = {
+        name: float(attack.cost.gradients * sum(gradient.evaluations(deq) for gradient in gradients))
+        for name, gradients in columns.items()
+    }
+    yield bars(f"evaluations of f per image, PGD-{attack.steps}, all candidates", "f", "evaluations", counted, "Attack")
     sides = {name: _attack(deq, attack, gradients, x, y) for name, gradients in columns.items()}
     with evaluating(deq), study.progress(ATTACK_TIME.name) as report:
         timings = interleaved(sides, study.effort.repetitions, report)
-    seconds = np.array([[t.median, min(t.seconds), max(t.seconds)] for t in timings.values()]) / len(x)
-    return (
-        Panel(
-            f"evaluations of f per image, PGD-{attack.steps}, all candidates",
-            "f",
-            tuple(columns),
-            ("evaluations",),
-            np.array(counted, float)[:, None],
-            row_axis="Attack",
-            drawing=Drawing.BARS,
-        ),
-        Panel(
-            f"time per image, PGD-{attack.steps}, all candidates, batch of {len(x)}",
-            "ms",
-            tuple(columns),
-            ("time",),
-            1e3 * seconds[:, :1],
-            row_axis="Attack",
-            low=1e3 * seconds[:, 1:2],
-            high=1e3 * seconds[:, 2:],
-            drawing=Drawing.BARS,
-            interval=RANGE,
-        ),
-    )
+    title = f"time per image, PGD-{attack.steps}, all candidates, batch of {len(x)}"
+    seconds = {name: timing.seconds for name, timing in timings.items()}
+    yield bars(title, "ms", "time", seconds, "Attack", scale=1e3 / len(x))
 
 
 def _attack(deq: DEQ, attack: PGD, gradients: tuple[Gradient, ...], x: Tensor, y: Tensor) -> Callable[[], None]:

@@ -5,27 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.panel import Drawing, Panel, shares
+from robustdeq.study.panel import Drawing, Panels, accuracies
 from robustdeq.study.paper.accumulation import ADVERSARIAL, states_under_ready_made
 from robustdeq.study.study import Study
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
+def _measure(study: Study) -> Panels:
     rows = []
     for configuration in ADVERSARIAL:
         _, attacked = states_under_ready_made(study, study.trained(configuration), f"fig2a, {configuration.name}")
         *intermediate, final = attacked
         rows.append([final, max(intermediate, key=np.sum)])
-    return (
-        Panel(
-            f"robustness under the ready-made PGD-{study.attack.steps}",
-            "%",
-            tuple(configuration.title for configuration in ADVERSARIAL),
-            ("Final state", "Intermediate state"),
-            **shares(np.array(rows)),
-            row_axis="Training configuration",
-            drawing=Drawing.BARS,
-        ),
+    yield accuracies(
+        f"robustness under the ready-made PGD-{study.attack.steps}",
+        (configuration.title for configuration in ADVERSARIAL),
+        ("Final state", "Intermediate state"),
+        np.array(rows),
+        row_axis="Training configuration",
+        drawing=Drawing.BARS,
     )
 
 

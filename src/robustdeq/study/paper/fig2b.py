@@ -8,13 +8,13 @@ import torch
 from robustdeq.deq.defenses import state_logits
 from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.panel import Drawing, Panel, means
+from robustdeq.study.panel import Drawing, Panels, averages
 from robustdeq.study.study import Study
 
 _COMPARED = (EXACT_8_7, EXACT_18_20, UNROLLED)
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
+def _measure(study: Study) -> Panels:
     x, _ = study.tensors()
     rows = []
     for configuration in _COMPARED:
@@ -22,18 +22,16 @@ def _measure(study: Study) -> tuple[Panel, ...]:
         residuals = torch.cat([state_logits(deq, images)[1] for images in x.split(study.batch_size)], dim=1)
         rows.append(residuals.double().cpu().numpy())
     shown = min(map(len, rows))
-    return (
-        Panel(
-            "relative residual of the states, clean images",
-            "‖f(z)−z‖ / ‖f(z)‖",
-            tuple(configuration.title for configuration in _COMPARED),
-            tuple(f"z_{n}" for n in range(1, shown + 1)),
-            **means(np.stack([row[:shown] for row in rows])),
-            row_axis="Training configuration",
-            column_axis="State",
-            drawing=Drawing.CURVES,
-            logarithmic=True,
-        ),
+    yield averages(
+        "relative residual of the states, clean images",
+        "‖f(z)−z‖ / ‖f(z)‖",
+        (configuration.title for configuration in _COMPARED),
+        (f"z_{n}" for n in range(1, shown + 1)),
+        np.stack([row[:shown] for row in rows]),
+        row_axis="Training configuration",
+        column_axis="State",
+        drawing=Drawing.CURVES,
+        logarithmic=True,
     )
 
 

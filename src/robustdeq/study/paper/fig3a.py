@@ -6,33 +6,29 @@ import numpy as np
 
 from robustdeq.study.configurations import EXACT_8_7, UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.panel import Drawing, Panel, shares
+from robustdeq.study.panel import Drawing, Panels, accuracies
 from robustdeq.study.paper.fig4 import states_under_adjoints
 from robustdeq.study.study import Study
 
 _COMPARED = (UNROLLED, EXACT_8_7)
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
-    rows, names, adjoints = [], [], ()
+def _measure(study: Study) -> Panels:
+    rows, adjoints = {}, range(0)
     for configuration in _COMPARED:
         trained = study.trained(configuration)
         outcomes = states_under_adjoints(study, trained, f"{FIGURE_3A.name}, {configuration.name}")
-        adjoints = tuple(f"u_{n}" for n in range(1, len(outcomes) + 1))
+        adjoints = range(1, len(outcomes) + 1)
         for reading, n in (("early", trained.early), ("final", trained.deq.last_state)):
             assert n is not None
-            names.append(f"{configuration.title}, {reading} state z_{n}")
-            rows.append(outcomes[:, n - 1])
-    return (
-        Panel(
-            f"robustness under PGD-{study.attack.steps} on adjoint states",
-            "%",
-            tuple(names),
-            adjoints,
-            **shares(np.stack(rows)),
-            column_axis="Adjoint state",
-            drawing=Drawing.CURVES,
-        ),
+            rows[f"{configuration.title}, {reading} state z_{n}"] = outcomes[:, n - 1]
+    yield accuracies(
+        f"robustness under PGD-{study.attack.steps} on adjoint states",
+        rows,
+        (f"u_{n}" for n in adjoints),
+        np.stack([*rows.values()]),
+        column_axis="Adjoint state",
+        drawing=Drawing.CURVES,
     )
 
 

@@ -6,13 +6,14 @@ from functools import partial
 
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.panel import Panel
+from robustdeq.study.panel import Panels
 from robustdeq.study.paper.unroll_ablation import unrolled_panels
 from robustdeq.study.study import Study
 
 
-def _measure(study: Study, damping: float) -> tuple[Panel, ...]:
-    return unrolled_panels(study, study.trained(UNROLLED), f"fig3, λ = {damping}", damping)[:1]
+def _measure(study: Study, damping: float) -> Panels:
+    early, _ = unrolled_panels(study, study.trained(UNROLLED), f"fig3, λ = {damping}", damping)
+    yield early
 
 
 FIGURE_3B = Experiment(

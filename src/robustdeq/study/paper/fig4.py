@@ -7,7 +7,7 @@ import numpy as np
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
 from robustdeq.study.grids import Outcomes
-from robustdeq.study.panel import Panel, shares
+from robustdeq.study.panel import Panels, accuracies
 from robustdeq.study.study import Study, Trained
 
 
@@ -18,19 +18,16 @@ def states_under_adjoints(study: Study, trained: Trained, title: str) -> Outcome
     return np.swapaxes(result.per_sample, 0, 1)
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
+def _measure(study: Study) -> Panels:
     trained = study.trained(UNROLLED)
     outcomes = states_under_adjoints(study, trained, FIGURE_4.name)
-    return (
-        Panel(
-            f"robustness under PGD-{study.attack.steps} on adjoint states",
-            "%",
-            tuple(f"u_{n}" for n in range(1, len(outcomes) + 1)),
-            tuple(trained.states),
-            **shares(outcomes),
-            row_axis="Adjoint state",
-            column_axis="State",
-        ),
+    yield accuracies(
+        f"robustness under PGD-{study.attack.steps} on adjoint states",
+        (f"u_{n}" for n in range(1, len(outcomes) + 1)),
+        trained.states,
+        outcomes,
+        row_axis="Adjoint state",
+        column_axis="State",
     )
 
 

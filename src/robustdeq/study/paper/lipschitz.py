@@ -8,7 +8,7 @@ import pandas as pd
 from robustdeq.base.errors import InputError
 from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.panel import Drawing, Panel
+from robustdeq.study.panel import Drawing, Panel, Panels
 from robustdeq.study.study import Study
 
 _COMPARED = (UNROLLED, EXACT_8_7, EXACT_18_20)
@@ -18,7 +18,7 @@ _MEASURED = {
 }
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
+def _measure(study: Study) -> Panels:
     courses = []
     for configuration in _COMPARED:
         metrics = study.trained(configuration).metrics
@@ -27,19 +27,17 @@ def _measure(study: Study) -> tuple[Panel, ...]:
     steps = [int(step) for step in courses[0].index if all(step in course.index for course in courses)]
     if not steps:
         raise InputError("the trainings have no validation in common; train them with the same schedule.")
-    return tuple(
-        Panel(
+    for name, title in _MEASURED.items():
+        yield Panel(
             title,
             "",
             tuple(configuration.title for configuration in _COMPARED),
             tuple(map(str, steps)),
             np.array([course.loc[steps, name].to_numpy(float) for course in courses]),
-            row_axis="Training configuration",
-            column_axis="Training step",
+            "Training configuration",
+            "Training step",
             drawing=Drawing.CURVES,
         )
-        for name, title in _MEASURED.items()
-    )
 
 
 LIPSCHITZ = Experiment(

@@ -12,14 +12,14 @@ from robustdeq.deq.modes import evaluating
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
 from robustdeq.study.grids import DEFENSES
-from robustdeq.study.panel import Drawing, Panel
+from robustdeq.study.panel import Drawing, Panel, Panels
 from robustdeq.study.stopwatch import peak_bytes
 from robustdeq.study.study import Study
 
 _STEPS = (8, 16, 32)
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
+def _measure(study: Study) -> Panels:
     trained = study.trained(UNROLLED)
     deq = trained.deq
     x = study.tensors()[0][: study.batch_size]
@@ -31,17 +31,15 @@ def _measure(study: Study) -> tuple[Panel, ...]:
                 longer = deq.with_settings(solver=replace(deq.solver, max_steps=steps, tol=0.0))
                 read = Defended(longer, defense)
                 peaks[-1].append(peak_bytes(lambda read=read: read(x)) / 2**20)
-    return (
-        Panel(
-            f"peak memory of tensors, batch of {len(x)}",
-            "MiB",
-            DEFENSES,
-            tuple(f"N = {steps}" for steps in _STEPS),
-            np.array(peaks),
-            row_axis="Defense",
-            column_axis="Solver steps",
-            drawing=Drawing.BARS,
-        ),
+    yield Panel(
+        f"peak memory of tensors, batch of {len(x)}",
+        "MiB",
+        DEFENSES,
+        tuple(f"N = {steps}" for steps in _STEPS),
+        np.array(peaks),
+        "Defense",
+        "Solver steps",
+        drawing=Drawing.BARS,
     )
 
 

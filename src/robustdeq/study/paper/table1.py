@@ -8,26 +8,22 @@ from robustdeq.evaluation import ReadyMade
 from robustdeq.study import published
 from robustdeq.study.configurations import EXACT_8_7
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.panel import Panel, shares
+from robustdeq.study.panel import Panels, accuracies
 from robustdeq.study.study import Study
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
+def _measure(study: Study) -> Panels:
     trained, effort, attack = study.trained(EXACT_8_7), study.effort, study.attack
     protocol = ReadyMade(attack, study.estimators, effort.long_steps, effort.queries)
     result = study.measure(TABLE_1.name, trained.deq, protocol, {"final": trained.defenses["final"]})
     (clean,), ((*climbed, queried),) = result.clean, result.per_sample
-    outcomes = np.stack([[clean, *climbed[:2], queried], [clean, *climbed[2:], queried]])
-    return (
-        Panel(
-            "exact-trained DEQ, 8 forward and 7 backward solver steps",
-            "%",
-            ("Exact", "Unrolling"),
-            ("Clean", f"PGD-{attack.steps}", f"PGD-{effort.long_steps}", "SQUARE"),
-            **shares(outcomes),
-            row_axis="Gradient",
-            paper=published.EXACT_SMALL,
-        ),
+    yield accuracies(
+        "exact-trained DEQ, 8 forward and 7 backward solver steps",
+        ("Exact", "Unrolling"),
+        ("Clean", f"PGD-{attack.steps}", f"PGD-{effort.long_steps}", "SQUARE"),
+        np.stack([[clean, *climbed[:2], queried], [clean, *climbed[2:], queried]]),
+        row_axis="Gradient",
+        paper=published.EXACT_SMALL,
     )
 
 

@@ -10,8 +10,8 @@ from robustdeq.evaluation import Chosen
 from robustdeq.study import published
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.grids import COLUMNS, DEFENSES, Outcomes, paper_part, strongest, white_box
-from robustdeq.study.panel import Panel, shares
+from robustdeq.study.grids import Outcomes, grid_panel, paper_part, strongest, white_box
+from robustdeq.study.panel import Panels
 from robustdeq.study.study import Study, Trained
 
 PAPERS = {
@@ -30,24 +30,11 @@ def attacked_twice(study: Study, trained: Trained, title: str) -> tuple[Outcomes
     return paper_part(climbed), paper_part(automatic)
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
-    panels = []
+def _measure(study: Study) -> Panels:
     for size, (_, papers) in zip(study.scale.sizes, PAPERS.items(), strict=False):
         outcomes = attacked_twice(study, study.trained(UNROLLED, size), f"table3, {size}")
         for attack, outcome, paper in zip((f"PGD-{study.attack.steps}", "AutoAttack"), outcomes, papers, strict=True):
-            panels.append(
-                Panel(
-                    f"DEQ-{size}, {attack}",
-                    "%",
-                    DEFENSES,
-                    COLUMNS,
-                    **shares(outcome),
-                    row_axis="Defense",
-                    column_axis="Attack",
-                    paper=paper,
-                )
-            )
-    return tuple(panels)
+            yield grid_panel(f"DEQ-{size}, {attack}", outcome, paper)
 
 
 TABLE_3 = Experiment(

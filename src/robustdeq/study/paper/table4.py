@@ -9,44 +9,34 @@ from robustdeq.evaluation import Chosen
 from robustdeq.study import published
 from robustdeq.study.configurations import NETWORKS, UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.panel import Panel, shares
+from robustdeq.study.panel import Panel, Panels, accuracies
 from robustdeq.study.paper.table3 import PAPERS, attacked_twice
 from robustdeq.study.study import Study
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
-    rows, outcomes, paper, sizes = [], [], [], []
+def _measure(study: Study) -> Panels:
+    outcomes, paper, sizes = {}, [], {}
     auto = study.effort.autoattack(study.attack)
     for network, size, published_size in zip(NETWORKS, study.scale.sizes, PAPERS, strict=False):
-        explicit = study.trained(network)
+        explicit, deq = study.trained(network), study.trained(UNROLLED, size)
         protocol = Chosen(study.attack, {"PGD": (study.attack, None), "AutoAttack": (auto, None)})
         found = study.measure(f"table4, {network.name}", explicit.model, protocol, {"network": AsIs()})
-        rows += [network.title, f"DEQ-{size}"]
-        outcomes.append([found.clean[0], *found.per_sample[0]])
-        deq = study.trained(UNROLLED, size)
+        outcomes[network.title] = [found.clean[0], *found.per_sample[0]]
         climbed, automatic = attacked_twice(study, deq, f"table3, {size}")
-        outcomes.append([climbed[2, 0], _weakest(climbed[2, 1:]), _weakest(automatic[2, 1:])])
+        outcomes[f"DEQ-{size}"] = [climbed[2, 0], _weakest(climbed[2, 1:]), _weakest(automatic[2, 1:])]
         paper += [published.COMPARISON[network.name], published.COMPARISON[published_size]]
-        sizes += [sum(p.numel() for p in model.parameters()) for model in (explicit.model, deq.model)]
-    return (
-        Panel(
-            "networks, and DEQs under the ensemble defense",
-            "%",
-            tuple(rows),
-            ("Clean", f"PGD-{study.attack.steps}", "AA"),
-            **shares(np.array(outcomes)),
-            row_axis="Arch.",
-            paper=np.array(paper),
-        ),
-        Panel(
-            "#Params",
-            "M",
-            tuple(rows),
-            ("#Params",),
-            np.array(sizes, float)[:, None] / 1e6,
-            paper=_MILLIONS[: len(rows)],
-        ),
+        for row, model in ((network.title, explicit.model), (f"DEQ-{size}", deq.model)):
+            sizes[row] = sum(p.numel() for p in model.parameters()) / 1e6
+    yield accuracies(
+        "networks, and DEQs under the ensemble defense",
+        outcomes,
+        ("Clean", f"PGD-{study.attack.steps}", "AA"),
+        np.array([*outcomes.values()]),
+        row_axis="Arch.",
+        paper=np.array(paper),
     )
+    numbers = np.array([*sizes.values()])[:, None]
+    yield Panel("#Params", "M", tuple(sizes), ("#Params",), numbers, paper=_MILLIONS[: len(sizes)])
 
 
 _MILLIONS = np.array([[10.0], [10.0], [48.0], [48.0]])

@@ -7,25 +7,21 @@ import numpy as np
 from robustdeq.study import published
 from robustdeq.study.configurations import STANDARD
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.panel import Panel, shares
+from robustdeq.study.panel import Panels, accuracies
 from robustdeq.study.paper.accumulation import states_under_ready_made
 from robustdeq.study.study import Study
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
+def _measure(study: Study) -> Panels:
     trained = study.trained(STANDARD)
     clean, attacked = states_under_ready_made(study, trained, TABLE_5.name)
-    intermediate = tuple(trained.states)[:-1]
-    return (
-        Panel(
-            "standardly trained DEQ",
-            "%",
-            ("Clean Acc.", "Robust Acc."),
-            intermediate,
-            **shares(np.stack([clean[:-1], attacked[:-1]])),
-            column_axis="State",
-            paper=published.STATES,
-        ),
+    yield accuracies(
+        "standardly trained DEQ",
+        ("Clean Acc.", "Robust Acc."),
+        [*trained.states][:-1],
+        np.stack([clean[:-1], attacked[:-1]]),
+        column_axis="State",
+        paper=published.STATES,
     )
 
 

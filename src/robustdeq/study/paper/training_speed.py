@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from robustdeq.deq import DEQ
 from robustdeq.study.configurations import ALIGNED, EXACT_8_7, EXACT_18_20, EXACT_50_50, UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.panel import RANGE, Drawing, Panel
+from robustdeq.study.panel import Panels, bars
 from robustdeq.study.stopwatch import interleaved
 from robustdeq.study.study import Study
 from robustdeq.training.step import single_step
@@ -16,7 +15,7 @@ from robustdeq.training.step import single_step
 _COMPARED = (UNROLLED, EXACT_8_7, EXACT_18_20, EXACT_50_50, ALIGNED)
 
 
-def _measure(study: Study) -> tuple[Panel, ...]:
+def _measure(study: Study) -> Panels:
     train = study.splits.require("train")
     plans = {way.title: study.scale.plan(way, study.size) for way in _COMPARED}
     batch = min(plans[UNROLLED.title].recipe.schedule.batch_size, len(train))
@@ -29,26 +28,10 @@ def _measure(study: Study) -> tuple[Panel, ...]:
         steps[title] = single_step(model, plan.recipe, x, y)
     with study.progress(TRAINING_SPEED.name) as report:
         timings = interleaved(steps, study.effort.repetitions, report)
-    seconds = np.array([[timing.median, min(timing.seconds), max(timing.seconds)] for timing in timings.values()])
-    rates, relative = batch / seconds, seconds[0, 0] / seconds
-    return tuple(
-        Panel(
-            title,
-            unit,
-            tuple(plans),
-            (f"batch of {batch}",),
-            values[:, :1],
-            row_axis="Training configuration",
-            low=values[:, 2:],
-            high=values[:, 1:2],
-            drawing=Drawing.BARS,
-            interval=RANGE,
-        )
-        for title, unit, values in (
-            ("one step of adversarial training, fresh weights", "images/s", rates),
-            ("relative to unrolled training", "times", relative),
-        )
-    )
+    rates = {title: [batch / seconds for seconds in timing.seconds] for title, timing in timings.items()}
+    column, axis, unrolled = f"batch of {batch}", "Training configuration", timings[UNROLLED.title].median
+    yield bars("one step of adversarial training, fresh weights", "images/s", column, rates, axis)
+    yield bars("relative to unrolled training", "times", column, rates, axis, scale=unrolled / batch)
 
 
 TRAINING_SPEED = Experiment(

@@ -1,0 +1,63 @@
+"""The demo, with trainings of a few steps: two processes, one table, and the same numbers in every file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from robustdeq import cli
+from robustdeq.cli import demo
+from robustdeq.evaluation import GridResult
+from robustdeq.study.beyond.overestimate import readings
+
+IMAGES = 6
+
+
+@pytest.fixture
+def brief(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings of four steps, for children of this process too."""
+    trainings = {}
+    for name, (title, recipe) in demo.TRAININGS.items():
+        own = tmp_path / f"{name}.yaml"
+        own.write_text(f"base: {recipe}\nschedule: {{max_steps: 4, validations: 1, validation_images: 8}}\n")
+        trainings[name] = (title, str(own))
+    monkeypatch.setattr(demo, "TRAININGS", trainings)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("brief")
+def test_numbers_are_those_of_the_attacks_and_a_second_demo_finds_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "demo"
+    cli.main(["demo", "--output", str(output), "--n", str(IMAGES)])
+    written = (output / "summary.json").read_text()
+    summary = json.loads(written)
+    assert summary["images"] == IMAGES
+    for name in ("unrolled", "aligned"):
+        found = 100 * readings(GridResult.read(output / name / "results.json")).mean(axis=1)
+        assert [summary[name][key] for key in demo.KEYS] == pytest.approx(found.tolist(), abs=0.05)
+        low, high = summary[name]["worst_case_interval"]
+        assert low <= summary[name]["worst_case"] <= min(summary[name][key] for key in demo.KEYS)
+        assert summary[name]["worst_case"] <= high
+        assert (output / name / "model.safetensors").is_file()
+    assert "trained the paper's way" in (shown := capsys.readouterr().out)
+    assert "Worst case per image" in " ".join(shown.replace("│", " ").split())
+    assert {"demo.png", "report.html"} <= {path.name for path in output.iterdir()}
+    cli.main(["demo", "--output", str(output), "--n", str(IMAGES)])
+    assert (output / "summary.json").read_text() == written
+
+
+def failing(report: object) -> None:
+    raise ValueError("as told")
+
+
+def reporting(report: object) -> int:
+    report(0.5, "half")  # pyright: ignore[reportCallIssue]
+    return 7
+
+
+def test_what_one_process_cannot_do_is_told_by_the_other() -> None:
+    assert demo._in_processes({"one": reporting, "two": reporting}) == {"one": 7, "two": 7}
+    with pytest.raises(ValueError, match="as told"):
+        demo._in_processes({"one": reporting, "two": failing})
