@@ -33,7 +33,7 @@ from robustdeq.data import Images, Splits
 from robustdeq.evaluation import choose_early_state
 from robustdeq.gradients import Exact, Gradient, Phantom, StateGradient, Surrogate, ThroughSolver
 from robustdeq.models import DEQ, MDEQ
-from robustdeq.training import AdversarialTraining, Optimization, Standard, Validation, learner
+from robustdeq.training import AdversarialTraining, Optimization, Standard, Validation, fitting
 from robustdeq.training.objectives import Adversaries, Moment, Reading
 from robustdeq.zoo.registry import read_card
 
@@ -224,7 +224,7 @@ def test_validation_climbs_the_gradient_it_is_given_or_else_that_of_the_weights(
     own: StateGradient, given: Gradient | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deq, chosen = model().with_settings(gradient=own), []
-    monkeypatch.setattr(learner, "choose_early_state", lambda *settings: chosen.append(settings) or 1)
+    monkeypatch.setattr(fitting, "choose_early_state", lambda *settings: chosen.append(settings) or 1)
     fit(deq, digits(), recipe(schedule=BRIEF, validation=Validation(ATTACK, given)), tmp_path, hardware=CPU)
     x, y = digits().require("development").head(24).tensors()
     gradient = own if given is None else given

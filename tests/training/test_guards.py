@@ -82,7 +82,7 @@ def test_weights_that_are_not_finite_end_the_run_even_where_no_loss_tells(tmp_pa
 
 @pytest.mark.parametrize(("diverged", "ends"), [(1.0, False), (2.0, True)])
 def test_solver_that_diverges_on_more_than_its_share_ends_the_run(diverged: float, ends: bool) -> None:
-    module = Training(model())
+    module = Training(model(), recipe())
     module.suspects = torch.tensor([0.0, diverged, 10.0])
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     guard = DivergenceGuard(Guard(diverged=0.1))

@@ -64,7 +64,7 @@ def test_network_has_nothing_to_solve() -> None:
     pupil = learner(network)
     assert pupil.solved(max_steps=2) is pupil.penalised(1) is pupil.executed(Execution()) is pupil
     assert pupil.surrogate(Phantom()) is network
-    assert pupil.unrolled(3) is pupil.early_state(X, Y, PGD(), None, 4) is None
+    assert pupil.unrolled(3) is None
     with pytest.raises(InputError, match="a Sequential has no intermediate states; choose another objective"):
         _ = pupil.deq
     compiled = pupil.executed(Execution(compiled=True)).model

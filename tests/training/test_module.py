@@ -34,7 +34,9 @@ from robustdeq.training import (
     JacobianRegularization,
     Objective,
     Pretraining,
+    Recipe,
     Regularization,
+    Schedule,
     SolverSteps,
     Standard,
     Training,
@@ -58,6 +60,9 @@ class Step(Training):
     global_rank = 0
     world_size = 1
     logged: dict[str, Tensor]
+
+    def __init__(self, model: nn.Module, objective: Objective | None = None, **settings: Any) -> None:
+        super().__init__(model, Recipe(objective or Standard(), **settings))
 
     def log_dict(self, dictionary: dict[str, Any], *arguments: Any, **settings: Any) -> None:
         self.logged = getattr(self, "logged", {}) | dictionary
@@ -113,7 +118,7 @@ def weight_gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 def test_seed_differs_by_step_part_of_the_batch_process_and_run() -> None:
     spy = Spy()
     for at in [(42, 3, 0, 0), (42, 3, 0, 0), (43, 3, 0, 0), (42, 4, 0, 0), (42, 3, 1, 0), (42, 3, 0, 1)]:
-        module = Step(make_deq(gradient=Phantom()), spy, seed=at[0])
+        module = Step(make_deq(gradient=Phantom()), spy, schedule=Schedule(seed=at[0]))
         module.global_step, module.global_rank = at[1], at[3]
         module.training_step((pixels(), Y), at[2])
         assert torch.initial_seed() != spy.moments[-1].generator.initial_seed()
@@ -296,7 +301,7 @@ def test_compiled_model_is_penalised_all_the_same(monkeypatch: pytest.MonkeyPatc
     steps = []
     for execution in (Execution(), Execution(compiled=True)):
         deq = make_deq(gradient=Phantom())
-        module = Step(deq, AdversarialTraining(ATTACK), None, regularization, execution=execution)
+        module = Step(deq, AdversarialTraining(ATTACK), regularization=regularization, execution=execution)
         loss = module.training_step((pixels(), Y), 0)
         steps.append((loss, weight_gradients(deq, loss)))
     assert_close(*steps, rtol=1e-8, atol=1e-10)
@@ -373,9 +378,7 @@ def test_validation_measures_the_whole_model_in_full_precision() -> None:
         (lambda: Pretraining(steps=-1), "pretraining has -1 steps"),
         (lambda: Pretraining(layers=0), "0 layers"),
         (
-            lambda: Training(
-                make_deq(), AdversarialTraining(warm_steps=2), pretraining=Pretraining(5, adversarial=True)
-            ),
+            lambda: Step(make_deq(), AdversarialTraining(warm_steps=2), pretraining=Pretraining(5, adversarial=True)),
             "unrolls the cell from z_0",
         ),
     ],

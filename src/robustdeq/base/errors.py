@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake in the input rather than in the program, and the hint it may end with."""
+"""The one exception that stands for a mistake in the input rather than in the program, a check and a hint for it."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,12 @@ class InputError(ValueError):
 
     The command line prints the sentence alone and exits with status 2; in Python it is a `ValueError`.
     """
+
+
+def require(condition: object, sentence: str) -> None:
+    """Raise an `InputError` of this sentence unless the condition holds."""
+    if not condition:
+        raise InputError(sentence)
 
 
 def hint(word: str, known: Iterable[str], otherwise: str) -> str:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 
 
 class Norm(ABC):
@@ -180,8 +180,7 @@ def register(norm: str | Norm) -> str:
 
 def named(name: str) -> Norm:
     """The norm of that name; raises `InputError` where there is none."""
-    if name not in _NORMS:
-        raise InputError(f"norm is {name!r}; choose one of {', '.join(map(repr, _NORMS))}, or give a Norm.")
+    require(name in _NORMS, f"norm is {name!r}; choose one of {', '.join(map(repr, _NORMS))}, or give a Norm.")
     return _NORMS[name]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 DISPLAY = ("cli", "base/progress", "reporting")
 ABOVE = (*DISPLAY, "study", "recipes")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -40,14 +41,9 @@ def _syntax(source: str) -> str:
     """A text that is the same for two sources that differ in nothing but comments, docstrings and layout."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_docstring(body[0]):
-            body[0] = ast.Pass()
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
+            node.body[0] = ast.Pass()
     return ast.dump(tree)
-
-
-def _is_docstring(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def tensor_fingerprint(*tensors: Tensor) -> str:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.norms import Norm, named, register
 
 
@@ -31,8 +31,7 @@ class ThreatModel:
     bounds: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eps < math.inf:
-            raise InputError(f"eps is {self.eps}; give a radius of 0 or more that is finite.")
+        require(0 <= self.eps < math.inf, f"eps is {self.eps}; give a radius of 0 or more that is finite.")
         object.__setattr__(self, "norm", register(self.norm))
         low, high = self.bounds
         if not -math.inf < low < high < math.inf:
@@ -51,10 +50,8 @@ class ThreatModel:
             raise InputError(
                 f"y has shape {tuple(y.shape)} and dtype {y.dtype} for {len(x)} images; give one integer label each."
             )
-        if len(x) == 0:
-            raise InputError("x holds no image; give at least one.")
-        if not bool(x.isfinite().all()):
-            raise InputError("x has pixels that are not finite; remove the images that hold nan or inf.")
+        require(len(x) != 0, "x holds no image; give at least one.")
+        require(bool(x.isfinite().all()), "x has pixels that are not finite; remove the images that hold nan or inf.")
         if self._leaves_bounds(x):
             low, high = self.bounds
             raise InputError(

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int64, Shaped
+from jaxtyping import Int64, Shaped
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,7 @@ class RandomCropFlip:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if self.padding < 0:
-            raise InputError(f"Cannot pad images by {self.padding} pixels: give a padding of 0 or more.")
+        require(self.padding >= 0, f"Cannot pad images by {self.padding} pixels: give a padding of 0 or more.")
 
     def __call__(
         self, x: Shaped[Tensor, "batch channels height width"], generator: Generator | None = None
@@ -42,12 +41,9 @@ class RandomCropFlip:
             Same shape, dtype and device as `x`.
         """
         device = x.device if generator is None else generator.device
-        top, left, mirrored = (draw.to(x.device) for draw in self.draw(len(x), device, generator))
-        return crop(x, self.padding, top, left, mirrored)
+        return crop(x, self.padding, self.draw(len(x), device, generator).to(x.device))
 
-    def draw(
-        self, n: int, device: torch.device, generator: Generator | None = None
-    ) -> tuple[Int64[Tensor, "n"], Int64[Tensor, "n"], Bool[Tensor, "n"]]:
+    def draw(self, n: int, device: torch.device, generator: Generator | None = None) -> Int64[Tensor, "3 n"]:
         """Where the windows of `n` images lie, as `crop` takes it; the host never waits for the device.
 
         Args:
@@ -56,37 +52,33 @@ class RandomCropFlip:
             generator: source of the draws, on `device`; None for torch's own.
 
         Returns:
-            First row of each window, its first column, and whether it is mirrored.
+            First row of each window, its first column, and whether it is mirrored (1, otherwise 0).
         """
-        top, left = torch.randint(2 * self.padding + 1, (2, n), generator=generator, device=device)
+        corners = torch.randint(2 * self.padding + 1, (2, n), generator=generator, device=device)
         mirrored = (torch.rand(n, generator=generator, device=device) < 0.5) & self.flip
-        return top, left, mirrored
+        return torch.cat([corners, mirrored[None].long()])
 
 
 def crop(
-    x: Shaped[Tensor, "batch channels height width"],
-    padding: int,
-    top: Int64[Tensor, "batch"],
-    left: Int64[Tensor, "batch"],
-    mirrored: Bool[Tensor, "batch"],
+    x: Shaped[Tensor, "batch channels height width"], padding: int, windows: Int64[Tensor, "3 batch"]
 ) -> Shaped[Tensor, "batch channels height width"]:
     """The window of each zero-padded image that has the size of the image and starts at a given pixel.
 
     Args:
         x: (batch, channels, height, width).
         padding: pixels of zeros on every side.
-        top: (batch,), first row of the window, 0..2 padding.
-        left: (batch,), first column of the window, 0..2 padding.
-        mirrored: (batch,), whether the window is turned left to right.
+        windows: (3, batch), first row and first column of each window, 0..2 padding, and whether it is turned left to
+            right, 0 or 1.
 
     Returns:
         Same shape and dtype as `x`.
     """
     batch, channels, height, width = x.shape
+    top, left, mirrored = windows
     padded = functional.pad(x, [padding] * 4)
     rows = top[:, None] + torch.arange(height, device=x.device)
     columns = left[:, None] + torch.arange(width, device=x.device)
-    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    columns = torch.where(mirrored[:, None] > 0, columns.flip(1), columns)
     sample = torch.arange(batch, device=x.device)[:, None, None, None]
     channel = torch.arange(channels, device=x.device)[:, None, None]
     return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.data.augmentation import RandomCropFlip, crop
 from robustdeq.data.images import Images
 
@@ -60,10 +60,8 @@ class Batches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; give 1 or more.")
-        if seed < 0:
-            raise InputError(f"seed is {seed}; give 0 or a positive number.")
+        require(batch_size >= 1, f"batch_size is {batch_size}; give 1 or more.")
+        require(seed >= 0, f"seed is {seed}; give 0 or a positive number.")
         if not 0 <= rank < world:
             raise InputError(f"rank is {rank} in a world of {world}; give a rank from 0 to one less than the world.")
         self._borders = _borders(images, batch_size, world, shuffle)
@@ -146,15 +144,14 @@ class Batches:
         rows = chosen[self._rows]
         x = self._pixels[rows]
         if self._augmentation is not None:
-            top, left, mirrored = self._augmentation.draw(len(chosen), self._device, generator)
-            x = crop(x, self._augmentation.padding, top[self._rows], left[self._rows], mirrored[self._rows])
+            windows = self._augmentation.draw(len(chosen), self._device, generator)
+            x = crop(x, self._augmentation.padding, windows[:, self._rows])
         return x.float() / self._scale, self._labels[rows]
 
 
 def _borders(images: Images, batch_size: int, world: int, shuffle: bool) -> list[int]:
     n, whole = len(images), batch_size * world
-    if n == 0:
-        raise InputError(f"{images.source} holds no images: give some.")
+    require(n != 0, f"{images.source} holds no images: give some.")
     if shuffle and whole > n:
         raise InputError(
             f"The batch_size {batch_size} times {world} process(es) is larger than the data, "

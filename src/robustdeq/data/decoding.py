@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 
 CHANNELS = {"L": 1, "RGB": 3}
 
@@ -46,8 +46,7 @@ def _decode_one(item: bytes | Path, name: str) -> np.ndarray:
             mode, pixels = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{name} cannot be read as an image: replace or remove it.") from error
-    if mode not in CHANNELS:
-        raise InputError(f"{name} has the mode {mode}: convert it to 8-bit greyscale (L) or RGB.")
+    require(mode in CHANNELS, f"{name} has the mode {mode}: convert it to 8-bit greyscale (L) or RGB.")
     return pixels.reshape(*pixels.shape[:2], CHANNELS[mode]).transpose(2, 0, 1)
 
 

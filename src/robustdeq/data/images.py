@@ -8,7 +8,7 @@ from typing import TypeVar
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 
 Batch = TypeVar("Batch")
 
@@ -80,8 +80,7 @@ class Images:
         Raises:
             InputError: `n` is not positive.
         """
-        if n < 1:
-            raise InputError(f"Cannot take the first {n} images of {self.source}: ask for at least 1.")
+        require(n >= 1, f"Cannot take the first {n} images of {self.source}: ask for at least 1.")
         return self if n >= len(self) else self.subset(slice(n), part=f"first {n} of {len(self)}")
 
     def tensors(self) -> tuple[Float[Tensor, "n channels height width"], Int64[Tensor, "n"]]:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.data.decoding import decode
 from robustdeq.data.images import Images
 from robustdeq.data.splits import Splits, assemble
@@ -115,10 +115,7 @@ def _from_class_folders(folder: Path) -> Splits:
     splits = {role: alternatives[0] for role, alternatives in by_role(roots or {"train": folder}).items()}
     found = {role: files for role, root in splits.items() if (files := _files_by_class(root))}
     classes = tuple(sorted({name for files in found.values() for name in files}))
-    if not found:
-        raise InputError(
-            f"{folder} holds neither *.parquet files nor <class>/*.png images: point to the folder that does."
-        )
+    require(found, f"{folder} holds neither *.parquet files nor <class>/*.png images: point to the folder that does.")
     return assemble(
         **{
             role: _read_classes(files, classes, f"{splits[role].parent.name}/{splits[role].name}")

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.data.decoding import decode
 from robustdeq.data.images import Images
 
@@ -41,8 +41,7 @@ def images_from_table(table: pa.Table, features: Features, source: str) -> Image
 
     image = _choose([name for name in features if _is_image(features[name])], IMAGE_NAMES, "image", source)
     label = _choose([name for name in features if _is_label(features[name])], LABEL_NAMES, "integer label", source)
-    if len(table) == 0:
-        raise InputError(f"{source} holds no rows: give a file with images.")
+    require(len(table) != 0, f"{source} holds no rows: give a file with images.")
     labels = _labels(table[label].to_pylist(), source)
     kind = features[label]
     classes = kind.names if isinstance(kind, ClassLabel) and kind.names else map(str, range(int(labels.max()) + 1))
@@ -66,15 +65,11 @@ def _is_label(feature: object) -> bool:
 
 
 def _choose(candidates: Sequence[str], preferred: Iterable[str], kind: str, source: str) -> str:
-    if not candidates:
-        raise InputError(f"{source} has no {kind} column: add one called '{next(iter(preferred))}'.")
-    if len(candidates) == 1:
-        return candidates[0]
-    for name in preferred:
-        if name in candidates:
-            return name
+    require(candidates, f"{source} has no {kind} column: add one called '{next(iter(preferred))}'.")
+    fitting = candidates if len(candidates) == 1 else [name for name in preferred if name in candidates]
     listed = ", ".join(candidates)
-    raise InputError(f"{source} has several {kind} columns ({listed}): call the right one '{next(iter(preferred))}'.")
+    require(fitting, f"{source} has several {kind} columns ({listed}): call the right one '{next(iter(preferred))}'.")
+    return fitting[0]
 
 
 def _labels(values: Sequence[int | None], source: str) -> Int64[Tensor, "n"]:
@@ -89,6 +84,5 @@ def _labels(values: Sequence[int | None], source: str) -> Int64[Tensor, "n"]:
 def _encoded(value: Any, name: str) -> bytes | Path:
     if isinstance(value, dict):
         value = value["bytes"] or (value.get("path") and Path(value["path"]))
-    if not value:
-        raise InputError(f"{name} holds no image: remove the row.")
+    require(value, f"{name} holds no image: remove the row.")
     return value

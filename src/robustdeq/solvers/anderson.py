@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 from robustdeq.solvers.base import Solver
 from robustdeq.solvers.inverse import add_combination, combine
 from robustdeq.solvers.memory import Memory, Products, Window
@@ -29,7 +29,7 @@ class _Mixture(Memory):
     def __init__(self, solver: Anderson, initial: Tensor, keep: bool) -> None:
         self._solver = solver
         rows = solver.max_steps + 1 if keep else 2 * solver.history
-        self._increments = Window(initial, rows)
+        self.window = Window(initial, rows)
         self._residuals = Window(initial, rows)
 
     def receive(self, value: Tensor, state: Tensor) -> Tensor:
@@ -38,17 +38,13 @@ class _Mixture(Memory):
         return residual
 
     def propose(self) -> Tensor:
-        slot = self._increments.slot()
-        increments, residuals = self._increments.vectors, self._residuals.vectors
+        slot = self.window.slot()
+        increments, residuals = self.window.vectors, self._residuals.vectors
         on_increments, on_residuals = self._solver.coefficients(Products.of(increments, residuals), None)
         return add_combination(slot.copy_(combine(on_residuals, residuals)), on_increments, increments)
 
     def commit(self, shortenings: Tensor | None) -> None:
-        self._increments.push(self._solver.history - 1)
-
-    def increments(self, max_steps: int) -> Tensor:
-        self._increments.buffer[self._increments.stop :] = 0
-        return self._increments.buffer[:max_steps]
+        self.window.push(self._solver.history - 1)
 
     def residual_vectors(self) -> Tensor:
         return self._residuals.buffer[: self._residuals.stop]
@@ -75,12 +71,9 @@ class Anderson(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.history < 1:
-            raise InputError(f"history is {self.history}; Anderson mixes at least 1 residual.")
-        if not self.mixing > 0:
-            raise InputError(f"mixing is {self.mixing}; give a positive number.")
-        if not self.ridge >= 0:
-            raise InputError(f"ridge is {self.ridge}; give 0 or a positive number.")
+        require(self.history >= 1, f"history is {self.history}; Anderson mixes at least 1 residual.")
+        require(self.mixing > 0, f"mixing is {self.mixing}; give a positive number.")
+        require(self.ridge >= 0, f"ridge is {self.ridge}; give 0 or a positive number.")
 
     @override
     def memory(self, initial: Float[Tensor, "batch dim"], keep: bool) -> Memory:

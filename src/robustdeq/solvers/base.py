@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.solvers.inverse import InverseJacobian, combine
 from robustdeq.solvers.memory import Memory, Products
 
@@ -87,12 +87,10 @@ class Iteration:
     for the device (`may_sync`), so it runs without host synchronisation; a sample whose residual has fallen to rounding
     level is frozen all the same, since further increments would be noise.
 
+    `steps`, `converged`, `diverged`, `best_index` and `best_value` are those of the `Trajectory` so far; z_0 stands for
+    z* until z_1 is known.
+
     Attributes:
-        steps: the index of the last state each sample visited.
-        converged: whether its residual fell below the tolerance.
-        diverged: whether it became non-finite or left all bounds.
-        best_index: the n for which z_n is z*; z_0 stands until z_1 is known.
-        best_value: f(z*), flat.
         best_state: z*, flat, where the iteration was told to hold it.
         last: the last iterate at which f was evaluated.
     """
@@ -212,10 +210,8 @@ class Solver(ABC):
     divergence: float = 1e6
 
     def __post_init__(self) -> None:
-        if self.max_steps < 1:
-            raise InputError(f"max_steps is {self.max_steps}; a solver takes at least 1 step.")
-        if not self.tol >= 0:
-            raise InputError(f"tol is {self.tol}; give a tolerance of 0 (fixed number of steps) or more.")
+        require(self.max_steps >= 1, f"max_steps is {self.max_steps}; a solver takes at least 1 step.")
+        require(self.tol >= 0, f"tol is {self.tol}; give a tolerance of 0 (fixed number of steps) or more.")
         if not self.divergence > 0:
             raise InputError(f"divergence is {self.divergence}; give a positive multiple of the first residual.")
         for name, kind in (("stop", StopRule), ("result", Result)):
@@ -451,8 +447,7 @@ class Trajectory:
         Raises:
             InputError: n is not in 0 … N, or the method keeps no such estimate.
         """
-        if not 0 <= n <= self.max_steps:
-            raise InputError(f"B_{n} does not exist; this trajectory has B_0 to B_{self.max_steps}.")
+        require(0 <= n <= self.max_steps, f"B_{n} does not exist; this trajectory has B_0 to B_{self.max_steps}.")
         return self.solver.inverse(self, n)
 
     def replace(self, **changes: Any) -> Trajectory:

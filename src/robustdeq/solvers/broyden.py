@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.solvers.base import Function, Iterate, Solver, Trajectory
 from robustdeq.solvers.inverse import BroydenInverse, InverseJacobian, Updates, add_combination
 from robustdeq.solvers.memory import Memory, Products, Window
@@ -34,23 +34,23 @@ class _Increments(Memory):
         self._solver = solver
         self._keep = keep
         rows = solver.max_steps + 1 if keep else solver.capacity + 1
-        self._window = Window(initial, rows)
+        self.window = Window(initial, rows)
         self._gram = initial.new_zeros(len(initial), rows, rows)
         self._searched: list[Tensor] = []
 
     def receive(self, value: Tensor, state: Tensor) -> Tensor:
-        window = self._window
+        window = self.window
         if window.stop - window.start > self._solver.capacity:
             window.start = window.stop = window.stop if self._keep else 0
         return torch.sub(value, state, out=window.buffer[window.stop])
 
     def propose(self) -> Tensor:
-        start, stop = self._window.start, self._window.stop
+        start, stop = self.window.start, self.window.stop
         size = stop - start
-        residual = self._window.buffer[stop]
+        residual = self.window.buffer[stop]
         if size == 0:
             return residual.mul_(self._solver.step_size)
-        vectors = self._window.buffer[start : stop + 1]
+        vectors = self.window.buffer[start : stop + 1]
         fresh = torch.bmm(vectors[-2:].transpose(0, 1), vectors.permute(1, 2, 0))
         self._gram[:, start:stop, stop - 1] = self._gram[:, stop - 1, start:stop] = fresh[:, 0, :-1]
         products = Products(self._gram[:, start:stop, start:stop], fresh[:, 1:, :-1].mT, fresh[:, 1:, -1:])
@@ -59,13 +59,9 @@ class _Increments(Memory):
         return add_combination(residual.mul_(on_residual), on_increments, vectors[:-1])
 
     def commit(self, shortenings: Tensor | None) -> None:
-        self._window.push(self._solver.capacity + 1)
+        self.window.push(self._solver.capacity + 1)
         if shortenings is not None:
             self._searched.append(shortenings)
-
-    def increments(self, max_steps: int) -> Tensor:
-        self._window.buffer[self._window.stop :].zero_()
-        return self._window.buffer[:max_steps]
 
     def shortenings(self) -> Tensor | None:
         if not self._searched:
@@ -96,8 +92,7 @@ class Broyden(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.step_size > 0:
-            raise InputError(f"step_size is {self.step_size}; give a positive number.")
+        require(self.step_size > 0, f"step_size is {self.step_size}; give a positive number.")
         if self.line_search < 0:
             raise InputError(f"line_search is {self.line_search}; give 0 (none) or how often a step may be halved.")
         if self.limit is not None and self.limit < 1:

@@ -64,12 +64,16 @@ class Window:
 
 
 class Memory(ABC):
-    """What a solver remembers during one solve."""
+    """What a solver remembers during one solve.
+
+    Attributes:
+        window: the increments, where `increments` looks for them.
+    """
+
+    window: Window
 
     @abstractmethod
-    def receive(
-        self, value: Float[Tensor, "batch dim"], state: Float[Tensor, "batch dim"]
-    ) -> Float[Tensor, "batch dim"]:
+    def receive(self, value: Float[Tensor, "b dim"], state: Float[Tensor, "b dim"]) -> Float[Tensor, "b dim"]:
         """Take f(z_n) and z_n, keep the residual g_n = f(z_n) − z_n, and return it."""
 
     @abstractmethod
@@ -83,9 +87,10 @@ class Memory(ABC):
     def commit(self, shortenings: Float[Tensor, "batch"] | None) -> None:
         """Remember the increment last proposed as the one that was taken, and how far a line search shortened it."""
 
-    @abstractmethod
     def increments(self, max_steps: int) -> Float[Tensor, "max_steps batch dim"]:
         """Every increment of the solve, zero where none was taken; only when all were kept."""
+        self.window.buffer[self.window.stop :] = 0
+        return self.window.buffer[:max_steps]
 
     def shortenings(self) -> Float[Tensor, "max_steps batch"] | None:
         """The factors by which a line search shortened the increments, where there was one."""

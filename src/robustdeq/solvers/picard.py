@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 from robustdeq.solvers.base import Solver, Trajectory
 from robustdeq.solvers.inverse import InverseJacobian
 from robustdeq.solvers.memory import Memory, Products, Window
@@ -21,20 +21,16 @@ class _LastResidual(Memory):
     def __init__(self, damping: float, initial: Tensor, kept: int) -> None:
         self._damping = damping
         self._kept = kept
-        self._increments = Window(initial, kept + 1)
+        self.window = Window(initial, kept + 1)
 
     def receive(self, value: Tensor, state: Tensor) -> Tensor:
-        return torch.sub(value, state, out=self._increments.slot())
+        return torch.sub(value, state, out=self.window.slot())
 
     def propose(self) -> Tensor:
-        return self._increments.slot().mul_(self._damping)
+        return self.window.slot().mul_(self._damping)
 
     def commit(self, shortenings: Tensor | None) -> None:
-        self._increments.push(self._kept)
-
-    def increments(self, max_steps: int) -> Tensor:
-        self._increments.buffer[self._increments.stop :] = 0
-        return self._increments.buffer[:max_steps]
+        self.window.push(self._kept)
 
 
 @dataclass(frozen=True)
@@ -54,8 +50,7 @@ class Picard(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.damping <= 1:
-            raise InputError(f"damping is {self.damping}; give a number in (0, 1].")
+        require(0 < self.damping <= 1, f"damping is {self.damping}; give a number in (0, 1].")
 
     @override
     def memory(self, initial: Float[Tensor, "batch dim"], keep: bool) -> Memory:
@@ -84,5 +79,4 @@ class _Scaled(InverseJacobian):
     def matvec(self, v: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         return torch.mul(v, self.factor)
 
-    def rmatvec(self, v: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-        return torch.mul(v, self.factor)
+    rmatvec = matvec

@@ -1,10 +1,9 @@
 """Training on Lightning: objectives, regularisation, schedules, guards, and the run that writes weights."""
 
 from robustdeq.training.fitting import fit
-from robustdeq.training.guards import Guard, OverfittingWatch
 from robustdeq.training.hardware import Hardware
 from robustdeq.training.inner import NFGSM
-from robustdeq.training.module import Pretraining, Training, Validation
+from robustdeq.training.module import Training
 from robustdeq.training.objectives import (
     TRADES,
     AdversarialTraining,
@@ -13,7 +12,7 @@ from robustdeq.training.objectives import (
     RandomState,
     Standard,
 )
-from robustdeq.training.recipe import Recipe, Schedule
+from robustdeq.training.recipe import Guard, OverfittingWatch, Pretraining, Recipe, Schedule, Validation
 from robustdeq.training.record import seconds_trained
 from robustdeq.training.regularizers import (
     FixedPointCorrection,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 
 
 class Averaging(WeightAveraging):
@@ -24,8 +24,7 @@ class Averaging(WeightAveraging):
     """
 
     def __init__(self, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise InputError(f"averaging is {decay}; give the decay of the average, in [0, 1).")
+        require(0 <= decay < 1, f"averaging is {decay}; give the decay of the average, in [0, 1).")
 
         def average(means: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
             if not means[0].is_floating_point():
@@ -48,20 +47,13 @@ class Averaging(WeightAveraging):
         assert self._average_model is not None
         self._average_model.module.load_state_dict(module.state_dict())
 
-    @override
-    def on_validation_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        pass
-
-    @override
-    def on_validation_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        pass
+    # What is kept at the end of a validation are the average's weights; Lightning takes them away before that.
+    on_validation_epoch_start = Callback.on_validation_epoch_start
+    on_validation_epoch_end = Callback.on_validation_epoch_end
 
     @override
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self._average_model is not None:
             self._swap_models(pl_module)
 
-    @override
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self._average_model is not None:
-            self._swap_models(pl_module)
+    on_validation_end = on_validation_start

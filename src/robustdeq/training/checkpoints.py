@@ -36,15 +36,10 @@ class SealedCheckpoints(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        body = buffer.getbuffer()
-        seal = _SEAL + hashlib.sha256(body).digest()
-
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                file.write(body)
-                file.write(seal)
-
-        replace_with(Path(path), write)
+        seal = _SEAL + hashlib.sha256(buffer.getbuffer()).digest()
+        buffer.seek(0, io.SEEK_END)
+        buffer.write(seal)
+        replace_with(Path(path), lambda temporary: temporary.write_bytes(buffer.getbuffer()))
 
     @override
     def load_checkpoint(

@@ -30,12 +30,14 @@ from robustdeq.base.progress import Report
 from robustdeq.base.provenance import ABOVE, code_fingerprint
 from robustdeq.data import Images, Splits
 from robustdeq.data.batches import Batches
+from robustdeq.deq import DEQ
+from robustdeq.deq.gradients import own_gradient
+from robustdeq.evaluation import choose_early_state
 from robustdeq.training.averaging import Averaging
 from robustdeq.training.batchnorm import synchronized
 from robustdeq.training.checkpoints import Checkpoints, SealedCheckpoints, newest
 from robustdeq.training.guards import DivergenceGuard, OverfittingGuard
 from robustdeq.training.hardware import Hardware
-from robustdeq.training.learner import learner
 from robustdeq.training.module import Training
 from robustdeq.training.processes import is_first_process, together
 from robustdeq.training.recipe import Recipe
@@ -91,37 +93,20 @@ def fit(
     _check_hardware(recipe, hardware, train)
     share = schedule.batch_size // (hardware.world * schedule.accumulate)
     provenance = _provenance(model, recipe, train, held_out)
-    if resume and _is_finished(folder, provenance):
+    if resume and _run_of(folder, provenance) is not None and (folder / "training.json").is_file():
         model.load_state_dict(load(weights).state_dict())
         model.eval()
         return weights
-    module = Training(
-        model,
-        recipe.objective,
-        recipe.optimization,
-        recipe.regularization,
-        recipe.solver_steps,
-        recipe.pretraining,
-        recipe.execution,
-        recipe.validation,
-        schedule.seed,
-    )
+    module = Training(model, recipe)
     best = KeepBest(weights, recipe.objective.aim)
     record = Record(folder / METRICS, schedule.log_every, report or (lambda share, what: None))
     with _quiet():
         trainer, checkpoints = _trainer(recipe, folder, hardware, [best, record], held_out, len(train))
-        place, rank = trainer.strategy.root_device, trainer.global_rank
-        batches = Batches(
-            train if schedule.accumulate == 1 else train.head(len(train) - len(train) % schedule.batch_size),
-            share,
-            seed=schedule.seed,
-            augmentation=recipe.augmentation,
-            device=place,
-            rank=rank,
-            world=hardware.world,
-        )
-        size = min(share, len(held_out))
-        watched = Batches(held_out, size, shuffle=False, device=place, rank=rank, world=hardware.world)
+        place: dict[str, Any] = {"device": trainer.strategy.root_device, "rank": trainer.global_rank}
+        place["world"] = hardware.world
+        used = train if schedule.accumulate == 1 else train.head(len(train) - len(train) % schedule.batch_size)
+        batches = Batches(used, share, seed=schedule.seed, augmentation=recipe.augmentation, **place)
+        watched = Batches(held_out, min(share, len(held_out)), shuffle=False, **place)
         checkpoint = _begin(folder, provenance, resume)
         torch.manual_seed(schedule.seed)
         if hardware.world > 1:
@@ -137,17 +122,19 @@ def fit(
                     "the training diverged: its weights are not finite; lower the learning rate, or clip the gradient."
                 )
             model.load_state_dict(best.weights)
-            model.to(module.device).eval()
+            device = module.device
+            model.to(device).eval()
             if trainer.is_global_zero:
+                machine = f"cpu ({platform.machine()})"
                 found = {name: value for name, value in provenance.items() if name != "model"} | {
                     "history": best.history,
                     "best": max(best.history, key=lambda entry: entry[best.aim]) | {"images": len(held_out)},
                     "seconds": round(record.seconds, 1),
                     "images_per_second": round(trainer.global_step * schedule.batch_size / record.seconds, 2),
-                    "device": _device_name(module.device),
+                    "device": torch.cuda.get_device_name(device) if device.type == "cuda" else machine,
                     "devices": hardware.world,
                 }
-                save(model, weights, early=_early_state(model, recipe, held_out, module.device), provenance=found)
+                save(model, weights, early=_early_state(model, recipe, held_out, device), provenance=found)
                 write_text(folder / "training.json", json.dumps(found, indent=1) + "\n")
             trainer.strategy.barrier()
     return weights
@@ -218,11 +205,6 @@ def _run_of(folder: Path, provenance: dict[str, Any]) -> dict[str, Any] | None:
     return before
 
 
-def _is_finished(folder: Path, provenance: dict[str, Any]) -> bool:
-    """Whether a folder holds this very run, and all of it."""
-    return _run_of(folder, provenance) is not None and (folder / "training.json").is_file()
-
-
 def _begin(folder: Path, provenance: dict[str, Any], resume: bool) -> Path | None:
     """Make the folder ready for a run; the checkpoint to go on from, where there is one.
 
@@ -287,15 +269,13 @@ def _provenance(model: ZooModel, recipe: Recipe, train: Images, held_out: Images
     }
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
-
-
 def _early_state(model: nn.Module, recipe: Recipe, held_out: Images, device: torch.device) -> int | None:
     """The state that resists the attack of the validation best on the development split; None for a network."""
+    if not isinstance(model, DEQ):
+        return None
     x, y = (tensor.to(device) for tensor in held_out.tensors())
-    attack, gradient = recipe.validation.attack, recipe.validation.gradient
-    return learner(model).early_state(x, y, attack, gradient, recipe.schedule.batch_size)
+    gradient = recipe.validation.gradient or own_gradient(model)
+    return choose_early_state(model, x, y, recipe.validation.attack, gradient, recipe.schedule.batch_size)
 
 
 def _check_hardware(recipe: Recipe, hardware: Hardware, train: Images) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import lightning
@@ -14,37 +14,15 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.attacks import PGD
 from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
 from robustdeq.deq.modes import evaluating
 from robustdeq.training.averaging import Averaging
 from robustdeq.training.learner import learner
 from robustdeq.training.module import Training
+from robustdeq.training.recipe import Guard, OverfittingWatch
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Guard:
-    """When a run counts as diverged, which ends it.
-
-    Args:
-        every: how many steps pass between looks; a look waits for the device.
-        diverged: the share of the samples since the last look whose solve may have diverged.
-
-    Raises:
-        InputError: a setting is out of its range.
-    """
-
-    every: int = 20
-    diverged: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InputError(f"every is {self.every}; give how many steps pass between looks, 1 or more.")
-        if not 0 < self.diverged <= 1:
-            raise InputError(f"diverged is {self.diverged}; give a share of the samples, in (0, 1].")
 
 
 class DivergenceGuard(Callback):
@@ -92,37 +70,6 @@ class DivergenceGuard(Callback):
                 f"the training diverged: the solver did on {diverged / samples:.0%} of the samples before step {step}; "
                 "regularise the Jacobian or lower the learning rate, and resume from the last checkpoint."
             )
-
-
-@dataclass(frozen=True)
-class OverfittingWatch:
-    """Detects catastrophic overfitting to a fast attack (Wong, Rice and Kolter, ICLR 2020).
-
-    The model then resists the one-step attack it is trained with and no other: its accuracy under PGD on held-out
-    images collapses within a few steps. The run goes back to where it was last well, and its attack gets a step more.
-
-    Args:
-        every: how many steps pass between looks; 0 for none.
-        images: held-out images that are attacked.
-        attack: the attack.
-        drop: by how much their accuracy may fall below its best.
-
-    Raises:
-        InputError: a setting is out of its range.
-    """
-
-    every: int = 0
-    images: int = 64
-    attack: PGD = PGD(steps=5, step_size=4 / 255)  # noqa: RUF009
-    drop: float = 0.15
-
-    def __post_init__(self) -> None:
-        if self.every < 0 or self.images < 1:
-            raise InputError(
-                f"every is {self.every} and images {self.images}; give 0 (no looks) or more, and 1 or more."
-            )
-        if not 0 < self.drop <= 1:
-            raise InputError(f"drop is {self.drop}; give a difference of accuracies, in (0, 1].")
 
 
 class OverfittingGuard(Callback):
@@ -184,7 +131,7 @@ class OverfittingGuard(Callback):
         model = module.model
         x, y = self._x.to(module.device), self._y.to(module.device)
         with evaluating(model):
-            surrogate = learner(model).surrogate(module.validation.gradient)
+            surrogate = learner(model).surrogate(module.recipe.validation.gradient)
             adversaries = replace(self._watch.attack, random_start=False)(surrogate, x, y)
             with torch.no_grad():
                 return correct(model(adversaries), y).float().mean()

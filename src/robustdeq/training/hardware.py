@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,15 @@ class Hardware:
 
     def __post_init__(self) -> None:
         for name in ("devices", "nodes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; give 1 or more.")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise InputError(f"device is {self.device!r}; choose cpu, cuda or auto.")
-        if self.strategy not in ("auto", "ddp", "fsdp"):
-            raise InputError(f"strategy is {self.strategy!r}; choose auto, ddp or fsdp.")
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; give 1 or more.")
+        require(self.device in ("auto", "cpu", "cuda"), f"device is {self.device!r}; choose cpu, cuda or auto.")
+        require(self.strategy in ("auto", "ddp", "fsdp"), f"strategy is {self.strategy!r}; choose auto, ddp or fsdp.")
         if self.kind == "cuda" and self.devices > torch.cuda.device_count():
             raise InputError(
                 f"devices is {self.devices}, and this machine has {torch.cuda.device_count()} for CUDA; ask for fewer, "
                 "or for the device cpu."
             )
-        if self.strategy == "fsdp" and self.kind != "cuda":
-            raise InputError("the strategy fsdp needs CUDA; choose ddp.")
+        require(self.strategy != "fsdp" or self.kind == "cuda", "the strategy fsdp needs CUDA; choose ddp.")
 
     @property
     def kind(self) -> str:
@@ -59,12 +55,8 @@ class Hardware:
 
     def trainer_settings(self) -> dict[str, Any]:
         """What Lightning's Trainer is told."""
-        strategies = {"ddp": DDPStrategy(), "fsdp": FSDPStrategy(state_dict_type="full", use_orig_params=True)}
-        name = "ddp" if self.strategy == "auto" and self.world > 1 else self.strategy
-        strategy = strategies.get(name, "auto") if self.world > 1 else "auto"
-        return {
-            "accelerator": self.kind,
-            "devices": self.devices,
-            "num_nodes": self.nodes,
-            "strategy": strategy,
-        }
+        strategy = "auto"
+        if self.world > 1:
+            sharded = FSDPStrategy(state_dict_type="full", use_orig_params=True)
+            strategy = sharded if self.strategy == "fsdp" else DDPStrategy()
+        return {"accelerator": self.kind, "devices": self.devices, "num_nodes": self.nodes, "strategy": strategy}

@@ -47,16 +47,10 @@ class NFGSM(PGD):
 
     @override
     def start(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
-        drawn = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        return x + self.noise * self.eps * (2 * drawn - 1)
+        return x + self.noise * self.eps * self.threat.measure.uniform(x, generator)
 
     @override
-    def step(
-        self,
-        x: Float[Tensor, "batch *image"],
-        gradient: Float[Tensor, "batch *image"],
-        center: Float[Tensor, "batch *image"],
-    ) -> Float[Tensor, "batch *image"]:
+    def step(self, x: Tensor, gradient: Tensor, center: Tensor) -> Float[Tensor, "batch *image"]:
         length = -self.step_size if self.targeted else self.step_size
         return self.threat.clip(x + length * self.threat.steepest(gradient))
 

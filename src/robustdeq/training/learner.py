@@ -10,23 +10,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError
 from robustdeq.deq import DEQ
 from robustdeq.deq.cell import Execution
 from robustdeq.deq.gradients import Gradient, StateGradient, Surrogate, ThroughSolver, own_gradient
-from robustdeq.deq.model import Loss
 from robustdeq.deq.solve import Solution
 from robustdeq.deq.tail import Unroll
-from robustdeq.evaluation import choose_early_state
 from robustdeq.solvers import Picard
 from robustdeq.training.inner import WarmStarted
-from robustdeq.training.regularizers import Regularization
-from robustdeq.training.spectrum import lipschitz_constant, spectral_radius
 
 
 @dataclass(frozen=True)
@@ -75,77 +70,18 @@ class Learner:
         """A view whose Jacobian can be penalised: f is not compiled, and the solver makes `jitter` steps more."""
         return self
 
-    def respond(
-        self, x: Float[Tensor, "batch *image"], near: Adversaries | None = None
-    ) -> tuple[Float[Tensor, "batch classes"], Solution | None]:
-        """The logits with the gradient of the weights, and the solve behind them where there is one.
+    def respond(self, found: Adversaries) -> tuple[Float[Tensor, "batch classes"], Solution | None]:
+        """The logits with the gradient of the weights, and the solve behind them where there is one."""
+        return self.model(found.images), None
 
-        Args:
-            x: the images, (B, C, H, W).
-            near: whose fixed point the solve starts from; None to start anew.
-        """
-        return self.model(x), None
-
-    def surrogate(self, gradient: Gradient | None = None) -> nn.Module:
+    def surrogate(self, gradient: Gradient | None = None, warm_steps: int | None = None) -> nn.Module:
         """What an attack differentiates.
 
         Args:
             gradient: of a DEQ; None for its own. A network is differentiated by autograd.
-        """
-        return self.model
-
-    def climb(
-        self,
-        attack: PGD,
-        x: Float[Tensor, "batch *image"],
-        start: Float[Tensor, "batch *image"],
-        loss: Loss,
-        gradient: StateGradient | None,
-        warm_steps: int | None,
-    ) -> Adversaries:
-        """The last iterate of an attack.
-
-        Args:
-            attack: the attack.
-            x: clean images, (B, C, H, W).
-            start: where it starts.
-            loss: logits (B, K) → per-sample loss (B,), which it raises.
-            gradient: what it climbs; see `surrogate`.
             warm_steps: solver steps from the fixed point of the iterate before; None to solve anew.
         """
-        return Adversaries(attack.run(self.surrogate(gradient), x, start, loss))
-
-    def penalties(
-        self, regularization: Regularization, jitter: int | None, solution: Solution | None, y: Int[Tensor, "batch"]
-    ) -> dict[str, Float[Tensor, ""]]:
-        """What is added to the loss, by name.
-
-        Args:
-            regularization: the penalties.
-            jitter: None where the Jacobian is not penalised in this step.
-            solution: the solve of the loss.
-            y: the labels.
-        """
-        return {}
-
-    def convergence(self, x: Float[Tensor, "batch *image"]) -> dict[str, Tensor]:
-        """How the solves of images end, sample by sample: `diverged` and `final_residual`."""
-        return {}
-
-    def spectrum(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> dict[str, Tensor]:
-        """Estimates of the spectral radius and of the Lipschitz constant of f at z*, means over the batch."""
-        return {}
-
-    def early_state(
-        self,
-        x: Float[Tensor, "samples *image"],
-        y: Int[Tensor, "samples"],
-        attack: PGD,
-        gradient: Gradient | None,
-        batch_size: int,
-    ) -> int | None:
-        """The n of the early state, chosen on these images; see `choose_early_state`. None for a network."""
-        return None
+        return self.model
 
 
 class DEQLearner(Learner):
@@ -183,55 +119,19 @@ class DEQLearner(Learner):
         return longer.executed(replace(self.deq.execution, compiled=False))
 
     @override
-    def respond(self, x: Tensor, near: Adversaries | None = None) -> tuple[Tensor, Solution | None]:
-        near = Adversaries(x) if near is None else near
-        deq = self.deq if near.steps is None else self.solved(max_steps=near.steps).deq
+    def respond(self, found: Adversaries) -> tuple[Tensor, Solution | None]:
+        deq = self.deq if found.steps is None else self.solved(max_steps=found.steps).deq
         record = deq.gradient is not None and deq.gradient.records()
-        solution = deq.solution(x, record=record, initial=near.state)
+        solution = deq.solution(found.images, record=record, initial=found.state)
         return deq.logits(solution), solution
 
     @override
-    def surrogate(self, gradient: Gradient | None = None) -> Surrogate:
-        return Surrogate(self.deq, own_gradient(self.deq) if gradient is None else gradient)
-
-    @override
-    def climb(
-        self,
-        attack: PGD,
-        x: Tensor,
-        start: Tensor,
-        loss: Loss,
-        gradient: StateGradient | None,
-        warm_steps: int | None,
-    ) -> Adversaries:
-        if warm_steps is None:
-            return super().climb(attack, x, start, loss, gradient, warm_steps)
-        warm = WarmStarted(self.deq, own_gradient(self.deq) if gradient is None else gradient, warm_steps)
-        return Adversaries(attack.run(warm, x, start, loss), warm.state, warm_steps)
-
-    @override
-    def penalties(
-        self, regularization: Regularization, jitter: int | None, solution: Solution | None, y: Tensor
-    ) -> dict[str, Tensor]:
-        return {} if solution is None else regularization.penalties(self.deq, solution, y, jitter is not None)
-
-    @override
-    def convergence(self, x: Tensor) -> dict[str, Tensor]:
-        trajectory = self.deq.solve(x)
-        return {"diverged": trajectory.diverged, "final_residual": trajectory.residuals[-1]}
-
-    @override
-    def spectrum(self, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        solution = self.deq.solution(x)
-        return {
-            "spectral_radius": spectral_radius(solution, steps=50, generator=generator).mean(),
-            "lipschitz": lipschitz_constant(solution, steps=20, generator=generator).mean(),
-        }
-
-    @override
-    def early_state(self, x: Tensor, y: Tensor, attack: PGD, gradient: Gradient | None, batch_size: int) -> int:
+    def surrogate(self, gradient: Gradient | None = None, warm_steps: int | None = None) -> Surrogate:
         gradient = own_gradient(self.deq) if gradient is None else gradient
-        return choose_early_state(self.deq, x, y, attack, gradient, batch_size)
+        if warm_steps is None:
+            return Surrogate(self.deq, gradient)
+        assert isinstance(gradient, StateGradient)
+        return WarmStarted(self.deq, gradient, warm_steps)
 
 
 class _Executed(nn.Module):

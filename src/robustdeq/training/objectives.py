@@ -14,12 +14,12 @@ from torch.nn.functional import cross_entropy, kl_div
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.deq.gradients import UnrolledIntermediate
 from robustdeq.deq.model import Loss, StateGradient
 from robustdeq.deq.modes import evaluating
 from robustdeq.deq.solve import Solution
-from robustdeq.training.inner import NFGSM
+from robustdeq.training.inner import NFGSM, WarmStarted
 from robustdeq.training.learner import Adversaries, learner
 
 
@@ -94,7 +94,7 @@ class Objective:
             found: what `adversaries` gave.
             moment: where the training stands.
         """
-        logits, solution = learner(model).respond(found.images, found)
+        logits, solution = learner(model).respond(found)
         return Reading(cross_entropy(logits, y), logits, solution)
 
     def attacking(self, attack: PGD, warmup: float) -> Objective:
@@ -139,8 +139,7 @@ class AdversarialTraining(Objective):
     warm_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup <= 1:
-            raise InputError(f"warmup is {self.warmup}; give a share of the training, in [0, 1].")
+        require(0 <= self.warmup <= 1, f"warmup is {self.warmup}; give a share of the training, in [0, 1].")
         if self.warm_steps is not None and self.warm_steps < 1:
             raise InputError(f"warm_steps is {self.warm_steps}; give 1 or more, or None to solve anew.")
         if self.attack.restarts != 1:
@@ -157,8 +156,11 @@ class AdversarialTraining(Objective):
         scale = 1.0 if moment.progress >= self.warmup else max(moment.progress / self.warmup, 1e-3)
         attack = self.scaled(scale)
         with evaluating(model):
-            start = attack.start(x, moment.generator)
-            return learner(model).climb(attack, x, start, loss, self.gradient, self.warm_steps)
+            surrogate = learner(model).surrogate(self.gradient, self.warm_steps)
+            images = attack.run(surrogate, x, attack.start(x, moment.generator), loss)
+        if isinstance(surrogate, WarmStarted):
+            return Adversaries(images, surrogate.state, self.warm_steps)
+        return Adversaries(images)
 
     def scaled(self, scale: float) -> PGD:
         """The attack with its radius and step scaled."""
@@ -226,8 +228,7 @@ class TRADES(AdversarialTraining):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.beta >= 0:
-            raise InputError(f"beta is {self.beta}; give 0 or a positive number.")
+        require(self.beta >= 0, f"beta is {self.beta}; give 0 or a positive number.")
         if not self.attack.random_start:
             raise InputError("the attack starts at the image, where the divergence is flat; set random_start.")
 
@@ -239,8 +240,8 @@ class TRADES(AdversarialTraining):
 
     @override
     def read(self, model: nn.Module, x: Tensor, y: Tensor, found: Adversaries, moment: Moment) -> Reading:
-        clean, _ = learner(model).respond(x)
-        logits, solution = learner(model).respond(found.images, found)
+        clean, _ = learner(model).respond(Adversaries(x))
+        logits, solution = learner(model).respond(found)
         robust = divergence(logits, clean.log_softmax(dim=1)).mean()
         return Reading(cross_entropy(clean, y) + self.beta * robust, logits, solution)
 

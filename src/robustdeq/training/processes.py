@@ -53,7 +53,8 @@ def together(devices: int, nodes: int) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        broken = isinstance(error, RuntimeError) and _lost(error, others)
+        lost = isinstance(error, torch.distributed.DistError) or _BROKEN.search(str(error)) is not None
+        broken = isinstance(error, RuntimeError) and (lost or any(other.poll() for other in others))
         for other in others:
             other.kill()
         if not is_first_process() and (broken or isinstance(error, InputError | KeyboardInterrupt)):
@@ -73,13 +74,6 @@ def _started(devices: int) -> list[subprocess.Popen[bytes]]:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, LOCAL_RANK="0", NODE_RANK="0", WORLD_SIZE=str(devices))
     command = [sys.executable, *sys.orig_argv[1:]]
     return [subprocess.Popen(command, env=os.environ | {"LOCAL_RANK": str(rank)}) for rank in range(1, devices)]
-
-
-def _lost(error: RuntimeError, others: list[subprocess.Popen[bytes]]) -> bool:
-    """Whether an error came of another process's end."""
-    if isinstance(error, torch.distributed.DistError) or _BROKEN.search(str(error)):
-        return True
-    return any(other.poll() for other in others)
 
 
 def _watch(others: list[subprocess.Popen[bytes]], ended: threading.Event) -> None:

@@ -1,14 +1,14 @@
-"""A recipe: everything that decides how a model is trained."""
+"""A recipe: everything that decides how a model is trained, as settings that refuse bad values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from robustdeq.base.errors import InputError
+from robustdeq.attacks import PGD
+from robustdeq.base.errors import InputError, require
 from robustdeq.data import RandomCropFlip
 from robustdeq.deq.cell import Execution
-from robustdeq.training.guards import Guard, OverfittingWatch
-from robustdeq.training.module import Pretraining, Validation
+from robustdeq.deq.gradients import Gradient
 from robustdeq.training.objectives import AdversarialTraining, Objective
 from robustdeq.training.regularizers import Regularization
 from robustdeq.training.schedules import Optimization, SolverSteps
@@ -47,13 +47,99 @@ class Schedule:
     seed: int = 42
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "max_steps", "batch_size", "accumulate", "validation_images", "validations", "patience")
-        for name in (*counts, "checkpoint_every", "log_every"):
-            count = getattr(self, name)
-            if count is not None and count < 1:
-                raise InputError(f"{name} is {count}; give 1 or more.")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; give 0 or a positive number.")
+        for name, count in vars(self).items():
+            require(count is None or count >= 1 or name == "seed", f"{name} is {count}; give 1 or more.")
+        require(self.seed >= 0, f"seed is {self.seed}; give 0 or a positive number.")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is measured on the development split: clean accuracy, and accuracy under the ready-made attack.
+
+    Args:
+        attack: the attack.
+        gradient: what it climbs; None for the gradient that the weights are trained with (`own_gradient`). An explicit
+            network is differentiated by autograd.
+    """
+
+    attack: PGD = field(default_factory=PGD)
+    gradient: Gradient | None = None
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """At first the cell is unrolled, z_{n+1} = f(z_n) from z_0, and autograd runs through all of it (Bai et al., 2020).
+
+    Nothing is added to the loss meanwhile.
+
+    Args:
+        steps: how many steps of the optimiser; 0 for none.
+        layers: how often f is applied.
+        adversarial: train on the objective's images already; clean ones otherwise, as published.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    steps: int = 0
+    layers: int = 8
+    adversarial: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.layers < 1:
+            raise InputError(
+                f"pretraining has {self.steps} steps of {self.layers} layers; give 0 or more steps, 1 or more layers."
+            )
+
+
+@dataclass(frozen=True)
+class Guard:
+    """When a run counts as diverged, which ends it.
+
+    Args:
+        every: how many steps pass between looks; a look waits for the device.
+        diverged: the share of the samples since the last look whose solve may have diverged.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    every: int = 20
+    diverged: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.every >= 1, f"every is {self.every}; give how many steps pass between looks, 1 or more.")
+        require(0 < self.diverged <= 1, f"diverged is {self.diverged}; give a share of the samples, in (0, 1].")
+
+
+@dataclass(frozen=True)
+class OverfittingWatch:
+    """Detects catastrophic overfitting to a fast attack (Wong, Rice and Kolter, ICLR 2020).
+
+    The model then resists the one-step attack it is trained with and no other: its accuracy under PGD on held-out
+    images collapses within a few steps. The run goes back to where it was last well, and its attack gets a step more.
+
+    Args:
+        every: how many steps pass between looks; 0 for none.
+        images: held-out images that are attacked.
+        attack: the attack.
+        drop: by how much their accuracy may fall below its best.
+
+    Raises:
+        InputError: a setting is out of its range.
+    """
+
+    every: int = 0
+    images: int = 64
+    attack: PGD = PGD(steps=5, step_size=4 / 255)  # noqa: RUF009
+    drop: float = 0.15
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.images < 1:
+            raise InputError(
+                f"every is {self.every} and images {self.images}; give 0 (no looks) or more, and 1 or more."
+            )
+        require(0 < self.drop <= 1, f"drop is {self.drop}; give a difference of accuracies, in (0, 1].")
 
 
 @dataclass(frozen=True)

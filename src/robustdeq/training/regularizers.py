@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.deq.gradients.phantom import check_steps
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.solve import Solution
@@ -66,17 +66,14 @@ class JacobianRegularization:
     longer: int = 1
 
     def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise InputError(f"the weight of the Jacobian penalty is {self.weight}; give 0 (none) or more.")
+        require(self.weight >= 0, f"the weight of the Jacobian penalty is {self.weight}; give 0 (none) or more.")
         if not 0 <= self.frequency <= 1 or not 0 <= self.until <= 1:
             raise InputError(
                 f"frequency is {self.frequency} and until is {self.until}; give shares of the steps, in [0, 1]."
             )
-        if self.probes < 1:
-            raise InputError(f"probes is {self.probes}; the penalty needs at least 1 random vector.")
+        require(self.probes >= 1, f"probes is {self.probes}; the penalty needs at least 1 random vector.")
         for name in ("shorter", "longer"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; give 0 or how many solver steps.")
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; give 0 or how many solver steps.")
 
     def draw(self, progress: float, generator: torch.Generator) -> int | None:
         """Whether this step is penalised (None if not), and by how many steps its solve is longer."""
@@ -116,12 +113,9 @@ class FixedPointCorrection:
     damping: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.weight >= 0:
-            raise InputError(f"the weight of the fixed-point correction is {self.weight}; give 0 (none) or more.")
-        if self.states < 1:
-            raise InputError(f"states is {self.states}; the correction needs at least 1 intermediate state.")
-        if not 0 < self.decay <= 1:
-            raise InputError(f"decay is {self.decay}; give a number in (0, 1].")
+        require(self.weight >= 0, f"the weight of the fixed-point correction is {self.weight}; give 0 (none) or more.")
+        require(self.states >= 1, f"states is {self.states}; the correction needs at least 1 intermediate state.")
+        require(0 < self.decay <= 1, f"decay is {self.decay}; give a number in (0, 1].")
         check_steps(self.steps, self.damping)
 
     def penalty(self, deq: DEQ, solution: Solution, y: Int[Tensor, "batch"]) -> Float[Tensor, ""]:

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 
-
-class Decay(StrEnum):
-    """How the learning rate falls after its warm-up: along a cosine, or in a straight line (a cyclic schedule)."""
-
-    COSINE = "cosine"
-    LINEAR = "linear"
-
-    def share(self, progress: float) -> float:
-        """What is left of the learning rate at a share of the decay."""
-        return 1 - progress if self is Decay.LINEAR else (1 + math.cos(math.pi * progress)) / 2
-
-
-class Algorithm(StrEnum):
-    """The optimiser: Adam with decoupled weight decay, or stochastic gradient descent with Nesterov momentum."""
-
-    ADAMW = "adamw"
-    SGD = "sgd"
+# What is left of the learning rate at a share of its decay.
+_DECAYS: Mapping[str, Callable[[float], float]] = {
+    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+    "linear": lambda progress: 1 - progress,
+}
 
 
 @dataclass(frozen=True)
@@ -42,8 +30,8 @@ class Optimization:
         warmup: the share of the steps over which it rises from 0.
         weight_decay: decoupled with adamw, in the gradient with sgd.
         clip_norm: the most that the norm of the gradient may be; None for no clipping.
-        decay: `"cosine"` or `"linear"`.
-        algorithm: `"adamw"` or `"sgd"`.
+        decay: how it falls after the warm-up, `"cosine"` or `"linear"` (a cyclic schedule).
+        algorithm: `"adamw"` (decoupled weight decay) or `"sgd"` (Nesterov momentum).
         momentum: of sgd; of adamw, the β₁.
 
     Raises:
@@ -60,43 +48,34 @@ class Optimization:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate is {self.learning_rate}; give a positive number.")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"warmup is {self.warmup}; give a share of the steps, in [0, 1).")
+        require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}; give a positive number.")
+        require(0 <= self.warmup < 1, f"warmup is {self.warmup}; give a share of the steps, in [0, 1).")
         for name in ("final_learning_rate", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; give 0 or a positive number.")
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; give 0 or a positive number.")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise InputError(f"clip_norm is {self.clip_norm}; give a positive number, or None for no clipping.")
-        if not 0 <= self.momentum < 1:
-            raise InputError(f"momentum is {self.momentum}; give a number in [0, 1).")
-        for name, known in (("decay", Decay), ("algorithm", Algorithm)):
-            if getattr(self, name) not in list(known):
-                choices = " or ".join(repr(str(choice)) for choice in known)
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose {choices}.")
+        require(0 <= self.momentum < 1, f"momentum is {self.momentum}; give a number in [0, 1).")
+        for name, known in (("decay", _DECAYS), ("algorithm", ("adamw", "sgd"))):
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(map(repr, known))}.")
 
     def factor(self, progress: float) -> float:
         """The learning rate at a share of the training, as a multiple of its highest."""
         if progress < self.warmup:
             return max(progress / self.warmup, 1e-2)
         floor = self.final_learning_rate / self.learning_rate
-        return floor + (1 - floor) * Decay(self.decay).share((progress - self.warmup) / (1 - self.warmup))
+        return floor + (1 - floor) * _DECAYS[self.decay]((progress - self.warmup) / (1 - self.warmup))
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of a model's parameters, at the highest learning rate."""
-        if self.algorithm == Algorithm.SGD:
-            nesterov = self.momentum > 0
-            return torch.optim.SGD(
-                model.parameters(), self.learning_rate, self.momentum, 0.0, self.weight_decay, nesterov
-            )
-        betas = (self.momentum, 0.999)
-        return torch.optim.AdamW(model.parameters(), self.learning_rate, betas, weight_decay=self.weight_decay)
+        shared: dict[str, Any] = {"lr": self.learning_rate, "weight_decay": self.weight_decay}
+        if self.algorithm == "sgd":
+            return torch.optim.SGD(model.parameters(), momentum=self.momentum, nesterov=self.momentum > 0, **shared)
+        return torch.optim.AdamW(model.parameters(), betas=(self.momentum, 0.999), **shared)
 
     def scheduler(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
         """The schedule over so many steps."""
-        factor: Callable[[int], float] = lambda step: self.factor(min(step / steps, 1.0))  # noqa: E731
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(min(step / steps, 1.0)))
 
 
 @dataclass(frozen=True)

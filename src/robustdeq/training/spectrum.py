@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 from robustdeq.deq.cell import Linearization
 from robustdeq.deq.solve import Solution
 
@@ -41,8 +41,7 @@ def spectral_radius(
     Raises:
         InputError: steps is not positive.
     """
-    if steps < 1:
-        raise InputError(f"steps is {steps}; the power method makes at least 1 step.")
+    require(steps >= 1, f"steps is {steps}; the power method makes at least 1 step.")
     states = solution.trajectory.solution
     linearization = Linearization(solution.cell, states.view(solution.trajectory.shape))
     v = torch.randn(states.shape, generator=generator, dtype=states.dtype, device=states.device)
@@ -74,8 +73,7 @@ def lipschitz_constant(
     Raises:
         InputError: steps is not positive.
     """
-    if steps < 1:
-        raise InputError(f"steps is {steps}; the power method makes at least 1 step.")
+    require(steps >= 1, f"steps is {steps}; the power method makes at least 1 step.")
     states = solution.trajectory.solution
     z = states.view(solution.trajectory.shape).detach().requires_grad_()
     v = torch.randn(states.shape, generator=generator, dtype=states.dtype, device=states.device).view_as(z)

@@ -159,14 +159,21 @@ def card_markdown(
         does not say, and how to recognise it.
     """
     file = next(iter(files))
-    kind = "An explicit network" if card.solver is None else "A deep equilibrium model"
+    kind, protocol = "A deep equilibrium model", " --protocol strict"
+    if card.solver is None:
+        kind, protocol = "An explicit network", ""
+    command = f"    robustdeq evaluate {shlex.quote(file)} --data DATA{protocol}"
+    identity = [("fingerprint", f"`{fingerprint(model)}`"), *((_code(name), f"`{sha}`") for name, sha in files.items())]
     sections = {
         "What it is": _description(card, model, stored),
-        "How to use it": _usage(card, model, file),
+        "How to use it": _usage(card, model, file, command),
         "How it was trained": _training(card.provenance),
         "What was measured": _measurements(card.provenance),
-        "What the numbers do not say": _limits(card, file),
-        "How to recognise it": _identity(model, files),
+        "What the numbers do not say": _limits(card, command),
+        "How to recognise it": (
+            "`rd.models.fingerprint(rd.load(…))` is the first of these, the SHA-256 of the file the other. Where they "
+            f"differ, this card is another model's.\n\n{_table(('of', 'SHA-256'), identity)}"
+        ),
     }
     front = f"{CARD_START}pipeline_tag: image-classification\n---\n"
     lead = f"# {name}\n\n{kind} that tells {card.num_classes} classes of images apart."
@@ -175,24 +182,19 @@ def card_markdown(
 
 def _description(card: Card, model: ZooModel, stored: torch.dtype | None) -> str:
     computed = next(model.parameters()).dtype
+    types = [str(dtype).removeprefix("torch.") for dtype in (stored or computed, computed)]
     sides = " × ".join("any" if side is None else str(side) for side in model.image_shape)
     rows = {
         "architecture": model.config.summary,
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         "images": f"{sides} (channels × height × width), raw pixels in [0, 1]",
         "classes": str(card.num_classes),
-        "weights": _type_name(computed)
-        if stored in (None, computed)
-        else f"stored as {_type_name(stored)}, loaded as {_type_name(computed)}",
+        "weights": types[1] if types[0] == types[1] else f"stored as {types[0]}, loaded as {types[1]}",
     }
     if card.solver is not None and card.tail is not None:
         early = "none was chosen" if card.early is None else f"`z_{card.early}`, chosen on a development set"
         rows |= {"solver": _solver(card.solver), "tail": _tail(Unroll(**card.tail)), "early state": early}
     return _table(("property", "value"), rows.items())
-
-
-def _type_name(dtype: torch.dtype | None) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _solver(settings: Mapping[str, Any]) -> str:
@@ -213,7 +215,7 @@ def _tail(tail: Unroll) -> str:
     return f"{steps} of the cell from {start}, with damping λ = {tail.damping:g}"
 
 
-def _usage(card: Card, model: ZooModel, file: str) -> str:
+def _usage(card: Card, model: ZooModel, file: str, command: str) -> str:
     loaded, note = f"rd.load({json.dumps(file, ensure_ascii=False)})", ""
     if card.solver is not None:
         defense = "FinalState()" if card.early is None else f"EarlyState({card.early})"
@@ -230,22 +232,17 @@ print(model(torch.rand(2, {", ".join(map(str, shape))})))
     return (
         f"In the folder of this card; the logits have shape (2, {card.num_classes}).{note}\n\n{snippet}\n\n"
         "On images of the classes that it was trained on, where DATA is a data set, a file or a folder "
-        f"(`robustdeq evaluate --help`):\n\n{_command(card, file)}"
+        f"(`robustdeq evaluate --help`):\n\n{command}"
     )
-
-
-def _command(card: Card, file: str) -> str:
-    protocol = "" if card.solver is None else " --protocol strict"
-    return f"    robustdeq evaluate {shlex.quote(file)} --data DATA{protocol}"
 
 
 def _training(provenance: Mapping[str, Any]) -> str:
     recipe = provenance.get("recipe")
     has_recipe = isinstance(recipe, Mapping)
     elsewhere = ({"recipe"} if has_recipe else set()) | ({"history", "best"} if _entries(provenance) else set())
-    found = list(_settings({key: value for key, value in provenance.items() if key not in elsewhere}))
+    recorded = _settings({key: value for key, value in provenance.items() if key not in elsewhere})
     known = list(_PROVENANCE_LABELS)
-    found.sort(key=lambda item: known.index(item[0]) if item[0] in known else len(known))
+    found = sorted(recorded, key=lambda item: known.index(item[0]) if item[0] in known else len(known))
     parts = [] if has_recipe else ["How it was trained is unknown: no recipe is recorded in its file."]
     if found:
         rows = [(_PROVENANCE_LABELS.get(key, _code(key)), _code(_recorded(key, value))) for key, value in found]
@@ -296,12 +293,13 @@ def _measurements(provenance: Mapping[str, Any]) -> str:
     best, *validations = entries
     images = int(_number(best.get("images")) or 0) or None
     number = "a number of images that is not recorded" if images is None else f"{images:,} images"
-    rows = [
-        (reading, _percent(best[key]), "unknown" if images is None else _wilson_interval(best[key], images))
-        for reading, key in (("clean", "clean"), ("under the ready-made attack", "robust"))
-    ]
+    after = "" if _number(best.get("step")) is None else f", after step {_step(best)}"
+    rows = []
+    for reading, share in (("clean", best["clean"]), ("under the ready-made attack", best["robust"])):
+        ends = None if images is None else map(_percent, wilson_interval(round(share * images), images))
+        rows.append((reading, _percent(share), "unknown" if ends is None else "–".join(ends)))
     parts = [
-        f"The validation of these weights{_after(best)}: {number} of the development split, "
+        f"The validation of these weights{after}: {number} of the development split, "
         "under the ready-made attack. It says nothing of stronger attacks.",
         _table(("reading", "accuracy in %", "Wilson 95 % interval"), rows),
     ]
@@ -310,10 +308,6 @@ def _measurements(provenance: Mapping[str, Any]) -> str:
         table = _table(("step", "clean, %", "under the ready-made attack, %"), rows)
         parts.append(f"<details><summary>All validations</summary>\n\n{table}\n\n</details>")
     return "\n\n".join(parts)
-
-
-def _after(entry: Mapping[str, Any]) -> str:
-    return "" if _number(entry.get("step")) is None else f", after step {_step(entry)}"
 
 
 def _step(entry: Mapping[str, Any]) -> str:
@@ -325,30 +319,17 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _wilson_interval(share: float, images: int) -> str:
-    return "–".join(map(_percent, wilson_interval(round(share * images), images)))
-
-
-def _limits(card: Card, file: str) -> str:
-    if card.solver is not None:
-        overrated = (
-            "An accuracy under the ready-made attack overrates a deep equilibrium model: that attack differentiates "
-            "the fixed point, or an estimate of it, and not the solver that computes it."
-        )
-    else:
-        overrated = "An accuracy under a single attack overrates a network: stronger attacks find what it missed."
+def _limits(card: Card, command: str) -> str:
+    overrated = (
+        "An accuracy under a single attack overrates a network: stronger attacks find what it missed."
+        if card.solver is None
+        else "An accuracy under the ready-made attack overrates a deep equilibrium model: that attack differentiates "
+        "the fixed point, or an estimate of it, and not the solver that computes it."
+    )
     return (
         f"{overrated} An accuracy on the development split overrates it too, since weights are chosen there. Neither "
         "says anything of another norm, another ε or other images. The worst case over stronger attacks, on images "
-        f"that no choice was made on, is measured by\n\n{_command(card, file)}"
-    )
-
-
-def _identity(model: ZooModel, files: Mapping[str, str]) -> str:
-    rows = [("fingerprint", f"`{fingerprint(model)}`"), *((_code(file), f"`{sha}`") for file, sha in files.items())]
-    return (
-        "`rd.models.fingerprint(rd.load(…))` is the first of these, the SHA-256 of the file the other. Where they "
-        f"differ, this card is another model's.\n\n{_table(('of', 'SHA-256'), rows)}"
+        f"that no choice was made on, is measured by\n\n{command}"
     )
 
 

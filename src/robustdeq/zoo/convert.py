@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Solver
 from robustdeq.zoo.architecture import ZooModel
@@ -131,8 +131,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     prefix = "module." if all(name.startswith("module.") for name in content) else ""
     weights = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
     broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
-    if broken:
-        raise InputError(f"{path} has weights that are not finite, in {_listing(broken)}; take an earlier checkpoint.")
+    require(not broken, f"{path} has weights that are not finite, in {_listing(broken)}; take an earlier checkpoint.")
     return weights
 
 

@@ -63,7 +63,7 @@ class StateLayout:
         """D, the number of entries of one sample's state."""
         return sum(map(math.prod, self.shapes))
 
-    def split(self, state: Float[Tensor, "batch dimension"]) -> list[Float[Tensor, "batch _ _ _"]]:
+    def split(self, state: Float[Tensor, "batch dim"]) -> list[Float[Tensor, "batch _ _ _"]]:
         """Feature maps of each scale, as views of the state: (B, C_i, H_i, W_i) in channels-last order."""
         slices = state.split([math.prod(shape) for shape in self.shapes], dim=1)
         return [
@@ -71,7 +71,7 @@ class StateLayout:
             for part, (channels, height, width) in zip(slices, self.shapes, strict=True)
         ]
 
-    def join(self, scales: Sequence[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch dimension"]:
+    def join(self, scales: Sequence[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch dim"]:
         """The flat state that holds these feature maps; the inverse of `split`."""
         return torch.cat([scale.permute(0, 2, 3, 1).flatten(1) for scale in scales], dim=1)
 
@@ -92,15 +92,13 @@ class WeightNormConv2d(nn.Module):
         self.weight_v = nn.Parameter(weight)
         self.weight_g = nn.Parameter(_norm_per_output(weight))
 
-    def fold(self) -> Float[Tensor, "out_channels in_channels side side"]:
+    def fold(self) -> Float[Tensor, "c_out c_in k k"]:
         """The weight g v / ‖v‖, with the norm over each output channel, differentiable in g and v."""
         return self.weight_v * (self.weight_g / _norm_per_output(self.weight_v))
 
     def forward(
-        self,
-        x: Float[Tensor, "batch in_channels height width"],
-        weight: Float[Tensor, "out_channels in_channels side side"],
-    ) -> Float[Tensor, "batch out_channels height width"]:
+        self, x: Float[Tensor, "batch c_in h w"], weight: Float[Tensor, "c_out c_in k k"]
+    ) -> Float[Tensor, "batch c_out h w"]:
         """Convolve with a folded weight."""
         return F.conv2d(x, weight, padding=self.padding)
 
@@ -127,11 +125,11 @@ class ResidualBlock(nn.Module):
 
     def forward(
         self,
-        z: Float[Tensor, "batch channels height width"],
+        z: Float[Tensor, "batch c h w"],
         weights: FoldedWeights,
-        injection: Float[Tensor, "batch channels height width"] | None = None,
-        mask: Float[Tensor, "batch channels 1 1"] | None = None,
-    ) -> Float[Tensor, "batch channels height width"]:
+        injection: Float[Tensor, "batch c h w"] | None = None,
+        mask: Float[Tensor, "batch c 1 1"] | None = None,
+    ) -> Float[Tensor, "batch c h w"]:
         """Transform one scale; `mask` is the dropout mask of the second convolution's output."""
         hidden = F.relu(self.norm1(self.conv1(z, weights[self.conv1])), inplace=True)
         update = self.conv2(hidden, weights[self.conv2])
@@ -176,7 +174,7 @@ class Fusion(nn.Module):
             ]
         return nn.Sequential(*layers[:-1])
 
-    def forward(self, scales: Sequence[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch channels height width"]:
+    def forward(self, scales: Sequence[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch c h w"]:
         """Fuse the feature maps of all scales, each (B, C_i, H_i, W_i)."""
         return reduce(torch.add, [path(scale) for path, scale in zip(self.paths, scales, strict=True)])
 
@@ -194,9 +192,7 @@ class Projection(nn.Module):
         self.conv = WeightNormConv2d(channels, channels, kernel_size=1)
         self.norm = nn.GroupNorm(groups, channels, affine=False)
 
-    def forward(
-        self, x: Float[Tensor, "batch channels height width"], weights: FoldedWeights
-    ) -> Float[Tensor, "batch channels height width"]:
+    def forward(self, x: Float[Tensor, "batch c h w"], weights: FoldedWeights) -> Float[Tensor, "batch c h w"]:
         """Project the fused feature maps of one scale."""
         return self.norm(self.conv(F.relu(x), weights[self.conv]))
 
@@ -208,11 +204,7 @@ class MultiscaleCell(nn.Module):
     training mode the blocks use variational dropout: both are fixed by `bind`, once for all evaluations of a solve.
 
     Args:
-        layout: Scales of the state.
-        expansion: Width of a residual block's hidden layer, in multiples of the scale's channels.
-        groups: Groups of the GroupNorms in blocks and fusion.
-        post_groups: Groups of the GroupNorms after the fusion.
-        dropout: Probability with which a sample loses a channel of a residual block, while training.
+        layout: Scales of the state; the other settings are those of `MDEQConfig`.
     """
 
     def __init__(
@@ -226,11 +218,11 @@ class MultiscaleCell(nn.Module):
         self.projections = nn.ModuleList(Projection(channels, post_groups) for channels in layout.channels)
         _initialise(self)
 
-    def initial_state(self, u: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dimension"]:
+    def initial_state(self, u: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch dim"]:
         """z_0 = 0 for each sample of the injection."""
         return u.new_zeros(u.shape[0], self.layout.dimension)
 
-    def bind(self, u: Float[Tensor, "batch channels height width"]) -> BoundCell:
+    def bind(self, u: Float[Tensor, "batch c h w"]) -> BoundCell:
         """Fix what one solve holds constant: the injection, the folded weights and the dropout masks.
 
         Args:
@@ -260,7 +252,7 @@ class MultiscaleCell(nn.Module):
         injections = [u, *[None] * (len(self.blocks) - 1)]
         masks = [self._dropout_mask(u, channels) for channels in self.layout.channels]
 
-        def function(z: Float[Tensor, "batch dimension"]) -> Float[Tensor, "batch dimension"]:
+        def function(z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
             scales = self.layout.split(z)
             transformed = [
                 block(scale, weights, injection, mask)
@@ -273,9 +265,7 @@ class MultiscaleCell(nn.Module):
 
         return BoundCell(function, (u, *weights.values(), *plain))
 
-    def forward(
-        self, z: Float[Tensor, "batch dimension"], u: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch dimension"]:
+    def forward(self, z: Float[Tensor, "batch dim"], u: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch dim"]:
         """f(z; u) once; bind first to evaluate f many times for the same u."""
         return self.bind(u)(z)
 
@@ -302,9 +292,7 @@ class Injection(nn.Module):
         self.pointwise = _convolution(channels, channels, 1) if pointwise else nn.Identity()
         _initialise(self)
 
-    def forward(
-        self, x: Float[Tensor, "batch in_channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
+    def forward(self, x: Float[Tensor, "batch c_in h w"]) -> Float[Tensor, "batch c h w"]:
         """Raw pixels in [0, 1] to the injection, in channels-last format."""
         return self.pointwise(self.stem(x.contiguous(memory_format=torch.channels_last)))
 
@@ -338,9 +326,7 @@ class Bottleneck(nn.Module):
             )
         )
 
-    def forward(
-        self, x: Float[Tensor, "batch in_channels height width"]
-    ) -> Float[Tensor, "batch out_channels height width"]:
+    def forward(self, x: Float[Tensor, "batch c_in h w"]) -> Float[Tensor, "batch c_out h w"]:
         """Widen the feature maps of one scale."""
         return F.relu(self.residual(x) + self.shortcut(x), inplace=True)
 
@@ -372,7 +358,7 @@ class Head(nn.Module):
         self.classifier = nn.Linear(final_channels, num_classes)
         _initialise(self)
 
-    def forward(self, z: Float[Tensor, "batch dimension"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
         """Logits of a flat state."""
         finest, *coarser = [
             bottleneck(scale) for bottleneck, scale in zip(self.bottlenecks, self.layout.split(z), strict=True)

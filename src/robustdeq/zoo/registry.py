@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.files import write_tensors, write_text
 from robustdeq.deq.model import DEQ
 from robustdeq.zoo.architecture import ZooModel
@@ -31,7 +31,7 @@ _METADATA_KEY = "robustdeq"
 _SUFFIX = ".safetensors"
 _STORED_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 _FOLDERS = (Path(__file__).parents[1] / "weights", Path(__file__).parents[3] / "weights")
-_SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
+_SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-\d{5}\.safetensors")
 
 
 def save(
@@ -88,7 +88,7 @@ def save(
         written = [Path(folder) / name for name in names]
         for file, shard in zip(written, shards, strict=True):
             write_tensors(file, shard, metadata)
-        digests = {file.name: _sha256(file) for file in written}
+        digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in written}
         text = Path(folder) / text_path.name
         write_text(text, card_markdown(card, loaded, stem.name, digests, stored))
         _put(written, stem)
@@ -107,8 +107,7 @@ def _stored(weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[st
     """The weights in the type that they are stored in."""
     if dtype is None:
         return dict(weights)
-    if dtype not in _STORED_TYPES:
-        raise InputError(f"dtype is {dtype}; choose one of {', '.join(map(str, _STORED_TYPES))}.")
+    require(dtype in _STORED_TYPES, f"dtype is {dtype}; choose one of {', '.join(map(str, _STORED_TYPES))}.")
     stored = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     for name, tensor in weights.items():
         if tensor.isfinite().all() and not stored[name].isfinite().all():
@@ -134,27 +133,23 @@ def _rebuilt(card: Card, weights: Mapping[str, Tensor]) -> ZooModel:
 
 def _shards(weights: Mapping[str, Tensor], metadata: Mapping[str, str], limit: int) -> list[dict[str, Tensor]]:
     """The weights in their order, in as few runs as fit into files of at most `limit` bytes with their headers."""
-
-    def header(content: Mapping[str, Any]) -> int:
-        return len(json.dumps(content))
-
     end = sum(tensor.nbytes for tensor in weights.values())
-    frame = 16 + header({"__metadata__": metadata})  # the length of the header, and its padding to 8 bytes
-    sizes = {
-        name: tensor.nbytes
-        + header({name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape), "data_offsets": [end, end]}})
-        for name, tensor in weights.items()
-    }
-    name, largest = max(sizes.items(), key=lambda item: item[1])
-    if frame + largest > limit:
-        raise InputError(f"shard_bytes is {limit} and {name} needs {frame + largest} in a file; give at least as many.")
-    shards, size = [{}], frame
+
+    def size(shard: Mapping[str, Tensor]) -> int:
+        """Of the file: the length of the header, the header with its padding to 8 bytes, the tensors."""
+        described = {
+            name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape), "data_offsets": [end, end]}
+            for name, tensor in shard.items()
+        }
+        return 16 + len(json.dumps({"__metadata__": metadata} | described)) + sum(t.nbytes for t in shard.values())
+
+    needed, name = max((size({name: tensor}), name) for name, tensor in weights.items())
+    require(needed <= limit, f"shard_bytes is {limit} and {name} needs {needed} in a file; give at least as many.")
+    shards: list[dict[str, Tensor]] = [{}]
     for name, tensor in weights.items():
-        if size + sizes[name] > limit:
+        if size(shards[-1] | {name: tensor}) > limit:
             shards.append({})
-            size = frame
         shards[-1][name] = tensor
-        size += sizes[name]
     return shards
 
 
@@ -173,11 +168,6 @@ def _put(written: list[Path], stem: Path) -> None:
         file.replace(stem.with_name(file.name))
     for file in [whole] if len(written) > 1 else row:
         file.unlink(missing_ok=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_card(name_or_path: str | Path) -> Card:
@@ -273,7 +263,7 @@ def _files(stem: Path) -> list[Path]:
     if whole.is_file():
         return [whole]
     row = _row(stem)
-    counts = {int(shard["count"]) for file in row if (shard := _SHARD.fullmatch(file.name))}
+    counts = {int(file.stem[-5:]) for file in row}
     if row and counts != {len(row)}:
         raise InputError(f"{stem} has {len(row)} shards where their names say {min(counts)}; download it again.")
     return row
@@ -281,5 +271,5 @@ def _files(stem: Path) -> list[Path]:
 
 def _row(stem: Path) -> list[Path]:
     """All shards of that name, of whatever row."""
-    found = sorted(stem.parent.glob(f"{glob.escape(stem.name)}-*-of-*{_SUFFIX}"))
-    return [file for file in found if (shard := _SHARD.fullmatch(file.name)) and shard["name"] == stem.name]
+    number = 5 * "[0-9]"
+    return sorted(stem.parent.glob(f"{glob.escape(stem.name)}-{number}-of-{number}{_SUFFIX}"))

@@ -9,16 +9,16 @@ these load as they are.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
-from robustdeq.deq.model import StateGradient
+from robustdeq.base.errors import InputError, require
 from robustdeq.zoo.architecture import Architecture, ZooModel
 
 
@@ -40,10 +40,8 @@ class ResNetConfig(Architecture):
     width: int = 64
 
     def __post_init__(self) -> None:
-        if not self.blocks or min(self.blocks) < 1:
-            raise InputError(f"blocks is {self.blocks}; give every stage at least 1 block.")
-        if self.width < 1:
-            raise InputError(f"width is {self.width}; give at least 1 feature map.")
+        require(self.blocks and min(self.blocks) >= 1, f"blocks is {self.blocks}; give every stage at least 1 block.")
+        require(self.width >= 1, f"width is {self.width}; give at least 1 feature map.")
 
     @property
     @override
@@ -52,13 +50,7 @@ class ResNetConfig(Architecture):
         return f"ResNet-{layers}, stages of {blocks} blocks, {self.width} feature maps"
 
     @override
-    def build(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int | tuple[int, int] | None = None,
-        gradient: StateGradient | None = None,
-    ) -> ResNet:
+    def build(self, num_classes: int = 10, in_channels: int = 3, *_: Any, **__: Any) -> ResNet:
         return ResNet(self, num_classes, in_channels)
 
 
@@ -82,8 +74,7 @@ class WideResNetConfig(Architecture):
     def __post_init__(self) -> None:
         if self.depth < 10 or (self.depth - 4) % 6:
             raise InputError(f"depth is {self.depth}; give 6 n + 4 for n ≥ 1 blocks per stage, such as 28 or 34.")
-        if self.widening < 1:
-            raise InputError(f"widening is {self.widening}; give 1 or more.")
+        require(self.widening >= 1, f"widening is {self.widening}; give 1 or more.")
 
     @property
     @override
@@ -91,13 +82,7 @@ class WideResNetConfig(Architecture):
         return f"WRN-{self.depth}-{self.widening}, a wide residual network"
 
     @override
-    def build(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int | tuple[int, int] | None = None,
-        gradient: StateGradient | None = None,
-    ) -> WideResNet:
+    def build(self, num_classes: int = 10, in_channels: int = 3, *_: Any, **__: Any) -> WideResNet:
         return WideResNet(self, num_classes, in_channels)
 
 
@@ -122,9 +107,7 @@ class BasicBlock(nn.Module):
                 nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
             )
 
-    def forward(
-        self, x: Float[Tensor, "batch in_channels height width"]
-    ) -> Float[Tensor, "batch channels height_out width_out"]:
+    def forward(self, x: Float[Tensor, "batch c_in h w"]) -> Float[Tensor, "batch c_out h_out w_out"]:
         """Transform the feature maps."""
         residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         return F.relu(residual + self.shortcut(x))
@@ -148,9 +131,7 @@ class ResNet(ZooModel[ResNetConfig]):
         channels = width
         for stage, blocks in enumerate(config.blocks):
             inner, channels = channels, width << stage
-            first = BasicBlock(inner, channels, stride=1 if stage == 0 else 2)
-            others = (BasicBlock(channels, channels, stride=1) for _ in range(blocks - 1))
-            self.add_module(f"layer{stage + 1}", nn.Sequential(first, *others))
+            self.add_module(f"layer{stage + 1}", _stage(BasicBlock, inner, channels, blocks, 1 if stage == 0 else 2))
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, x: Float[Tensor, "batch in_channels height width"]) -> Float[Tensor, "batch classes"]:
@@ -164,10 +145,7 @@ class ResNet(ZooModel[ResNetConfig]):
 class WideBlock(nn.Module):
     """BatchNorm and ReLU before each of two 3×3 convolutions; the shortcut starts before them where widths agree.
 
-    Args:
-        in_channels: Feature maps of the input.
-        channels: Feature maps of the output.
-        stride: Of the first convolution.
+    Its arguments are those of `BasicBlock`.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -180,45 +158,15 @@ class WideBlock(nn.Module):
             None if in_channels == channels else nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
         )
 
-    def forward(
-        self, x: Float[Tensor, "batch in_channels height width"]
-    ) -> Float[Tensor, "batch channels height_out width_out"]:
+    def forward(self, x: Float[Tensor, "batch c_in h w"]) -> Float[Tensor, "batch c_out h_out w_out"]:
         """Transform the feature maps."""
         activated = F.relu(self.bn1(x))
         residual = self.conv2(F.relu(self.bn2(self.conv1(activated))))
         return residual + (x if self.convShortcut is None else self.convShortcut(activated))
 
 
-class WideStage(nn.Module):
-    """The blocks of one resolution.
-
-    Args:
-        in_channels: Feature maps of the input.
-        channels: Feature maps of the output.
-        blocks: Number of blocks.
-        stride: Of the first block.
-    """
-
-    def __init__(self, in_channels: int, channels: int, blocks: int, stride: int) -> None:
-        super().__init__()
-        others = (WideBlock(channels, channels, stride=1) for _ in range(blocks - 1))
-        self.layer = nn.Sequential(WideBlock(in_channels, channels, stride), *others)
-
-    def forward(
-        self, x: Float[Tensor, "batch in_channels height width"]
-    ) -> Float[Tensor, "batch channels height_out width_out"]:
-        """Transform the feature maps."""
-        return self.layer(x)
-
-
 class WideResNet(ZooModel[WideResNetConfig]):
-    """A wide residual network for small images, which remembers its configuration.
-
-    Args:
-        config: The configuration.
-        num_classes: Number of logits.
-        in_channels: Channels of the images.
-    """
+    """A wide residual network for small images; its arguments are those of `ResNet`."""
 
     def __init__(self, config: WideResNetConfig, num_classes: int, in_channels: int) -> None:
         super().__init__()
@@ -226,9 +174,10 @@ class WideResNet(ZooModel[WideResNetConfig]):
         blocks = (config.depth - 4) // 6
         widths = [multiple * config.widening for multiple in (16, 32, 64)]
         self.conv1 = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.block1 = WideStage(16, widths[0], blocks, stride=1)
-        self.block2 = WideStage(widths[0], widths[1], blocks, stride=2)
-        self.block3 = WideStage(widths[1], widths[2], blocks, stride=2)
+        self.block1, self.block2, self.block3 = (
+            nn.Sequential(OrderedDict(layer=_stage(WideBlock, inner, outer, blocks, stride)))
+            for inner, outer, stride in zip([16, *widths], widths, (1, 2, 2), strict=False)
+        )
         self.bn1 = nn.BatchNorm2d(widths[2])
         self.fc = nn.Linear(widths[2], num_classes)
         for module in self.modules():
@@ -240,6 +189,12 @@ class WideResNet(ZooModel[WideResNetConfig]):
         """Raw pixels in [0, 1] to logits."""
         features = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.fc(F.relu(self.bn1(features)).mean(dim=(2, 3)))
+
+
+def _stage(block: type[nn.Module], in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+    """The blocks of one resolution; the first of them changes the resolution and the width."""
+    others = (block(channels, channels, stride=1) for _ in range(blocks - 1))
+    return nn.Sequential(block(in_channels, channels, stride), *others)
 
 
 def resnet18(num_classes: int = 10, in_channels: int = 3) -> ResNet:
@@ -256,13 +211,5 @@ def resnet18(num_classes: int = 10, in_channels: int = 3) -> ResNet:
 
 
 def wide_resnet34_10(num_classes: int = 10, in_channels: int = 3) -> WideResNet:
-    """WRN-34-10 with fresh weights: 46,160,474 parameters for 10 classes and 3 channels.
-
-    Args:
-        num_classes: Number of logits.
-        in_channels: Channels of the images.
-
-    Returns:
-        The model: raw pixels in [0, 1], (B, in_channels, H, W), to logits (B, num_classes).
-    """
+    """WRN-34-10 with fresh weights: 46,160,474 parameters for 10 classes and 3 channels; used as `resnet18` is."""
     return WideResNetConfig().build(num_classes, in_channels)

@@ -30,6 +30,7 @@ from robustdeq.solvers import Anderson, Broyden, Picard, Solver
 from robustdeq.solvers.base import StopRule
 
 _KNOWN_SETTINGS = {"f_max_iter", "tau", "m", "lam"}
+_LEAST_EVALUATIONS = {"broyden_solver": 1, "anderson_solver": 3, "fixed_point_iter": 2, "simple_fixed_point_iter": 2}
 _PAST_THE_STATE = (
     "the logits depend on x past the state of the DEQ; give `rd.DEQ` an injection, a cell and a head instead."
 )
@@ -86,33 +87,24 @@ def from_torchdeq(
     if solver is None or tail is None:
         own_solver, own_tail = _iteration(module.get_submodule(name), call.settings)
         solver, tail = solver or own_solver, tail or own_tail
-    deq = DEQ(nn.Identity(), cell, Readout(cell, example[:1], call.packing), solver, tail, gradient).eval()
+    deq = DEQ(nn.Identity(), cell, Readout(cell, example[:1], call.shapes), solver, tail, gradient).eval()
     if own:
         for image in images[:: _DRAWN // _SOLVED]:
             _check_solve(deq, cell, image[None])
     return deq
 
 
-@dataclass(frozen=True)
-class Packing:
-    """How the tensors of a state become the one tensor that a solver iterates.
+def pack(state: Tensor | Sequence[Tensor]) -> Float[Tensor, "batch *state"]:
+    """The state that a solver iterates: one tensor as it is, several as one flat tensor (B, D)."""
+    return state if isinstance(state, Tensor) else torch.cat([part.flatten(1) for part in state], dim=1)
 
-    Args:
-        shapes: the shape of each tensor without the batch; None where the state is one tensor already.
-    """
 
-    shapes: tuple[torch.Size, ...] | None
-
-    def pack(self, state: Tensor | Sequence[Tensor]) -> Float[Tensor, "batch *state"]:
-        """One tensor as it is; several as one flat tensor (B, D)."""
-        return state if isinstance(state, Tensor) else torch.cat([part.flatten(1) for part in state], dim=1)
-
-    def unpack(self, z: Float[Tensor, "batch *state"]) -> Tensor | list[Tensor]:
-        """The inverse of `pack`."""
-        if self.shapes is None:
-            return z
-        parts = z.split([math.prod(shape) for shape in self.shapes], dim=1)
-        return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+def unpack(z: Float[Tensor, "batch *state"], shapes: Sequence[torch.Size] | None) -> Tensor | list[Tensor]:
+    """The inverse of `pack`, given the shape of each tensor without the batch; None for a state of one tensor."""
+    if shapes is None:
+        return z
+    parts = z.split([math.prod(shape) for shape in shapes], dim=1)
+    return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -130,19 +122,14 @@ class CoreCall:
     settings: Mapping[str, Any]
 
     @property
-    def packing(self) -> Packing:
-        """How its states become one tensor."""
-        single = isinstance(self.initial, Tensor)
-        return Packing(None if single else tuple(part.shape[1:] for part in self.initial))
-
-    def start(self) -> Float[Tensor, "batch *state"]:
-        """z_0 as one tensor."""
-        return self.packing.pack(self.initial)
+    def shapes(self) -> list[torch.Size] | None:
+        """The shapes of a state's tensors, as `unpack` takes them."""
+        return None if isinstance(self.initial, Tensor) else [part.shape[1:] for part in self.initial]
 
     def apply(self, z: Float[Tensor, "batch *state"]) -> Float[Tensor, "batch *state"]:
         """F(z) as one tensor."""
-        state = self.packing.unpack(z)
-        return self.packing.pack(self.function(state) if isinstance(state, Tensor) else self.function(*state))
+        state = unpack(z, self.shapes)
+        return pack(self.function(state) if isinstance(state, Tensor) else self.function(*state))
 
 
 class _Reached(BaseException):
@@ -168,7 +155,7 @@ class TorchDEQCell(nn.Module):
 
     def initial_state(self, u: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *state"]:
         """The model's own z_0."""
-        return self.call(u).start()
+        return pack(self.call(u).initial)
 
     def bind(self, u: Float[Tensor, "batch *image"]) -> BoundCell:
         """F for one x: what leads up to it is run once for all evaluations without gradient, and for each one with."""
@@ -227,7 +214,7 @@ class TorchDEQCell(nn.Module):
         """Where TorchDEQ's own solve for x ends, as one tensor."""
         call = self.call(x)
         core: Any = self.module.get_submodule(self._core)
-        return call.packing.pack(core(call.function, call.initial, solver_kwargs=dict(call.settings))[0][-1])
+        return pack(core(call.function, call.initial, solver_kwargs=dict(call.settings))[0][-1])
 
     @contextmanager
     def _answered_by(self, forward: Callable[..., Any]) -> Iterator[None]:
@@ -247,19 +234,21 @@ class Readout(nn.Module):
     Args:
         cell: the cell of the model.
         example: one input, (1, …), on which the part before the core runs, to no effect on the logits.
-        packing: how its states become one tensor.
+        shapes: of the tensors of a state, as `unpack` takes them.
     """
 
-    def __init__(self, cell: TorchDEQCell, example: Float[Tensor, "one *image"], packing: Packing) -> None:
+    def __init__(
+        self, cell: TorchDEQCell, example: Float[Tensor, "one *image"], shapes: Sequence[torch.Size] | None
+    ) -> None:
         super().__init__()
         self.cell = cell
-        self._packing = packing
+        self._shapes = shapes
         self.register_buffer("example", example.detach().clone(), persistent=False)
 
     def forward(self, z: Float[Tensor, "batch *state"]) -> Float[Tensor, "batch classes"]:
         """The logits of a state."""
         example = self.get_buffer("example")
-        return self.cell.resume(example.expand(len(z), *example.shape[1:]), self._packing.unpack(z))
+        return self.cell.resume(example.expand(len(z), *example.shape[1:]), unpack(z, self._shapes))
 
 
 def _core_name(module: nn.Module) -> str:
@@ -279,7 +268,7 @@ def _check_readout(cell: TorchDEQCell, call: CoreCall, example: Tensor) -> None:
     """Raise `InputError` unless what the module returns is logits that depend on x through the state alone."""
     x = example.detach().clone().requires_grad_()
     with torch.enable_grad():
-        logits = cell.resume(x, call.packing.unpack(call.start().detach()))
+        logits = cell.resume(x, unpack(pack(call.initial).detach(), call.shapes))
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(example):
         raise InputError("the model does not return logits (B, K) alone; wrap it in a module that does.")
     if logits.requires_grad and torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] is not None:
@@ -308,22 +297,22 @@ def _drawn(example: Float[Tensor, "batch *image"]) -> Float[Tensor, "drawn *imag
 def _check_parts(cell: TorchDEQCell, images: Float[Tensor, "drawn *image"]) -> None:
     """Raise `InputError` unless each part is a function, per sample, of what the conversion gives it."""
     call = cell.call(images)
-    start, state = call.start(), cell.solved(images)
-    value, logits = call.apply(start), cell.resume(images, call.packing.unpack(state))
+    start, state = pack(call.initial), cell.solved(images)
+    value, logits = call.apply(start), cell.resume(images, unpack(state, call.shapes))
 
     def differs(other: Tensor, expected: Tensor, tolerance: float) -> bool:
         bound = tolerance * float(expected.nan_to_num(0, 0, 0).abs().max())
         return not torch.allclose(other, expected, rtol=0, atol=bound, equal_nan=True)
 
     def head(x: Tensor, z: Tensor, statistic: float = -1.0) -> Tensor:
-        return cell.resume(x, call.packing.unpack(z), statistic)
+        return cell.resume(x, unpack(z, call.shapes), statistic)
 
     exact, rounded = (torch.finfo(state.dtype).eps * 100, torch.finfo(state.dtype).eps ** 0.5)
     for _ in range(_REPEATS):
         again = cell.call(images)
         if again.settings != call.settings:
             raise InputError("the solver's settings change from call to call; pass the same ones each time.")
-        if differs(again.start(), start, exact) or differs(again.apply(start), value, exact):
+        if differs(pack(again.initial), start, exact) or differs(again.apply(start), value, exact):
             raise InputError(
                 "the injection, z_0 or f of the model changes from call to call; take its noise or memory out."
             )
@@ -334,7 +323,7 @@ def _check_parts(cell: TorchDEQCell, images: Float[Tensor, "drawn *image"]) -> N
     if any(differs(head(images.roll(i, 0), state), logits, rounded) for i in range(1, len(images))):
         raise InputError(_PAST_THE_STATE)
     one = cell.call(images[:1])
-    alone = one.start(), one.apply(start[:1]), head(images[:1], state[:1])
+    alone = pack(one.initial), one.apply(start[:1]), head(images[:1], state[:1])
     if any(differs(single, whole[:1], rounded) for single, whole in zip(alone, (start, value, logits), strict=True)):
         raise InputError("the samples of a batch depend on each other; let the model treat each by itself.")
 
@@ -367,48 +356,27 @@ def _iteration(core: nn.Module, settings: Mapping[str, Any]) -> tuple[Solver, Un
     options: Any = core
     kind = options.f_solver.__name__
     unknown = settings.keys() - _KNOWN_SETTINGS
-    if unknown or kind not in _SOLVERS:
+    if unknown or kind not in _LEAST_EVALUATIONS:
         what = f"the settings {', '.join(sorted(unknown))}" if unknown else f"the solver {kind}"
         raise InputError(f"{what} of the model's TorchDEQ core have no counterpart; pass a solver and a tail.")
-    evaluations = int(settings.get("f_max_iter", options.eval_f_max_iter))
-    return _SOLVERS[kind](evaluations, options.f_tol, options.f_stop_mode, settings)
-
-
-def _steps(evaluations: int, least: int) -> int:
-    """Our steps for as many evaluations of f; raises `InputError` where TorchDEQ makes no step with them."""
+    damping, tol, stop = settings.get("tau", 1.0), options.f_tol, options.f_stop_mode
+    if kind == "anderson_solver" and damping != 1:
+        raise InputError(
+            "TorchDEQ does not damp the first step of Anderson's method with tau; pass a solver and a tail."
+        )
+    evaluations, least = int(settings.get("f_max_iter", options.eval_f_max_iter)), _LEAST_EVALUATIONS[kind]
     if evaluations < least:
         raise InputError(
             f"with an f_max_iter of {evaluations} this solver of TorchDEQ does not solve; raise it to {least} or more."
         )
-    return evaluations - 1
-
-
-def _broyden(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
-    return Broyden(evaluations, tol, stop), Unroll(0)
-
-
-def _anderson(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
-    if settings.get("tau", 1.0) != 1:
-        raise InputError(
-            "TorchDEQ does not damp the first step of Anderson's method with tau; pass a solver and a tail."
-        )
-    solver = Anderson(_steps(evaluations, 3), tol, stop, history=settings.get("m", 6), ridge=settings.get("lam", 1e-4))
-    return solver, Unroll(0, from_image=True)
-
-
-def _picard(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
-    damping = settings.get("tau", 1.0)
-    return Picard(_steps(evaluations, 2), tol / damping, stop, damping=damping), Unroll(1, damping)
-
-
-def _unchecked_picard(evaluations: int, tol: float, stop: str, settings: Mapping[str, Any]) -> tuple[Solver, Unroll]:
-    damping = settings.get("tau", 1.0)
-    return Picard(_steps(evaluations, 2), 0.0, stop, result="last", damping=damping), Unroll(1, damping)
-
-
-_SOLVERS = {
-    "broyden_solver": _broyden,
-    "anderson_solver": _anderson,
-    "fixed_point_iter": _picard,
-    "simple_fixed_point_iter": _unchecked_picard,
-}
+    steps = evaluations - 1
+    match kind:
+        case "broyden_solver":
+            return Broyden(evaluations, tol, stop), Unroll(0)
+        case "anderson_solver":
+            solver = Anderson(steps, tol, stop, history=settings.get("m", 6), ridge=settings.get("lam", 1e-4))
+            return solver, Unroll(0, from_image=True)
+        case "fixed_point_iter":
+            return Picard(steps, tol / damping, stop, damping=damping), Unroll(1, damping)
+        case _:
+            return Picard(steps, 0.0, stop, result="last", damping=damping), Unroll(1, damping)
