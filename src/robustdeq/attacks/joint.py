@@ -13,15 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.attacks.base import Cost
 from robustdeq.attacks.pgd import PGD, finite_or_zero
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import Flat, Pixels
 from robustdeq.deq.cell import Linearization
 from robustdeq.deq.model import DEQ, Loss, total_loss
 from robustdeq.deq.modes import frozen
@@ -38,8 +39,8 @@ class JointIterate:
     """
 
     state: Tensor
-    adjoint: Float[Tensor, "batch dim"]
-    x: Float[Tensor, "batch *image"]
+    adjoint: Flat
+    x: Pixels
 
 
 @dataclass(frozen=True)
@@ -85,16 +86,10 @@ class JointAttack(PGD):
         return f"joint iteration of z, u and x, λ = {self.damping:g}"
 
     @override
-    def run(
-        self,
-        surrogate: nn.Module,
-        x: Float[Tensor, "batch *image"],
-        start: Float[Tensor, "batch *image"],
-        loss: Loss,
-    ) -> Float[Tensor, "batch *image"]:
+    def run(self, surrogate: nn.Module, x: Pixels, start: Pixels, loss: Loss) -> Pixels:
         """Iterate from `start` and return the last input; one whose states are not finite stays where it is."""
-        model = getattr(surrogate, "deq", surrogate)
-        if not isinstance(model, DEQ):
+        model: Any = getattr(surrogate, "deq", surrogate)
+        if not hasattr(model, "bind"):
             raise InputError(
                 f"the surrogate is a {type(surrogate).__name__}; the joint attack iterates the states of a DEQ or of "
                 "a Surrogate of one."
@@ -105,9 +100,7 @@ class JointAttack(PGD):
         assert iterate is not None
         return iterate.x
 
-    def iterates(
-        self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss, start: Float[Tensor, "batch *image"]
-    ) -> Iterator[JointIterate]:
+    def iterates(self, deq: DEQ, x: Pixels, loss: Loss, start: Pixels) -> Iterator[JointIterate]:
         """Yield the iterates 1 … `steps`.
 
         Args:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import State
 from robustdeq.deq.cell import Linearization
-from robustdeq.deq.gradients.implicit import Implicit
+from robustdeq.deq.gradients.implicit import Implicit, JacobianFree
 from robustdeq.deq.model import DEQ, StateGradient
 from robustdeq.deq.solve import Solution
 from robustdeq.deq.tail import Unroll
@@ -55,7 +55,7 @@ class Phantom(StateGradient):
         return deq.last_state + 3 * self.steps
 
     @override
-    def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
+    def read(self, solution: Solution) -> State:
         return Unroll(self.steps, self.damping)(solution.cell, solution.start)
 
     @override
@@ -98,3 +98,18 @@ class Neumann(Implicit):
             term = term.lerp(linearization.vjp(term, retain=True)[0], self.damping)
             total = total + term
         return self.damping * total
+
+
+def own_gradient(deq: DEQ) -> StateGradient:
+    """The gradient that a model's weights are trained with, for attacks to climb the same logits by the same gradient.
+
+    Args:
+        deq: the model.
+
+    Returns:
+        `deq.gradient`. Where that is None, the phantom gradient with the steps of the tail, which is what the model
+        then differentiates; where the tail makes no step, one application of f at z* (`JacobianFree`).
+    """
+    if deq.gradient is not None:
+        return deq.gradient
+    return Phantom(deq.tail.steps, deq.tail.damping) if deq.tail.steps else JacobianFree()
