@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustdeq.base.shapes import Pixels
 from robustdeq.deq import DEQ
 from robustdeq.deq.defenses import EarlyState
 from robustdeq.deq.gradients import SHINE, Gradient, JacobianFree, ThroughSolver, UnrolledIntermediate
@@ -18,7 +19,7 @@ Loss = Callable[[Tensor], Tensor]
 Gradients = Float[Tensor, "states batch *image"]
 
 
-def true_gradients(deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Gradients:
+def true_gradients(deq: DEQ, x: Pixels, loss: Loss) -> Gradients:
     """The gradient of the loss at every state z_1 … z_{N+1}, through the solver.
 
     Args:
@@ -30,9 +31,7 @@ def true_gradients(deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Gr
     return torch.stack([ThroughSolver(EarlyState(n)).input_gradient(deq, x, loss) for n in states])
 
 
-def estimated_gradients(
-    deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss, estimators: Estimators
-) -> dict[str, Gradients]:
+def estimated_gradients(deq: DEQ, x: Pixels, loss: Loss, estimators: Estimators) -> dict[str, Gradients]:
     """Every estimate of these gradients, by name; one that knows only the final state stands for all of them.
 
     "adjoint u_{n+1}" is the adjoint one state later, the one that the paper found to hurt z_n most (Fig. 4).

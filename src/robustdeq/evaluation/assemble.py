@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool
 
 from robustdeq.base.errors import InputError
@@ -72,6 +71,8 @@ def _assembled(store: Store) -> GridResult:
             table.append(outcomes[climbed[-1]])
             words.append(climbs[climbed[-1]])
     ready_made = [found[column["attempts"][0]["key"]] for column in shown if column["ready_made"]]
+    followed = {CLEAN: clean, "ready-made attack": [*ready_made, []][0]}
+    states = {name: [batch.states for batch in runs if batch.states is not None] for name, runs in followed.items()}
     result = GridResult(
         defenses=tuple(row["title"] for row in manifest["rows"]),
         columns=tuple(column["label"] for column in shown),
@@ -80,7 +81,7 @@ def _assembled(store: Store) -> GridResult:
         clean=_standing(clean),
         per_sample=np.stack(table, axis=1),
         withstood=withstood,
-        profiles=_profiles({CLEAN: clean, "ready-made attack": [*ready_made, []][0]}),
+        profiles={name: StateProfile.of(batches) for name, batches in states.items() if batches},
         settings=manifest["settings"] | manifest["environment"],
         cumulative=tuple(column["cumulative"] for column in shown),
         errors=tuple(int(count) for count in errors.sum(axis=1)),
@@ -94,17 +95,6 @@ def _assembled(store: Store) -> GridResult:
 
 def _standing(found: list[Finished]) -> Outcomes:
     return np.concatenate([batch.outcome.standing for batch in found], axis=1)
-
-
-def _profiles(followed: dict[str, list[Finished]]) -> dict[str, StateProfile]:
-    profiles = {}
-    for name, found in followed.items():
-        batches = [batch.states for batch in found if batch.states is not None]
-        if batches:
-            accurate = torch.from_numpy(np.concatenate([batch.accurate for batch in batches]))
-            residuals = torch.from_numpy(np.concatenate([batch.residuals for batch in batches]))
-            profiles[name] = StateProfile(accurate.double().mean(dim=0).tolist(), residuals.mean(dim=0).tolist())
-    return profiles
 
 
 def _evidence(manifest: dict[str, Any], found: dict[str, list[Finished]], result: GridResult) -> Evidence | None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.nn import functional as F
 
 from robustdeq.attacks import PGD
+from robustdeq.attacks.losses import cross_entropy
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_tensors
 from robustdeq.deq import DEQ
@@ -75,7 +76,7 @@ class Exhibits:
                 attack=words["attack"],
             )
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} holds no exhibits; evaluate the model again with --overwrite true.") from error
+            raise InputError(f"{path} holds no exhibits; evaluate the model again with --overwrite.") from error
 
 
 _TENSORS = ("images", "adversaries", "labels", "clean", "attacked", "cosines")
@@ -99,10 +100,7 @@ def exhibits(
         attack: PGD and its threat model.
         estimators: the settings of the estimated gradients.
     """
-
-    def loss(logits: Tensor) -> Tensor:
-        return F.cross_entropy(logits, y, reduction="none")
-
+    loss = partial(cross_entropy, y=y)
     with evaluating(deq):
         adversaries = attack(Surrogate(deq, ThroughSolver(FinalState())), x, y)
         clean, attacked = (state_logits(deq, images)[0].softmax(dim=2).transpose(0, 1) for images in (x, adversaries))

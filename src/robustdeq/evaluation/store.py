@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sqlite3
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from jaxtyping import Bool, Float
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
-from robustdeq.evaluation.attempt import Outcome
 
 _SCHEMA = """
 CREATE TABLE manifest (text TEXT NOT NULL, digest TEXT NOT NULL);
@@ -57,6 +57,21 @@ _UNWRITABLE = {
 }
 FILE = "results.sqlite"
 MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one batch under one attempt.
+
+    Attributes:
+        standing: whether each row of the table classifies each image correctly, (rows, batch).
+        errors: whether its logits were not finite there, which counts as an error of the defense.
+        moved: whether the attack changed the image at all, (batch,).
+    """
+
+    standing: Bool[np.ndarray, "rows batch"]
+    errors: Bool[np.ndarray, "rows batch"]
+    moved: Bool[np.ndarray, "batch"]
 
 
 @dataclass(frozen=True)
@@ -257,12 +272,11 @@ class Store:
         for (verdict,) in self._database.execute("PRAGMA integrity_check").fetchall():
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
-        outcomes: dict[tuple[str, int], list[Any]] = {}
-        for row in self._database.execute("SELECT * FROM outcomes ORDER BY attack, batch, row"):
-            outcomes.setdefault(row[:2], []).append(row)
-        profiles: dict[tuple[str, int], list[Any]] = {}
-        for row in self._database.execute("SELECT * FROM profiles ORDER BY attack, batch, state"):
-            profiles.setdefault(row[:2], []).append(row)
+        outcomes: dict[tuple[str, int], list[Any]] = defaultdict(list)
+        profiles: dict[tuple[str, int], list[Any]] = defaultdict(list)
+        for table, known in (("outcomes", outcomes), ("profiles", profiles)):
+            for row in self._database.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3"):
+                known[row[:2]].append(row)
         runs = self._database.execute("SELECT attack, batch, seed, seconds, moved, digest FROM runs ORDER BY rowid")
         for *row, digest in runs.fetchall():
             attack, batch, seed, seconds, moved = row
@@ -288,14 +302,9 @@ class Store:
 
     @contextmanager
     def _transaction(self, kind: str) -> Iterator[None]:
-        self._database.execute(f"BEGIN {kind}")
-        try:
+        with self._database:
+            self._database.execute(f"BEGIN {kind}")
             yield
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -313,7 +322,7 @@ class Store:
             raise InputError(f"the results in {self._place} are damaged ({reason}); {_WAY_OUT}") from error
 
 
-_WAY_OUT = "choose another --output, or pass --overwrite true to begin again."
+_WAY_OUT = "choose another --output, or pass --overwrite to begin again."
 
 
 def seconds_spent(folder: Path) -> float:
