@@ -198,7 +198,7 @@ class _AutoPGD(Component):
 class APGD(_AutoPGD):
     """Auto-PGD: projected gradient ascent with momentum that halves its step size where progress stalls.
 
-    `eps`, `norm`, `seed` and `bounds` are those of `Component`.
+    Settings as for `Component`.
 
     Args:
         loss: `"ce"` (cross-entropy) or `"dlr"` (difference of logits ratio; 3 classes or more).
@@ -206,9 +206,6 @@ class APGD(_AutoPGD):
         restarts: how many runs, each from a random point, on the images that the ones before did not fool.
         widened: start in balls of 3 ε and 2 ε, three tenths of the steps in each (L1 only; Croce and Hein, "Mind the
             box", ICML 2021).
-
-    Raises:
-        InputError: a setting is out of its range.
     """
 
     loss: str = "ce"
@@ -244,16 +241,10 @@ class APGD(_AutoPGD):
 class TargetedAPGD(_AutoPGD):
     """Auto-PGD on the targeted difference of logits ratio, one class after another, the likeliest wrong one first.
 
-    Settings as for `APGD`, and it needs a model with 4 classes or more.
+    Settings as for `APGD`, `restarts` for each class, and it needs a model with 4 classes or more.
 
     Args:
-        steps: how many steps a run takes.
-        restarts: how many runs for each class.
-        widened: as for `APGD`.
         targets: how many classes are tried, at most all that are wrong.
-
-    Raises:
-        InputError: a setting is out of its range.
     """
 
     targets: int = 9
@@ -276,14 +267,11 @@ class TargetedAPGD(_AutoPGD):
 class FAB(Component):
     """Fast adaptive boundary attack (Croce and Hein, ICML 2020): the nearest point across the linearised boundary.
 
-    `eps`, `norm`, `seed` and `bounds` are those of `Component`. Every step takes the gradient of every logit.
+    Settings as for `Component`. Every step takes the gradient of every logit.
 
     Args:
         steps: how many steps a run takes.
         restarts: how many runs; the first starts from the image, the others from random points.
-
-    Raises:
-        InputError: a setting is out of its range.
     """
 
     steps: int = 100
@@ -310,9 +298,6 @@ class TargetedFAB(FAB):
 
     Args:
         targets: how many classes are tried, at most all that are wrong.
-
-    Raises:
-        InputError: a setting is out of its range.
     """
 
     targets: int = 9
@@ -336,14 +321,11 @@ class TargetedFAB(FAB):
 class Square(Component):
     """The Square attack (Andriushchenko et al., ECCV 2020): random squares, kept where they help; no gradient at all.
 
-    `eps`, `norm`, `seed` and `bounds` are those of `Component`. It needs images (B, C, H, W).
+    Settings as for `Component`. It needs images (B, C, H, W).
 
     Args:
         queries: how often each image is tried, per run.
         restarts: how many runs.
-
-    Raises:
-        InputError: a setting is out of its range.
     """
 
     queries: int = 5000

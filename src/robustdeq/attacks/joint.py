@@ -11,6 +11,7 @@ estimate from steps of one fixed map, and this map moves with every step of x.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -54,9 +55,6 @@ class JointAttack(PGD):
         step_size: η, how far x goes in each step.
         steps: how many steps of z, u and x.
         damping: λ in (0, 1]; below 1 where the cell alone does not contract.
-
-    Raises:
-        InputError: a setting is out of its range.
     """
 
     step_size: float = 2 / 255
@@ -94,21 +92,10 @@ class JointAttack(PGD):
                 f"the surrogate is a {type(surrogate).__name__}; the joint attack iterates the states of a DEQ or of "
                 "a Surrogate of one."
             )
-        iterate = None
-        for iterate in self.iterates(model, x, loss, start):  # noqa: B007
-            pass
-        assert iterate is not None
-        return iterate.x
+        return deque(self.iterates(model, x, loss, start), maxlen=1)[0].x
 
     def iterates(self, deq: DEQ, x: Pixels, loss: Loss, start: Pixels) -> Iterator[JointIterate]:
-        """Yield the iterates 1 … `steps`.
-
-        Args:
-            deq: the model.
-            x: the images that the ball is around.
-            loss: logits (B, K) → per-sample loss (B,).
-            start: x_0.
-        """
+        """Yield the iterates 1 … `steps` from x_0 = `start`, in the ball around x, of a loss (B, K) → (B,)."""
         with frozen(deq):
             with torch.no_grad():
                 _, _, state = deq.bind(start)

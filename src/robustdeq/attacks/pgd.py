@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -111,23 +110,16 @@ class PGD(BallAttack):
         return adversaries
 
     def climb(
-        self,
-        surrogate: nn.Module,
-        judge: nn.Module,
-        x: Pixels,
-        adversaries: Pixels,
-        y: Labels,
-        standing: Int[Tensor, "active"],
-        last: bool,
-    ) -> Int[Tensor, "still_active"]:
-        """Make one run of the adversaries of `standing`, in place.
+        self, surrogate: nn.Module, judge: nn.Module, x: Pixels, found: Pixels, y: Labels, standing: Tensor, last: bool
+    ) -> Tensor:
+        """Move the adversaries `found` at the indices `standing`, (n,), in place; the models, x and y as for `search`.
 
         Returns:
-            Which of them have not fooled the judge, who is not asked after the last run.
+            The indices of those that have not fooled the judge, who is not asked after the `last` run.
         """
         loss = checked(self.loss, y[standing])
-        adversaries[standing] = self.run(surrogate, x[standing], adversaries[standing], loss)
-        return standing if last else standing[~self.fooled(judge, adversaries[standing], y[standing])]
+        found[standing] = self.run(surrogate, x[standing], found[standing], loss)
+        return standing if last else standing[~self.fooled(judge, found[standing], y[standing])]
 
     def start(self, x: Pixels, generator: torch.Generator) -> Pixels:
         """Where a run starts."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -47,19 +46,12 @@ class StoppingPGD(PGD):
 
     @override
     def climb(
-        self,
-        surrogate: nn.Module,
-        judge: nn.Module,
-        x: Pixels,
-        adversaries: Pixels,
-        y: Labels,
-        standing: Int[Tensor, "active"],
-        last: bool,
-    ) -> Int[Tensor, "still_active"]:
+        self, surrogate: nn.Module, judge: nn.Module, x: Pixels, found: Pixels, y: Labels, standing: Tensor, last: bool
+    ) -> Tensor:
         """As for `PGD`, each until it succeeds, and the judge is asked after every run."""
         judged = Judged(surrogate, judge)
         for _ in range(self.steps):
-            leaf = adversaries[standing].requires_grad_()
+            leaf = found[standing].requires_grad_()
             with torch.enable_grad():
                 logits = judged.answers(leaf)
                 finite = logits.isfinite().all(dim=1, keepdim=True)
@@ -69,5 +61,5 @@ class StoppingPGD(PGD):
             standing = standing[going]
             if len(standing) == 0:
                 return standing
-            adversaries[standing] = self.step(leaf.detach()[going], gradient[going], x[standing])
-        return standing[~self.fooled(judged.target, adversaries[standing], y[standing])]
+            found[standing] = self.step(leaf.detach()[going], gradient[going], x[standing])
+        return standing[~self.fooled(judged.target, found[standing], y[standing])]

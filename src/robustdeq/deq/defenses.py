@@ -141,7 +141,7 @@ class StateDefense(Defense):
         deq = as_deq(model)
         solution = deq.solution(x, until=self.until(deq.last_state), record=True)
         reader = Reader.of(self, solution)
-        return reader.masked(deq.head(reader.attached(solution)))
+        return reader.masked(deq.head(solution.attached(reader.mean, reader.weights)))
 
 
 class Reader:
@@ -188,10 +188,6 @@ class Reader:
     def mean(self) -> State:
         """z̄, without graph."""
         return self._total / _per_sample(torch.stack([*self._weights.values()]).sum(dim=0), self._total)
-
-    def attached(self, solution: Solution) -> State:
-        """z̄, with the backward pass through the solver of the kept solve that it was read from."""
-        return solution.attached(self.mean, self.weights)
 
     def masked(self, logits: Logits) -> Logits:
         """The logits, nan where a sample had diverged."""

@@ -110,13 +110,7 @@ class EntropyReduction(Defense):
 
 
 def prediction_entropy(deq: DEQ, x: Pixels, state: State) -> PerSample:
-    """H(x; z), the entropy in nats of the prediction after one evaluation of f at z.
-
-    Args:
-        deq: the model.
-        x: the inputs.
-        state: z.
-    """
+    """H(x; z), the entropy in nats of the prediction after one evaluation of f at the state z."""
     _, cell, _ = deq.bind(x)
     log_probabilities = deq.head(cell(state)).log_softmax(dim=1)
     return -(log_probabilities.exp() * log_probabilities).sum(dim=1)
@@ -168,13 +162,7 @@ class EntropyReduced(nn.Module):
             return self.deq.head(state).masked_fill((diverged | failed)[:, None], torch.nan)
 
     def move(self, x: Pixels, state: State, center: Pixels) -> Pixels:
-        """The input after R steps that lower H(x; z).
-
-        Args:
-            x: where the input is.
-            state: z.
-            center: the given input, the center of the ball.
-        """
+        """The input after R steps from x that lower H(x; z), z the state, within the ball around the given input."""
         threat = self.reduction.threat
         for _ in range(self.reduction.steps):
             x = threat.project(x - self.reduction.step_size * self._direction(x, state), center)

@@ -190,12 +190,7 @@ class Solution:
         yield SolveState(self.solver.max_steps + 1, final, torch.ones_like(run.diverged), run.diverged)
 
     def attached(self, mean: State, weights: Mapping[int, PerSample]) -> State:
-        """A mean of the kept states, with the backward pass through the solver; recorded graphs are given up.
-
-        Args:
-            mean: Σ_n ω_n z_n.
-            weights: n → ω_n of each sample.
-        """
+        """The mean Σ_n ω_n z_n of kept states, weights n → ω_n, with the backward pass through the solver."""
 
         def pull_back(cotangent: Tensor, tensors: tuple[Tensor, ...]) -> Sequence[Tensor]:
             return self._pull_back({n: w[:, None] for n, w in weights.items()}, cotangent.flatten(1), tensors)

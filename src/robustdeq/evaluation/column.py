@@ -52,8 +52,6 @@ class Row:
     """One row of the table: a model behind one defense.
 
     Attributes:
-        id: names it among the rows.
-        defense: the defense.
         cost: of judging one image, in evaluations of f.
         judge: the module x → logits that has to be fooled.
         surrogates: what an adaptive attack climbs.

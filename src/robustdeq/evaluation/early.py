@@ -51,14 +51,10 @@ def state_profile(deq: DEQ, x: Pixels, y: Labels, batch_size: int = 128) -> Stat
     return StateProfile.of([states_of(deq, images, labels) for images, labels in parts])
 
 
-def most_robust_state(profile: StateProfile) -> int:
-    """The n of the intermediate state z_1 … z_N with the highest accuracy, the earliest of equals (paper, §5.2)."""
-    intermediate = profile.accuracy[:-1]
-    return intermediate.index(max(intermediate)) + 1
-
-
 def choose_early_state(deq: DEQ, x: Pixels, y: Labels, attack: PGD, gradient: Gradient, batch_size: int = 128) -> int:
-    """The intermediate state that is most robust, on a development set, under the ready-made attack (paper, §5.2).
+    """The n of the intermediate state z_1 … z_N that is most robust on a development set, the earliest of equals.
+
+    It is chosen under the ready-made attack, once and for all (paper, §5.2).
 
     Args:
         deq: the model.
@@ -72,4 +68,5 @@ def choose_early_state(deq: DEQ, x: Pixels, y: Labels, attack: PGD, gradient: Gr
         surrogate = Surrogate(deq, gradient)
         parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
         adversaries = [attack.seeded(i)(surrogate, images, labels) for i, (images, labels) in enumerate(parts)]
-        return most_robust_state(state_profile(deq, torch.cat(adversaries), y, batch_size))
+        intermediate = state_profile(deq, torch.cat(adversaries), y, batch_size).accuracy[:-1]
+    return intermediate.index(max(intermediate)) + 1

@@ -69,12 +69,8 @@ class Exhibits:
             with safe_open(path, "pt") as file:
                 words = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            return cls(
-                **tensors,
-                classes=tuple(words["classes"]),
-                estimates=tuple(words["estimates"]),
-                attack=words["attack"],
-            )
+            classes, estimates = (tuple(words[name]) for name in ("classes", "estimates"))
+            return cls(**tensors, classes=classes, estimates=estimates, attack=words["attack"])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} holds no exhibits; evaluate the model again with --overwrite.") from error
 
@@ -90,16 +86,7 @@ def exhibits(
     attack: PGD,
     estimators: Estimators,
 ) -> Exhibits:
-    """Attack a few images, and follow them along the trajectory.
-
-    Args:
-        deq: the model.
-        x: the images.
-        y: their labels.
-        classes: the names of the classes.
-        attack: PGD and its threat model.
-        estimators: the settings of the estimated gradients.
-    """
+    """Attack a few images x with labels y through the solver, and follow them along the trajectory."""
     loss = partial(cross_entropy, y=y)
     with evaluating(deq):
         adversaries = attack(Surrogate(deq, ThroughSolver(FinalState())), x, y)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,12 +69,6 @@ class Job:
         ids = [row.id for row in self.rows]
         return ids.index("early") if "early" in ids else 0
 
-    @property
-    def modules(self) -> Iterator[nn.Module]:
-        """The model and everything that is climbed."""
-        yield self.model
-        yield from {attempt.climbs.module for column in self.columns for attempt in column.attempts}
-
     @cached_property
     def followed(self) -> set[str]:
         """The keys of the attempts whose adversaries are followed along the trajectory."""
@@ -104,11 +98,7 @@ class Job:
             },
             "columns": [
                 {
-                    "id": column.id,
-                    "label": column.label,
-                    "rule": column.rule,
-                    "role": column.role,
-                    "ready_made": column.ready_made,
+                    **{name: getattr(column, name) for name in ("id", "label", "rule", "role", "ready_made")},
                     "cumulative": any(attempt.survivors for attempt in column.attempts),
                     "attempts": [
                         {"key": attempt.key, "climbs": attempt.label, "settings": attempt.description}
@@ -140,7 +130,8 @@ class Job:
         work = [_Batch(self, store, batch) for batch in (self.batches if batches is None else batches)]
         progress = _Progress(self, work, report or (lambda share, what: None))
         with ExitStack() as stack:
-            for module in self.modules:
+            climbed = {attempt.climbs.module for column in self.columns for attempt in column.attempts}
+            for module in (self.model, *climbed):
                 stack.enter_context(evaluating(module))
             for batch in work:
                 progress.tell("clean images", batch)

@@ -131,36 +131,28 @@ def plan(
         raise InputError("attack.targeted is true; an evaluation asks which images leave their class: leave it false.")
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; attack at least 1 image at once.")
-    gradients = {} if gradients is None else gradients
-    given = defenses is not None
-    if defenses is None:
+    gradients = gradients or {}
+    settings = protocol.settings() | {"gradients": describe(gradients), "batch_size": batch_size}
+    titles = None if defenses is None else tuple(defenses)
+    if defenses is not None:
+        settings["defenses"] = describe(defenses)
+    else:
         if early is None and development is not None and protocol.reads_early:
             (report or (lambda share, what: None))(0.0, "choosing the early state")
             deq = as_deq(model)
             held_x, held_y = (tensor.to(x.device) for tensor in development)
             early = choose_early_state(deq, held_x, held_y, attack, own_gradient(deq), batch_size)
         defenses = protocol.defenses(early)
+        if early is not None and protocol.reads_early:
+            settings["early"] = early
     rows = tuple(Row(id, model, defense) for id, defense in defenses.items())
     if not rows:
         raise InputError("there is no defense to judge; give at least one.")
-    settings = protocol.settings() | {"gradients": describe(gradients), "batch_size": batch_size}
-    if given:
-        settings["defenses"] = describe(defenses)
-    if early is not None and protocol.reads_early and not given:
-        settings["early"] = early
     if isinstance(model, DEQ):
         settings |= {part: describe(getattr(model, part)) for part in ("solver", "tail", "gradient")}
-    return Job(
-        model=model,
-        rows=rows,
-        titles=tuple(defenses) if given else protocol.titles(rows),
-        columns=tuple(protocol.columns(model, rows, gradients)),
-        x=x,
-        y=y,
-        batch_size=batch_size,
-        settings=settings,
-        probed=protocol.probed,
-    )
+    columns = tuple(protocol.columns(model, rows, gradients))
+    titles = titles or protocol.titles(rows)
+    return Job(model, rows, titles, columns, x, y, batch_size, settings, protocol.probed)
 
 
 def white_box_grid(

@@ -90,11 +90,6 @@ class Estimators:
         """The simultaneous adjoint at one state."""
         return SimultaneousAdjoint(state, self.adjoint_step_size, self.transpose)
 
-    def unrolled_ensemble(self) -> Ensemble:
-        """The ensemble of the unrolled intermediates."""
-        steps, damping = self.ensemble
-        return Ensemble(UnrolledIntermediate(steps=steps, damping=damping))
-
     def exact_of(self, deq: DEQ) -> Exact:
         """The model's own exact gradient, with its own backward steps, or else the one given here (Table 1)."""
         return deq.gradient if isinstance(deq.gradient, Exact) else self.exact
@@ -116,14 +111,14 @@ class Estimators:
             for damping in self.dampings
             for from_image in (False, True)
         )
-        adjoints = tuple(map(self.adjoint, intermediate))
+        adjoints, together = tuple(map(self.adjoint, intermediate)), UnrolledIntermediate(None, *self.ensemble)
         return (
             Candidates("adjoint-final", "simultaneous adjoint, final", (self.adjoint(),)),
             Candidates("adjoint-intermediate", "simultaneous adjoint, intermediate", adjoints),
             Candidates("adjoint-ensemble", "simultaneous adjoint, ensemble", (Ensemble(self.adjoint()),)),
             Candidates("unrolled-final", "unrolled intermediates, final", (self.final,)),
             Candidates("unrolled-intermediate", "unrolled intermediates, intermediate", unrolled),
-            Candidates("unrolled-ensemble", "unrolled intermediates, ensemble", (self.unrolled_ensemble(),)),
+            Candidates("unrolled-ensemble", "unrolled intermediates, ensemble", (Ensemble(together),)),
         )
 
 
@@ -136,6 +131,8 @@ class Protocol(ABC):
     """
 
     name: ClassVar[str]
+    reads_early: ClassVar[bool] = True
+    """Whether the rows, where none are given, include the early state."""
 
     attack: PGD = field(default_factory=PGD)
 
@@ -159,11 +156,6 @@ class Protocol(ABC):
                 "the early-state defense needs its state; give early=n, or a development set to choose it on."
             )
         return {"final": FinalState(), "early": EarlyState(early), "ensemble": EnsembleState()}
-
-    @property
-    def reads_early(self) -> bool:
-        """Whether these rows include the early state."""
-        return True
 
     def titles(self, rows: Sequence[Row]) -> tuple[str, ...]:
         """What the table calls these rows."""
@@ -395,17 +387,13 @@ class Network(Protocol):
     """
 
     name: ClassVar[str] = "network"
+    reads_early: ClassVar[bool] = False
 
     cascade: Cascade | None = None
 
     @override
     def defenses(self, early: int | None) -> dict[str, Defense]:
         return {"network": AsIs()}
-
-    @property
-    @override
-    def reads_early(self) -> bool:
-        return False
 
     @override
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
@@ -435,17 +423,13 @@ class Adaptive(Estimating):
     """
 
     name: ClassVar[str] = "entropy"
+    reads_early: ClassVar[bool] = False
 
     defense: Defense = field(default_factory=EntropyReduction)
 
     @override
     def defenses(self, early: int | None) -> dict[str, Defense]:
         return {"undefended": FinalState(), self.defense.label: self.defense}
-
-    @property
-    @override
-    def reads_early(self) -> bool:
-        return False
 
     @override
     def titles(self, rows: Sequence[Row]) -> tuple[str, ...]:

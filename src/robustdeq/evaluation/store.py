@@ -12,7 +12,7 @@ import json
 import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -72,6 +72,12 @@ class Outcome:
     standing: Bool[np.ndarray, "rows batch"]
     errors: Bool[np.ndarray, "rows batch"]
     moved: Bool[np.ndarray, "batch"]
+
+    @classmethod
+    def of(cls, batches: Sequence[Outcome]) -> Outcome:
+        """What became of several batches, one after the other."""
+        parts = ([getattr(batch, name) for batch in batches] for name in ("standing", "errors", "moved"))
+        return cls(*(np.concatenate(part, axis=-1) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -213,14 +219,14 @@ class Store:
         """
         outcome, followed = run.outcome, run.states
         rows = [
-            (attack, batch, i, _digits(outcome.standing[i]), _digits(outcome.errors[i]))
+            (attack, batch, i, digits(outcome.standing[i]), digits(outcome.errors[i]))
             for i in range(len(outcome.standing))
         ]
         states = [] if followed is None else [
-            (attack, batch, n + 1, _digits(followed.accurate[:, n]), json.dumps(followed.residuals[:, n].tolist()))
+            (attack, batch, n + 1, digits(followed.accurate[:, n]), json.dumps(followed.residuals[:, n].tolist()))
             for n in range(followed.accurate.shape[1])
         ]  # fmt: skip
-        moved = _digits(outcome.moved)
+        moved = digits(outcome.moved)
         row = (attack, batch, run.seed, float(run.seconds), moved)
         with self._guarded(), self._transaction("IMMEDIATE"):
             written = (*row, _digest(row, rows, states))
@@ -283,7 +289,7 @@ class Store:
             rows, states = outcomes.pop((attack, batch), []), profiles.pop((attack, batch), [])
             if not rows or digest != _digest(row, rows, states):
                 raise sqlite3.DatabaseError(f"the run of batch {batch} is not what was written")
-            outcome = Outcome(_stack(rows, 3), _stack(rows, 4), _parse(moved))
+            outcome = Outcome(_stack(rows, 3), _stack(rows, 4), parsed(moved))
             followed = None
             if states:
                 residuals = np.array([json.loads(state[4]) for state in states]).T
@@ -389,16 +395,18 @@ def _where_they_part(*texts: str) -> list[str]:
     return [f"{'…' if start else ''}{text[start : start + 80]}{'…' if text[start + 80 :] else ''}" for text in texts]
 
 
-def _digits(values: Bool[np.ndarray, "n"]) -> str:
+def digits(values: Bool[np.ndarray, "n"]) -> str:
+    """Outcomes of samples as a string of 0 and 1."""
     return "".join(map(str, values.astype(int)))
 
 
-def _parse(digits: str) -> Bool[np.ndarray, "n"]:
-    return np.array([digit == "1" for digit in digits], dtype=bool)
+def parsed(digits: str) -> Bool[np.ndarray, "n"]:
+    """The outcomes that `digits` wrote."""
+    return np.array([int(digit) for digit in digits], dtype=bool)
 
 
 def _stack(rows: list[Any], column: int) -> Bool[np.ndarray, "rows n"]:
-    return np.stack([_parse(row[column]) for row in rows])
+    return np.stack([parsed(row[column]) for row in rows])
 
 
 def _digest(*content: Any) -> str:

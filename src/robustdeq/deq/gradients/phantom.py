@@ -25,7 +25,16 @@ def check_steps(steps: int, damping: float) -> None:
 
 
 @dataclass(frozen=True)
-class Phantom(StateGradient):
+class _Damped:
+    steps: int = 5
+    damping: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps, self.damping)
+
+
+@dataclass(frozen=True)
+class Phantom(_Damped, StateGradient):
     """The unrolling-based phantom gradient: autograd through Eq. 6, ẑ_{N+t} = (1 − λ) ẑ_{N+t−1} + λ f(ẑ_{N+t−1}).
 
     The loss is read at ẑ_{N+k} and the steps start, as a constant, where the model's tail starts: at z* (Eq. 6) or at
@@ -38,12 +47,6 @@ class Phantom(StateGradient):
     Raises:
         InputError: a setting is out of its range.
     """
-
-    steps: int = 5
-    damping: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_steps(self.steps, self.damping)
 
     @property
     @override
@@ -64,22 +67,11 @@ class Phantom(StateGradient):
 
 
 @dataclass(frozen=True)
-class Neumann(Implicit):
+class Neumann(_Damped, Implicit):
     """The series form: u = λ Σ_{t=0}^{k−1} (λ Jᵀ + (1 − λ) I)^t c, with J at z*.
 
-    Args:
-        steps: k, the number of terms.
-        damping: λ.
-
-    Raises:
-        InputError: a setting is out of its range.
+    Settings as for `Phantom`; k is the number of terms.
     """
-
-    steps: int = 5
-    damping: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_steps(self.steps, self.damping)
 
     @property
     @override

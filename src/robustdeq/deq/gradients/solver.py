@@ -61,4 +61,5 @@ class ThroughSolver(StateGradient):
 
     @override
     def read(self, solution: Solution) -> State:
-        return Reader.of(self.defense, solution).attached(solution)
+        reader = Reader.of(self.defense, solution)
+        return solution.attached(reader.mean, reader.weights)
