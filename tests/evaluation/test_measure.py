@@ -1,6 +1,7 @@
 """The grid is what its definition says, cell by cell."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -281,7 +282,7 @@ def test_early_state_is_chosen_by_the_gradient_that_the_weights_are_trained_with
         climbed.append(gradient)
         return 2
 
-    monkeypatch.setitem(plan.__globals__, "choose_early_state", choose)
+    monkeypatch.setattr(sys.modules[plan.__module__], "choose_early_state", choose)
     model = deq.with_settings(gradient=gradient)
     job = plan(model, *data, Paper(ATTACK, ESTIMATORS), development=development)
     assert job.settings["early"] == 2

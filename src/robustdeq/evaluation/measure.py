@@ -78,6 +78,8 @@ def measure(
         InputError: x or y cannot be used, the protocol does not fit the model, there is nothing to choose `early` on,
             or the folder holds results of something else.
     """
+    if folder is None and (adversaries or (fabric is not None and fabric.world_size > 1)):
+        raise InputError("adversaries are kept, and work is shared, in a folder; give one.")
     if fabric is not None:
         model, x, y = model.to(fabric.device), x.to(fabric.device), y.to(fabric.device)
     job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report)
@@ -92,10 +94,8 @@ def finish(
     fabric: Fabric | None = None,
     report: Report | None = None,
 ) -> GridResult:
-    """Do what is left of a job that `plan` has made; all else is as for `measure`."""
+    """Do what is left of a job that `plan` has made, in a folder or in memory; all else is as for `measure`."""
     folder = None if folder is None else Path(folder)
-    if folder is None and (adversaries or (fabric is not None and fabric.world_size > 1)):
-        raise InputError("adversaries are kept, and work is shared, in a folder; give one.")
     if folder is not None and overwrite and (fabric is None or fabric.global_rank == 0):
         discard(folder)
     kept = folder / "adversaries" if folder is not None and adversaries else None
