@@ -1,6 +1,7 @@
 """The grid is what its definition says, cell by cell."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from robustdeq.attacks import PGD
 from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
 from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
+from robustdeq.deq.gradients import own_gradient
 from robustdeq.evaluation import (
     Column,
     Estimators,
@@ -27,8 +29,9 @@ from robustdeq.evaluation import (
     white_box_grid,
     wilson_interval,
 )
-from robustdeq.evaluation.attempt import Row
-from robustdeq.gradients import Defended, Gradient, Surrogate, ThroughSolver
+from robustdeq.evaluation.column import Row
+from robustdeq.evaluation.measure import plan
+from robustdeq.gradients import SHINE, Defended, Exact, Gradient, Phantom, StateGradient, Surrogate, ThroughSolver
 from robustdeq.models import DEQ
 
 EARLY, LAST, SAMPLES, BATCH = 2, 4, 16, 10
@@ -260,9 +263,31 @@ def test_early_state_is_the_intermediate_one_most_robust_on_development(
     few = (data[0][:4], data[1][:4])
     attack = replace(ATTACK, steps=1)
     found = grid(deq, few, attack=attack, early=None, development=development)
-    expected = choose_early_state(deq, x, y, attack, ESTIMATORS.final, BATCH)
+    expected = choose_early_state(deq, x, y, attack, own_gradient(deq), BATCH)
     assert found.settings["early"] == expected
     assert found.defenses[1] == f"early (z_{expected})"
+
+
+@pytest.mark.parametrize("gradient", [Exact(7, 1e-3), Phantom(2), SHINE(), None])
+def test_early_state_is_chosen_by_the_gradient_that_the_weights_are_trained_with(
+    deq: DEQ,
+    data: tuple[Tensor, Tensor],
+    development: tuple[Tensor, Tensor],
+    gradient: StateGradient | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    climbed = []
+
+    def choose(deq: DEQ, x: Tensor, y: Tensor, attack: PGD, gradient: Gradient, batch_size: int) -> int:
+        climbed.append(gradient)
+        return 2
+
+    monkeypatch.setattr(sys.modules[plan.__module__], "choose_early_state", choose)
+    model = deq.with_settings(gradient=gradient)
+    job = plan(model, *data, Paper(ATTACK, ESTIMATORS), development=development)
+    assert job.settings["early"] == 2
+    assert climbed == [own_gradient(model)]
+    assert gradient is None or climbed == [gradient]
 
 
 def test_report_rises_to_one(deq: DEQ, data: tuple[Tensor, Tensor], columns: list[Column]) -> None:

@@ -10,8 +10,7 @@ from robustdeq.attacks import PGD, AutoAttack, JointAttack, Square
 from robustdeq.base.errors import InputError
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState
 from robustdeq.evaluation import Attempt, Column, Estimators
-from robustdeq.evaluation.attempt import Row, estimated
-from robustdeq.evaluation.column import Role, Rule
+from robustdeq.evaluation.column import Role, Row, Rule, estimated
 from robustdeq.evaluation.protocol import protocol_named
 from robustdeq.gradients import (
     Defended,

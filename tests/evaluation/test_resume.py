@@ -23,9 +23,8 @@ import robustdeq as rd
 from robustdeq import cli
 from robustdeq.attacks import PGD
 from robustdeq.evaluation import Estimators, GridResult, Store, Strict, assemble
-from robustdeq.evaluation.attempt import judge
 from robustdeq.evaluation.column import Role
-from robustdeq.evaluation.job import Job
+from robustdeq.evaluation.job import Job, judge
 from robustdeq.evaluation.measure import plan
 from robustdeq.evaluation.store import FILE, Finished
 from robustdeq.models import MDEQ

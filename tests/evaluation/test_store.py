@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustdeq.base.errors import InputError
-from robustdeq.evaluation.attempt import Outcome
-from robustdeq.evaluation.store import Finished, StatesOfBatch, Store
+from robustdeq.evaluation.store import Finished, Outcome, StatesOfBatch, Store
 
 MANIFEST: dict[str, Any] = {
     "weights": "of this model",
@@ -135,7 +134,7 @@ def test_nothing_is_left_of_a_commit_that_fails_in_the_middle(file: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": "x"}, "were made of another model; choose another --output, or pass --overwrite true"),
+        ({"weights": "x"}, "were made of another model; choose another --output, or pass --overwrite"),
         ({"data": "x"}, "were made on other images"),
         ({"code": "x"}, "were made with another version of the code"),
         ({"environment": {"torch": "2.7", "device": "cpu"}}, "were made with another version of torch or on another"),
@@ -201,7 +200,7 @@ ONE = f"WHERE attack = '{CLEAN}' AND batch = 0"
 )
 def test_damaged_store_is_refused_and_not_touched(damage: Callable[[Path], object], file: Path) -> None:
     damage(file)
-    refused_untouched(file, MANIFEST, "are damaged .*; choose another --output, or pass --overwrite true")
+    refused_untouched(file, MANIFEST, "are damaged .*; choose another --output, or pass --overwrite")
     with pytest.raises(InputError, match="are damaged"):
         Store.read(file)
 

@@ -13,8 +13,7 @@ from robustdeq.attacks import APGD, PGD, AutoAttack, Cascade, Square, StoppingPG
 from robustdeq.attacks.losses import correct
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState
 from robustdeq.evaluation import Estimators, GridResult, Network, Paper, Store, Strict, assemble, measure
-from robustdeq.evaluation.attempt import Row
-from robustdeq.evaluation.column import Role, Rule
+from robustdeq.evaluation.column import Role, Row, Rule
 from robustdeq.evaluation.store import FILE
 from robustdeq.gradients import Defended
 from robustdeq.models import MDEQ

@@ -23,11 +23,11 @@ from cells import make_deq
 from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError
 from robustdeq.evaluation import Check, Estimators, GridResult, StateProfile, wilson_interval
-from robustdeq.evaluation.attempt import Outcome, Row
+from robustdeq.evaluation.column import Row
 from robustdeq.evaluation.exhibits import FILE, Exhibits
 from robustdeq.evaluation.protocol import PROTOCOLS, Network, protocol_named
 from robustdeq.evaluation.store import FILE as STORE
-from robustdeq.evaluation.store import Finished, StatesOfBatch, Store
+from robustdeq.evaluation.store import Finished, Outcome, StatesOfBatch, Store
 from robustdeq.gradients import Surrogate
 from robustdeq.reporting.columns import ready_made
 from robustdeq.reporting.page import save_page

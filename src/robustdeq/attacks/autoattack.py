@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
-from jaxtyping import Float, Integer
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from robustdeq.attacks.base import Attack, BallAttack, Cost
@@ -15,6 +13,7 @@ from robustdeq.attacks.components import APGD, FAB, Component, Square, TargetedA
 from robustdeq.base.errors import InputError
 from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
+from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.base.threat import ThreatModel
 
 
@@ -60,14 +59,7 @@ class Cascade(Attack):
         return ", ".join(component.label for component in self.components)
 
     @override
-    def search(
-        self,
-        surrogate: nn.Module,
-        judge: nn.Module,
-        x: Float[Tensor, "batch *image"],
-        y: Integer[Tensor, "batch"],
-        report: Report,
-    ) -> Float[Tensor, "batch *image"]:
+    def search(self, surrogate: nn.Module, judge: nn.Module, x: Pixels, y: Labels, report: Report) -> Pixels:
         """Search; before each attack, report the share of the attacks that are done and the label of the next."""
         standing, classes = stand(judge, x, y)
         for component in self.components:
@@ -155,26 +147,25 @@ class AutoAttack(BallAttack):
 
     @property
     def _known(self) -> dict[str, Component]:
-        common: dict[str, Any] = {"eps": self.eps, "norm": self.norm, "seed": self.seed, "bounds": self.bounds}
+        within = (self.eps, self.norm, self.seed, self.bounds)
         standard, sparse = self.version == Version.STANDARD, self.norm == "L1"
         restarts = 1 if standard and not sparse else 5
         widened = standard and sparse
         known = (
-            APGD(loss="ce", restarts=restarts, widened=widened, **common),
-            APGD(loss="dlr", restarts=restarts, **common),
-            TargetedAPGD(targets=5 if widened else 9, widened=widened, **common),
-            FAB(restarts=restarts, **common),
-            TargetedFAB(**common),
-            Square(**common),
+            APGD(*within, loss="ce", restarts=restarts, widened=widened),
+            APGD(*within, loss="dlr", restarts=restarts),
+            TargetedAPGD(*within, targets=5 if widened else 9, widened=widened),
+            FAB(*within, restarts=restarts),
+            TargetedFAB(*within),
+            Square(*within),
         )
         return {component.label: component for component in known}
 
     @property
     def components(self) -> dict[str, Component]:
         """Its attacks by name, in order, with the authors' settings: each can be run alone."""
-        names = _VERSIONS[Version(self.version)] if self.attacks is None else self.attacks
         known = self._known
-        return {name: known[name] for name in names}
+        return {name: known[name] for name in self.attacks or _VERSIONS[Version(self.version)]}
 
     @property
     def _cascade(self) -> Cascade:
@@ -191,13 +182,6 @@ class AutoAttack(BallAttack):
         return "AutoAttack" if self.version == Version.STANDARD else f"AutoAttack, {self.version}"
 
     @override
-    def search(
-        self,
-        surrogate: nn.Module,
-        judge: nn.Module,
-        x: Float[Tensor, "batch *image"],
-        y: Integer[Tensor, "batch"],
-        report: Report,
-    ) -> Float[Tensor, "batch *image"]:
+    def search(self, surrogate: nn.Module, judge: nn.Module, x: Pixels, y: Labels, report: Report) -> Pixels:
         """Search as `Cascade` does, with the judge that the settings name."""
         return self._cascade.search(surrogate, surrogate if self.judge == Judge.SURROGATE else judge, x, y, report)

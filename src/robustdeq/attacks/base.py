@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 from abc import ABCMeta, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from jaxtyping import Float, Integer
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from robustdeq.base.progress import Report
+from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.base.threat import ThreatModel
 
 AnyAttack = TypeVar("AnyAttack", bound="Attack")
@@ -54,6 +54,8 @@ class Attack(metaclass=ABCMeta):
     `search`. It is a dataclass without fields itself, so that command lines list the settings of each attack.
     """
 
+    title: ClassVar[str] = ""
+
     def __post_init__(self) -> None:
         self.threat  # noqa: B018
 
@@ -68,9 +70,9 @@ class Attack(metaclass=ABCMeta):
         """What it costs per image, at most."""
 
     @property
-    @abstractmethod
     def label(self) -> str:
-        """A few words for tables, such as "PGD, 10 steps"."""
+        """A few words for tables, such as "PGD, 10 steps"; its title, or else the name of its class."""
+        return self.title or type(self).__name__
 
     @property
     def climbs(self) -> str | None:
@@ -83,13 +85,8 @@ class Attack(metaclass=ABCMeta):
         return replace(settings, seed=settings.seed + batch)
 
     def __call__(
-        self,
-        surrogate: nn.Module,
-        x: Float[Tensor, "batch *image"],
-        y: Integer[Tensor, "batch"],
-        target: nn.Module | None = None,
-        report: Report | None = None,
-    ) -> Float[Tensor, "batch *image"]:
+        self, surrogate: nn.Module, x: Pixels, y: Labels, target: nn.Module | None = None, report: Report | None = None
+    ) -> Pixels:
         """Make adversaries.
 
         Args:
@@ -112,14 +109,7 @@ class Attack(metaclass=ABCMeta):
         return self.search(surrogate, judge, x.detach(), y.long(), report or (lambda share, what: None))
 
     @abstractmethod
-    def search(
-        self,
-        surrogate: nn.Module,
-        judge: nn.Module,
-        x: Float[Tensor, "batch *image"],
-        y: Integer[Tensor, "batch"],
-        report: Report,
-    ) -> Float[Tensor, "batch *image"]:
+    def search(self, surrogate: nn.Module, judge: nn.Module, x: Pixels, y: Labels, report: Report) -> Pixels:
         """Make adversaries of images and labels that have been checked; arguments as for a call.
 
         `judge` is the target, or the surrogate where there is none. What it returns is a new tensor.

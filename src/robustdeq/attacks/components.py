@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Float
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
@@ -28,6 +28,7 @@ from robustdeq.attacks.losses import checked, correct
 from robustdeq.base.errors import InputError
 from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
+from robustdeq.base.shapes import Labels, Mask, Pixels
 from robustdeq.deq.modes import frozen
 
 _SILENT = logging.Logger("pyautoattack", level=logging.CRITICAL + 1)
@@ -47,14 +48,7 @@ class _Seen(nn.Module):
         classes: how many classes the model has.
     """
 
-    def __init__(
-        self,
-        model: Judged,
-        bounds: tuple[float, float],
-        x: Float[Tensor, "batch *image"],
-        y: Integer[Tensor, "batch"],
-        classes: int,
-    ) -> None:
+    def __init__(self, model: Judged, bounds: tuple[float, float], x: Pixels, y: Labels, classes: int) -> None:
         super().__init__()
         self.model, self.bounds, self.images, self.labels, self.classes = model, bounds, x, y, classes
 
@@ -83,12 +77,6 @@ def _library() -> Iterator[None]:
             torch.set_default_dtype(before)
 
 
-def _check_positive(attack: Component, **settings: int) -> None:
-    for name, value in settings.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}; {type(attack).__name__} needs at least 1.")
-
-
 NORMS = ("Linf", "L2", "L1")
 """The norms that the library knows."""
 
@@ -98,7 +86,7 @@ class Component(BallAttack):
     """One attack of the ensemble; it searches in single precision whatever that of the model.
 
     Its label is what its authors call it. An image that is misclassified as it is, or that withstands the attack, is
-    returned as it is.
+    returned as it is. `targets`, `steps`, `queries` and `restarts` of a subclass are counts, 1 or more.
 
     Args:
         eps: the radius of the ball, in the units of pixels.
@@ -120,6 +108,9 @@ class Component(BallAttack):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("targets", "steps", "queries", "restarts"):
+            if getattr(self, name, 1) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; {type(self).__name__} needs at least 1.")
         if self.norm not in NORMS:
             raise InputError(
                 f"{self.label} runs in the norms {', '.join(NORMS)} and norm is {self.norm!r}; use PGD, which runs in "
@@ -127,16 +118,17 @@ class Component(BallAttack):
             )
 
     @property
-    def scaled_eps(self) -> float:
-        """The radius where pixels are scaled to [0, 1]."""
+    def library_settings(self) -> dict[str, Any]:
+        """What the library calls the threat model, the seed and the restarts, where pixels are scaled to [0, 1]."""
         low, high = self.bounds
-        return self.eps / (high - low)
+        restarts = getattr(self, "restarts", 1)
+        return {"norm": str(self.norm), "eps": self.eps / (high - low), "seed": self.seed, "n_restarts": restarts}
 
     @abstractmethod
     def build(self, model: nn.Module, classes: int) -> Any:
         """The library's attack on a model, of so many classes, of pixels in [0, 1]."""
 
-    def check(self, x: Float[Tensor, "batch *image"], classes: int) -> None:
+    def check(self, x: Pixels, classes: int) -> None:
         """Raise `InputError` where it cannot attack such images, or a model with so many classes."""
         if classes < self.least_classes:
             raise InputError(
@@ -146,52 +138,26 @@ class Component(BallAttack):
 
     @override
     @torch.no_grad()
-    def search(
-        self,
-        surrogate: nn.Module,
-        judge: nn.Module,
-        x: Float[Tensor, "batch *image"],
-        y: Integer[Tensor, "batch"],
-        report: Report,
-    ) -> Float[Tensor, "batch *image"]:
+    def search(self, surrogate: nn.Module, judge: nn.Module, x: Pixels, y: Labels, report: Report) -> Pixels:
         standing, classes = stand(judge, x, y)
         self.check(x, classes)
         adversaries = x.clone()
         if standing.any():
-            found = self._perturbed(Judged(surrogate, judge), x[standing], y[standing], classes)
-            adversaries[standing] = self.threat.project(found, x[standing])
+            x, y = x[standing], y[standing]
+            low, high = self.bounds
+            scaled = (x - low) / (high - low)
+            seen = _Seen(Judged(surrogate, judge), self.bounds, scaled, y, classes)
+            with frozen(seen), _library():
+                found = self.build(seen, classes).perturb(scaled.float().contiguous(), y)
+            adversaries[standing] = self.threat.project(low + (high - low) * found.to(x.dtype), x)
         return adversaries
-
-    def _perturbed(
-        self, model: Judged, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"], classes: int
-    ) -> Float[Tensor, "batch *image"]:
-        low, high = self.bounds
-        scaled = (x - low) / (high - low)
-        seen = _Seen(model, self.bounds, scaled, y, classes)
-        with frozen(seen), _library():
-            found = self.build(seen, classes).perturb(scaled.float().contiguous(), y)
-        return low + (high - low) * found.to(x.dtype)
 
 
 @torch.no_grad()
-def stand(
-    judge: nn.Module, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"]
-) -> tuple[Bool[Tensor, "batch"], int]:
+def stand(judge: nn.Module, x: Pixels, y: Labels) -> tuple[Mask, int]:
     """Which images a model classifies correctly, and how many classes it has."""
     logits = judge(x)
     return checked(correct, y)(logits), logits.shape[1]
-
-
-def _check_widened(attack: APGD | TargetedAPGD) -> None:
-    if attack.widened and (attack.norm != "L1" or attack.steps < 2):
-        raise InputError(
-            f"widened needs the norm L1 and 2 steps, and the attack has {attack.norm} and {attack.steps}; leave it out."
-        )
-
-
-def _first(widened: bool) -> int:
-    """How many gradients a run takes where it starts: one per ball that it runs in."""
-    return 3 if widened else 1
 
 
 class APGDLoss(StrEnum):
@@ -202,23 +168,9 @@ class APGDLoss(StrEnum):
 
 
 @dataclass(frozen=True)
-class APGD(Component):
-    """Auto-PGD: projected gradient ascent with momentum that halves its step size where progress stalls.
+class _AutoPGD(Component):
+    """What `APGD` and `TargetedAPGD` share: their settings, which are documented there."""
 
-    `eps`, `norm`, `seed` and `bounds` are those of `Component`.
-
-    Args:
-        loss: `"ce"` (cross-entropy) or `"dlr"` (difference of logits ratio; 3 classes or more).
-        steps: how many steps a run takes.
-        restarts: how many runs, each from a random point, on the images that the ones before did not fool.
-        widened: start in balls of 3 ε and 2 ε, three tenths of the steps in each (L1 only; Croce and Hein, "Mind the
-            box", ICML 2021).
-
-    Raises:
-        InputError: a setting is out of its range.
-    """
-
-    loss: str = "ce"
     steps: int = 100
     restarts: int = 1
     widened: bool = False
@@ -226,8 +178,41 @@ class APGD(Component):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, steps=self.steps, restarts=self.restarts)
-        _check_widened(self)
+        if self.widened and (self.norm != "L1" or self.steps < 2):
+            raise InputError(
+                f"widened needs the norm L1 and 2 steps, and the attack has {self.norm} and {self.steps}; leave it out."
+            )
+
+    @property
+    def run_gradients(self) -> int:
+        """How many gradients a run takes: one per step, and one where it starts in each ball that it runs in."""
+        return self.steps + (3 if self.widened else 1)
+
+    @property
+    @override
+    def library_settings(self) -> dict[str, Any]:
+        return super().library_settings | {"n_iter": self.steps, "use_largereps": self.widened, "logger": _SILENT}
+
+
+@dataclass(frozen=True)
+class APGD(_AutoPGD):
+    """Auto-PGD: projected gradient ascent with momentum that halves its step size where progress stalls.
+
+    Settings as for `Component`.
+
+    Args:
+        loss: `"ce"` (cross-entropy) or `"dlr"` (difference of logits ratio; 3 classes or more).
+        steps: how many steps a run takes.
+        restarts: how many runs, each from a random point, on the images that the ones before did not fool.
+        widened: start in balls of 3 ε and 2 ε, three tenths of the steps in each (L1 only; Croce and Hein, "Mind the
+            box", ICML 2021).
+    """
+
+    loss: str = "ce"
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.loss not in list(APGDLoss):
             raise InputError(f"loss is {self.loss!r}; choose one of {', '.join(repr(str(loss)) for loss in APGDLoss)}.")
 
@@ -239,110 +224,60 @@ class APGD(Component):
     @property
     @override
     def cost(self) -> Cost:
-        return Cost(self.restarts * (self.steps + _first(self.widened)), 2)
+        return Cost(self.restarts * self.run_gradients, 2)
 
     @override
-    def check(self, x: Float[Tensor, "batch *image"], classes: int) -> None:
+    def check(self, x: Pixels, classes: int) -> None:
         super().check(x, classes)
         if self.loss == APGDLoss.DLR and classes < 3:
             raise InputError(f"the loss 'dlr' needs 3 classes and the model has {classes}; choose APGD(loss='ce').")
 
     @override
     def build(self, model: nn.Module, classes: int) -> APGDAttack:
-        return APGDAttack(
-            model,
-            n_iter=self.steps,
-            norm=str(self.norm),
-            n_restarts=self.restarts,
-            eps=self.scaled_eps,
-            seed=self.seed,
-            loss=str(self.loss),
-            use_largereps=self.widened,
-            logger=_SILENT,
-        )
+        return APGDAttack(model, loss=str(self.loss), **self.library_settings)
 
 
 @dataclass(frozen=True)
-class TargetedAPGD(Component):
+class TargetedAPGD(_AutoPGD):
     """Auto-PGD on the targeted difference of logits ratio, one class after another, the likeliest wrong one first.
 
-    `eps`, `norm`, `seed` and `bounds` are those of `Component`. It needs a model with 4 classes or more.
+    Settings as for `APGD`, `restarts` for each class, and it needs a model with 4 classes or more.
 
     Args:
         targets: how many classes are tried, at most all that are wrong.
-        steps: how many steps a run takes.
-        restarts: how many runs for each class.
-        widened: as for `APGD`.
-
-    Raises:
-        InputError: a setting is out of its range.
     """
 
     targets: int = 9
-    steps: int = 100
-    restarts: int = 1
-    widened: bool = False
 
     least_classes: ClassVar[int] = 4
-
-    @override
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_positive(self, targets=self.targets, steps=self.steps, restarts=self.restarts)
-        _check_widened(self)
-
-    @property
-    @override
-    def label(self) -> str:
-        return "apgd-t"
+    title: ClassVar[str] = "apgd-t"
 
     @property
     @override
     def cost(self) -> Cost:
         runs = self.targets * self.restarts
-        return Cost(runs * (self.steps + _first(self.widened)), runs + 2)
+        return Cost(runs * self.run_gradients, runs + 2)
 
     @override
     def build(self, model: nn.Module, classes: int) -> APGDAttack_targeted:
-        return APGDAttack_targeted(
-            model,
-            n_iter=self.steps,
-            norm=str(self.norm),
-            n_restarts=self.restarts,
-            eps=self.scaled_eps,
-            seed=self.seed,
-            n_target_classes=min(self.targets, classes - 1),
-            use_largereps=self.widened,
-            logger=_SILENT,
-        )
+        return APGDAttack_targeted(model, n_target_classes=min(self.targets, classes - 1), **self.library_settings)
 
 
 @dataclass(frozen=True)
 class FAB(Component):
     """Fast adaptive boundary attack (Croce and Hein, ICML 2020): the nearest point across the linearised boundary.
 
-    `eps`, `norm`, `seed` and `bounds` are those of `Component`. Every step takes the gradient of every logit.
+    Settings as for `Component`. Every step takes the gradient of every logit.
 
     Args:
         steps: how many steps a run takes.
         restarts: how many runs; the first starts from the image, the others from random points.
-
-    Raises:
-        InputError: a setting is out of its range.
     """
 
     steps: int = 100
     restarts: int = 1
 
-    @override
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_positive(self, steps=self.steps, restarts=self.restarts)
-
-    @property
-    @override
-    def label(self) -> str:
-        return "fab"
+    title: ClassVar[str] = "fab"
 
     @property
     @override
@@ -352,40 +287,22 @@ class FAB(Component):
 
     @override
     def build(self, model: nn.Module, classes: int) -> FABAttack_PT:
-        return FABAttack_PT(
-            model,
-            norm=str(self.norm),
-            n_restarts=self.restarts,
-            n_iter=self.steps,
-            eps=self.scaled_eps,
-            seed=self.seed,
-        )
+        return FABAttack_PT(model, n_iter=self.steps, **self.library_settings)
 
 
 @dataclass(frozen=True)
 class TargetedFAB(FAB):
     """FAB towards one class after another, the likeliest wrong one first: one gradient per step.
 
-    `eps`, `norm`, `seed` and `bounds` are those of `Component`, `steps` and `restarts`, for each class, those of `FAB`.
+    Settings as for `FAB`, `steps` and `restarts` for each class.
 
     Args:
         targets: how many classes are tried, at most all that are wrong.
-
-    Raises:
-        InputError: a setting is out of its range.
     """
 
     targets: int = 9
 
-    @override
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_positive(self, targets=self.targets)
-
-    @property
-    @override
-    def label(self) -> str:
-        return "fab-t"
+    title: ClassVar[str] = "fab-t"
 
     @property
     @override
@@ -404,28 +321,17 @@ class TargetedFAB(FAB):
 class Square(Component):
     """The Square attack (Andriushchenko et al., ECCV 2020): random squares, kept where they help; no gradient at all.
 
-    `eps`, `norm`, `seed` and `bounds` are those of `Component`. It needs images (B, C, H, W).
+    Settings as for `Component`. It needs images (B, C, H, W).
 
     Args:
         queries: how often each image is tried, per run.
         restarts: how many runs.
-
-    Raises:
-        InputError: a setting is out of its range.
     """
 
     queries: int = 5000
     restarts: int = 1
 
-    @override
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_positive(self, queries=self.queries, restarts=self.restarts)
-
-    @property
-    @override
-    def label(self) -> str:
-        return "square"
+    title: ClassVar[str] = "square"
 
     @property
     @override
@@ -438,7 +344,7 @@ class Square(Component):
         return "nothing: random search"
 
     @override
-    def check(self, x: Float[Tensor, "batch *image"], classes: int) -> None:
+    def check(self, x: Pixels, classes: int) -> None:
         super().check(x, classes)
         if x.ndim != 4:
             raise InputError(
@@ -457,12 +363,4 @@ class Square(Component):
 
     @override
     def build(self, model: nn.Module, classes: int) -> SquareAttack:
-        return SquareAttack(
-            model,
-            norm=str(self.norm),
-            n_queries=self.queries,
-            eps=self.scaled_eps,
-            n_restarts=self.restarts,
-            seed=self.seed,
-            resc_schedule=False,
-        )
+        return SquareAttack(model, n_queries=self.queries, resc_schedule=False, **self.library_settings)

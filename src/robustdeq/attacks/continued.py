@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from robustdeq.attacks.pgd import PGD
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import Logits, Pixels
 from robustdeq.deq.model import Loss
 
 
@@ -35,7 +35,7 @@ class Stages(nn.Module):
             raise InputError("there is no model to climb; give at least one.")
         self.models = nn.ModuleList(models)
 
-    def forward(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Pixels) -> Logits:
         """The logits of the last model."""
         return self.models[-1](x)
 
@@ -50,16 +50,11 @@ class ContinuedPGD(PGD):
         return f"PGD on one model after another, {self.effort}"
 
     @override
-    def run(
-        self,
-        surrogate: nn.Module,
-        x: Float[Tensor, "batch *image"],
-        start: Float[Tensor, "batch *image"],
-        loss: Loss,
-    ) -> Float[Tensor, "batch *image"]:
+    def run(self, surrogate: nn.Module, x: Pixels, start: Pixels, loss: Loss) -> Pixels:
         """Climb every model from where the one before ended, and return the last iterate."""
-        if not isinstance(surrogate, Stages):
+        models = getattr(surrogate, "models", None)
+        if models is None:
             raise InputError(f"the surrogate is a {type(surrogate).__name__}; give the models to climb as Stages.")
-        for model in surrogate.models:
+        for model in models:
             start = super().run(model, x, start, loss)
         return start

@@ -11,17 +11,19 @@ estimate from steps of one fixed map, and this map moves with every step of x.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.attacks.base import Cost
 from robustdeq.attacks.pgd import PGD, finite_or_zero
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import Flat, Pixels
 from robustdeq.deq.cell import Linearization
 from robustdeq.deq.model import DEQ, Loss, total_loss
 from robustdeq.deq.modes import frozen
@@ -38,8 +40,8 @@ class JointIterate:
     """
 
     state: Tensor
-    adjoint: Float[Tensor, "batch dim"]
-    x: Float[Tensor, "batch *image"]
+    adjoint: Flat
+    x: Pixels
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,6 @@ class JointAttack(PGD):
         step_size: η, how far x goes in each step.
         steps: how many steps of z, u and x.
         damping: λ in (0, 1]; below 1 where the cell alone does not contract.
-
-    Raises:
-        InputError: a setting is out of its range.
     """
 
     step_size: float = 2 / 255
@@ -85,37 +84,18 @@ class JointAttack(PGD):
         return f"joint iteration of z, u and x, λ = {self.damping:g}"
 
     @override
-    def run(
-        self,
-        surrogate: nn.Module,
-        x: Float[Tensor, "batch *image"],
-        start: Float[Tensor, "batch *image"],
-        loss: Loss,
-    ) -> Float[Tensor, "batch *image"]:
+    def run(self, surrogate: nn.Module, x: Pixels, start: Pixels, loss: Loss) -> Pixels:
         """Iterate from `start` and return the last input; one whose states are not finite stays where it is."""
-        model = getattr(surrogate, "deq", surrogate)
-        if not isinstance(model, DEQ):
+        model: Any = getattr(surrogate, "deq", surrogate)
+        if not hasattr(model, "bind"):
             raise InputError(
                 f"the surrogate is a {type(surrogate).__name__}; the joint attack iterates the states of a DEQ or of "
                 "a Surrogate of one."
             )
-        iterate = None
-        for iterate in self.iterates(model, x, loss, start):  # noqa: B007
-            pass
-        assert iterate is not None
-        return iterate.x
+        return deque(self.iterates(model, x, loss, start), maxlen=1)[0].x
 
-    def iterates(
-        self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss, start: Float[Tensor, "batch *image"]
-    ) -> Iterator[JointIterate]:
-        """Yield the iterates 1 … `steps`.
-
-        Args:
-            deq: the model.
-            x: the images that the ball is around.
-            loss: logits (B, K) → per-sample loss (B,).
-            start: x_0.
-        """
+    def iterates(self, deq: DEQ, x: Pixels, loss: Loss, start: Pixels) -> Iterator[JointIterate]:
+        """Yield the iterates 1 … `steps` from x_0 = `start`, in the ball around x, of a loss (B, K) → (B,)."""
         with frozen(deq):
             with torch.no_grad():
                 _, _, state = deq.bind(start)

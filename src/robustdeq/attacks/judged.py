@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustdeq.attacks.pgd import finite_or_zero
-from robustdeq.deq.sweep import attach
+from robustdeq.base.shapes import Logits, Pixels
+from robustdeq.deq.solve import attach
 
 
 class Judged(nn.Module):
@@ -36,7 +36,7 @@ class Judged(nn.Module):
         self.surrogate = self.target if differentiates is not None and differentiates(self.target) else surrogate
         self.training = any(getattr(model, "deq", model).training for model in (self.surrogate, self.target))
 
-    def answers(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def answers(self, x: Pixels) -> Logits:
         """The logits of the target as they are: not finite for a sample whose solve diverged."""
         if not (torch.is_grad_enabled() and x.requires_grad):
             with torch.no_grad():
@@ -56,7 +56,7 @@ class Judged(nn.Module):
 
         return attach(value, pull_back, (x,))
 
-    def forward(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Pixels) -> Logits:
         """The logits of the target, a row that is not finite replaced by a constant one of zeros.
 
         Where x needs no gradient, the surrogate does not run.

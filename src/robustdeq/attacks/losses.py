@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import Labels, Logits, Mask, PerSample
 from robustdeq.deq.model import Loss
 
 LabelledLoss = Callable[[Tensor, Tensor], Tensor]
 
 
-def cross_entropy(logits: Float[Tensor, "batch classes"], y: Integer[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+def cross_entropy(logits: Logits, y: Labels) -> PerSample:
     """The cross-entropy of each sample, in nats."""
     return nn.functional.cross_entropy(logits, y, reduction="none")
 
 
-def correct(logits: Float[Tensor, "batch classes"], y: Integer[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
+def correct(logits: Logits, y: Labels) -> Mask:
     """Whether each sample is classified as y; logits that are not finite never are."""
     return (logits.argmax(dim=1) == y) & logits.isfinite().all(dim=1)
 
 
-def checked(loss: LabelledLoss, y: Integer[Tensor, "batch"]) -> Loss:
+def checked(loss: LabelledLoss, y: Labels) -> Loss:
     """The loss with its labels bound to it; raises `InputError` when it meets logits that lack one of them."""
     low, high = int(y.min()), int(y.max())
 

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -15,16 +14,17 @@ from robustdeq.attacks.losses import checked, correct, cross_entropy
 from robustdeq.base.errors import InputError
 from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
+from robustdeq.base.shapes import Labels, Logits, Mask, PerSample, Pixels
 from robustdeq.deq.model import Loss, total_loss
 
 
-def finite_or_zero(gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
+def finite_or_zero(gradient: Pixels) -> Pixels:
     """The gradient of each sample, set to zero where any of its entries is not finite."""
     finite = gradient.flatten(1).isfinite().all(dim=1)
     return torch.where(finite.view(-1, *[1] * (gradient.ndim - 1)), gradient, 0)
 
 
-def input_gradient(model: nn.Module, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+def input_gradient(model: nn.Module, x: Pixels, loss: Loss) -> Pixels:
     """The gradient of a per-sample loss of a model's logits with respect to x, finite everywhere.
 
     A model that has a method `input_gradient(x, loss)`, as a `Surrogate` has, computes its own; any other is
@@ -40,7 +40,9 @@ def input_gradient(model: nn.Module, x: Float[Tensor, "batch *image"], loss: Los
 
 @dataclass(frozen=True)
 class PGD(BallAttack):
-    """Projected gradient ascent on a loss, last iterate; `start`, `loss`, `step`, `run` and `fooled` can be overridden.
+    """Projected gradient ascent on a loss, last iterate.
+
+    `start`, `loss`, `step`, `run`, `climb` and `fooled` can be overridden.
 
     Args:
         eps: the radius of the ball, in the units of pixels.
@@ -94,53 +96,45 @@ class PGD(BallAttack):
         return steps if self.restarts == 1 else f"{self.restarts} × {steps}"
 
     @override
-    def search(
-        self,
-        surrogate: nn.Module,
-        judge: nn.Module,
-        x: Float[Tensor, "batch *image"],
-        y: Integer[Tensor, "batch"],
-        report: Report,
-    ) -> Float[Tensor, "batch *image"]:
+    def search(self, surrogate: nn.Module, judge: nn.Module, x: Pixels, y: Labels, report: Report) -> Pixels:
         """Run; only several restarts need the judge."""
         generator = torch.Generator(device=x.device).manual_seed(self.seed)
         adversaries = x.clone()
         standing = torch.arange(len(x), device=x.device)
         for restart in range(self.restarts):
             report(restart / self.restarts, f"run {restart + 1} of {self.restarts}")
-            start = self.start(x, generator)[standing]
-            adversaries[standing] = self.run(surrogate, x[standing], start, checked(self.loss, y[standing]))
-            if restart + 1 < self.restarts:
-                standing = standing[~self.fooled(judge, adversaries[standing], y[standing])]
-                if len(standing) == 0:
-                    break
+            adversaries[standing] = self.start(x, generator)[standing]
+            standing = self.climb(surrogate, judge, x, adversaries, y, standing, restart + 1 == self.restarts)
+            if len(standing) == 0:
+                break
         return adversaries
 
-    def start(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
+    def climb(
+        self, surrogate: nn.Module, judge: nn.Module, x: Pixels, found: Pixels, y: Labels, standing: Tensor, last: bool
+    ) -> Tensor:
+        """Move the adversaries `found` at the indices `standing`, (n,), in place; the models, x and y as for `search`.
+
+        Returns:
+            The indices of those that have not fooled the judge, who is not asked after the `last` run.
+        """
+        loss = checked(self.loss, y[standing])
+        found[standing] = self.run(surrogate, x[standing], found[standing], loss)
+        return standing if last else standing[~self.fooled(judge, found[standing], y[standing])]
+
+    def start(self, x: Pixels, generator: torch.Generator) -> Pixels:
         """Where a run starts."""
         return self.threat.random_start(x, generator) if self.random_start else x.detach().clone()
 
-    def loss(self, logits: Float[Tensor, "batch classes"], y: Integer[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+    def loss(self, logits: Logits, y: Labels) -> PerSample:
         """The loss of each sample, which is ascended, or descended when targeted: cross-entropy, in nats."""
         return cross_entropy(logits, y)
 
-    def step(
-        self,
-        x: Float[Tensor, "batch *image"],
-        gradient: Float[Tensor, "batch *image"],
-        center: Float[Tensor, "batch *image"],
-    ) -> Float[Tensor, "batch *image"]:
+    def step(self, x: Pixels, gradient: Pixels, center: Pixels) -> Pixels:
         """Where a step leads from x, given the gradient of the loss there and the images that the ball is around."""
         length = -self.step_size if self.targeted else self.step_size
         return self.threat.project(x + length * self.threat.steepest(gradient), center)
 
-    def run(
-        self,
-        surrogate: nn.Module,
-        x: Float[Tensor, "batch *image"],
-        start: Float[Tensor, "batch *image"],
-        loss: Loss,
-    ) -> Float[Tensor, "batch *image"]:
+    def run(self, surrogate: nn.Module, x: Pixels, start: Pixels, loss: Loss) -> Pixels:
         """Climb a per-sample loss of the logits from `start`, never waiting for the device; return the last iterate."""
         adversaries = start
         for _ in range(self.steps):
@@ -148,9 +142,7 @@ class PGD(BallAttack):
         return adversaries
 
     @torch.no_grad()
-    def fooled(
-        self, judge: nn.Module, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"]
-    ) -> Bool[Tensor, "batch"]:
+    def fooled(self, judge: nn.Module, x: Pixels, y: Labels) -> Mask:
         """Whether each adversary does what it is for."""
         return correct(judge(x), y) == self.targeted
 
@@ -185,34 +177,14 @@ class FGSM(BallAttack):
     @property
     def attack(self) -> PGD:
         """The same, as projected gradient ascent with one step."""
-        return PGD(
-            eps=self.eps,
-            step_size=(self.eps or 1.0) if self.step_size is None else self.step_size,
-            steps=1,
-            norm=self.norm,
-            random_start=self.random_start,
-            seed=self.seed,
-            targeted=self.targeted,
-            bounds=self.bounds,
-        )
+        step_size = (self.eps or 1.0) if self.step_size is None else self.step_size
+        return PGD(**vars(self) | {"step_size": step_size, "steps": 1})
 
     @property
     @override
     def cost(self) -> Cost:
         return self.attack.cost
 
-    @property
     @override
-    def label(self) -> str:
-        return "FGSM"
-
-    @override
-    def search(
-        self,
-        surrogate: nn.Module,
-        judge: nn.Module,
-        x: Float[Tensor, "batch *image"],
-        y: Integer[Tensor, "batch"],
-        report: Report,
-    ) -> Float[Tensor, "batch *image"]:
+    def search(self, surrogate: nn.Module, judge: nn.Module, x: Pixels, y: Labels, report: Report) -> Pixels:
         return self.attack.search(surrogate, judge, x, y, report)

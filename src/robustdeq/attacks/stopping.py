@@ -6,10 +6,9 @@ samples leave the batch, and every further step costs what still stands.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -17,7 +16,7 @@ from robustdeq.attacks.base import Cost
 from robustdeq.attacks.judged import Judged
 from robustdeq.attacks.losses import checked, correct
 from robustdeq.attacks.pgd import PGD
-from robustdeq.base.progress import Report
+from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.deq.model import total_loss
 
 
@@ -32,7 +31,7 @@ class StoppingPGD(PGD):
     @classmethod
     def like(cls, attack: PGD, steps: int, restarts: int) -> StoppingPGD:
         """With the settings of another PGD, but for its steps and restarts."""
-        return cls(**asdict(replace(attack, steps=steps, restarts=restarts)))
+        return cls(**vars(replace(attack, steps=steps, restarts=restarts)))
 
     @property
     @override
@@ -46,37 +45,13 @@ class StoppingPGD(PGD):
         return f"PGD up to its first success, {self.effort}"
 
     @override
-    def search(
-        self,
-        surrogate: nn.Module,
-        judge: nn.Module,
-        x: Float[Tensor, "batch *image"],
-        y: Integer[Tensor, "batch"],
-        report: Report,
-    ) -> Float[Tensor, "batch *image"]:
+    def climb(
+        self, surrogate: nn.Module, judge: nn.Module, x: Pixels, found: Pixels, y: Labels, standing: Tensor, last: bool
+    ) -> Tensor:
+        """As for `PGD`, each until it succeeds, and the judge is asked after every run."""
         judged = Judged(surrogate, judge)
-        generator = torch.Generator(device=x.device).manual_seed(self.seed)
-        adversaries = x.clone()
-        standing = torch.arange(len(x), device=x.device)
-        for restart in range(self.restarts):
-            report(restart / self.restarts, f"run {restart + 1} of {self.restarts}")
-            adversaries[standing] = self.start(x, generator)[standing]
-            standing = self._climb(judged, x, adversaries, y, standing)
-            if len(standing) == 0:
-                break
-        return adversaries
-
-    def _climb(
-        self,
-        judged: Judged,
-        x: Float[Tensor, "batch *image"],
-        adversaries: Float[Tensor, "batch *image"],
-        y: Int[Tensor, "batch"],
-        standing: Int[Tensor, "active"],
-    ) -> Int[Tensor, "still_active"]:
-        """Move the adversaries of `standing`, each until it succeeds, and return those that have not."""
         for _ in range(self.steps):
-            leaf = adversaries[standing].requires_grad_()
+            leaf = found[standing].requires_grad_()
             with torch.enable_grad():
                 logits = judged.answers(leaf)
                 finite = logits.isfinite().all(dim=1, keepdim=True)
@@ -86,5 +61,5 @@ class StoppingPGD(PGD):
             standing = standing[going]
             if len(standing) == 0:
                 return standing
-            adversaries[standing] = self.step(leaf.detach()[going], gradient[going], x[standing])
-        return standing[~self.fooled(judged.target, adversaries[standing], y[standing])]
+            found[standing] = self.step(leaf.detach()[going], gradient[going], x[standing])
+        return standing[~self.fooled(judged.target, found[standing], y[standing])]

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch._functorch.config
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import Flat, Injected, State
 
 # Within it compiled functions are compiled, and differentiated, such that they may be pulled back through many times.
 _pulled_back_often = torch._functorch.config.patch(donated_buffer=False)
@@ -30,7 +29,7 @@ class BoundCell:
     function: Callable[[Tensor], Tensor]
     tensors: tuple[Tensor, ...]
 
-    def __call__(self, z: Float[Tensor, "batch *state"]) -> Tensor:
+    def __call__(self, z: State) -> Tensor:
         """f(z; u)."""
         return self.function(z)
 
@@ -81,79 +80,50 @@ class Execution:
         return replace(cell, function=executed)
 
 
-@runtime_checkable
-class _BindingCell(Protocol):
-    def bind(self, u: Tensor) -> BoundCell: ...
-
-
-@runtime_checkable
-class _StartingCell(Protocol):
-    def initial_state(self, u: Tensor) -> Tensor: ...
-
-
-def bind(cell: nn.Module, u: Float[Tensor, "batch *injection"]) -> BoundCell:
+def bind(cell: nn.Module, u: Injected) -> BoundCell:
     """Bind a cell to its injection: the cell's own `bind(u)` where it defines one, else `cell(·, u)` as it is."""
-    if isinstance(cell, _BindingCell):
-        return cell.bind(u)
-    return BoundCell(lambda z: cell(z, u), (u, *cell.parameters()))
+    own = getattr(cell, "bind", None)
+    return BoundCell(lambda z: cell(z, u), (u, *cell.parameters())) if own is None else own(u)
 
 
-def initial_state(cell: nn.Module, u: Float[Tensor, "batch *injection"]) -> Float[Tensor, "batch *state"]:
+def initial_state(cell: nn.Module, u: Injected) -> State:
     """z_0: `cell.initial_state(u)` where the cell defines it, else zeros of the shape of u."""
-    return cell.initial_state(u) if isinstance(cell, _StartingCell) else torch.zeros_like(u)
+    return getattr(cell, "initial_state", torch.zeros_like)(u)
 
 
 class Linearization:
     """The cell at one state, evaluated with its graph."""
 
-    def __init__(self, cell: BoundCell, state: Float[Tensor, "batch *state"]) -> None:
+    def __init__(self, cell: BoundCell, state: State) -> None:
         self._tensors = cell.tensors
         self._state = state.detach().requires_grad_()
         with torch.enable_grad():
             self._value = cell(self._state)
 
     @property
-    def state(self) -> Float[Tensor, "batch *state"]:
+    def state(self) -> State:
         """Where f was evaluated."""
         return self._state.detach()
 
     @property
-    def value(self) -> Float[Tensor, "batch *state"]:
+    def value(self) -> State:
         """f(z)."""
         return self._value.detach()
 
     @property
-    def residual(self) -> Float[Tensor, "batch dim"]:
+    def residual(self) -> Flat:
         """g(z) = f(z) − z, flat."""
         return (self._value - self._state).detach().flatten(1)
 
-    @_pulled_back_often
-    def vjp(
-        self, cotangent: Float[Tensor, "batch dim"], to: tuple[Tensor, ...] = (), retain: bool = False
-    ) -> tuple[Float[Tensor, "batch dim"], list[Tensor]]:
+    def vjp(self, cotangent: Flat, to: tuple[Tensor, ...] = (), retain: bool = False) -> tuple[Flat, list[Tensor]]:
         """Jᵀ c for a flat cotangent c, flat, and (∂f/∂t)ᵀ c for each tensor t of `to`; `retain` keeps the graph."""
-        state, *others = torch.autograd.grad(
-            self._value,
-            (self._state, *to),
-            cotangent.reshape(self._value.shape),
-            retain_graph=retain,
-            allow_unused=True,
-            materialize_grads=True,
-        )
+        state, *others = self.tensor_vjp(cotangent, (self._state, *to), retain)
         return state.flatten(1), others
 
     @_pulled_back_often
-    def tensor_vjp(
-        self, cotangent: Float[Tensor, "batch dim"], to: tuple[Tensor, ...], retain: bool = False
-    ) -> list[Tensor]:
+    def tensor_vjp(self, cotangent: Flat, to: tuple[Tensor, ...], retain: bool = False) -> list[Tensor]:
         """(∂f/∂t)ᵀ c alone, for each tensor t of `to`."""
+        c = cotangent.reshape(self._value.shape)
         return list(
-            torch.autograd.grad(
-                self._value,
-                to,
-                cotangent.reshape(self._value.shape),
-                retain_graph=retain,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+            torch.autograd.grad(self._value, to, c, retain_graph=retain, allow_unused=True, materialize_grads=True)
         )

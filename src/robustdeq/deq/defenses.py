@@ -9,31 +9,34 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import Logits, Mask, PerSample, Pixels, State
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.solve import Solution, SolveState
-from robustdeq.deq.sweep import through_solver
 
 
 class Defense(ABC):
     """A way to make logits from a model. Define `logits` and `evaluations`; the rest has defaults."""
 
+    title: ClassVar[str] = ""
+
     @property
     def label(self) -> str:
-        """What a table calls it."""
-        return type(self).__name__
+        """What a table calls it; its title, or else the name of its class."""
+        return self.title or type(self).__name__
 
     def check(self, model: nn.Module) -> None:
         """Raise `InputError` where the defense does not fit the model."""
 
     @abstractmethod
-    def logits(self, model: nn.Module, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def logits(self, model: nn.Module, x: Pixels) -> Logits:
         """The defended logits; where gradients are enabled, their backward pass is the true one.
 
         Args:
@@ -78,7 +81,7 @@ class Defended(nn.Module):
         self.deq = model
         self.defense = defense
 
-    def forward(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Pixels) -> Logits:
         """The defended logits; nan for a sample whose solve diverged, which counts as an error of the defense."""
         return self.defense.logits(self.deq, x)
 
@@ -87,13 +90,10 @@ class Defended(nn.Module):
 class AsIs(Defense):
     """No defense: any module x → logits as it is, an explicit network for one."""
 
-    @property
-    @override
-    def label(self) -> str:
-        return "as it is"
+    title: ClassVar[str] = "as it is"
 
     @override
-    def logits(self, model: nn.Module, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def logits(self, model: nn.Module, x: Pixels) -> Logits:
         return model(x)
 
     @override
@@ -108,7 +108,7 @@ class StateDefense(Defense):
     def states(self, last: int) -> range:
         """The states that may be read, among 1 … N + 1; `last` is N + 1."""
 
-    def reads(self, visited: Bool[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
+    def reads(self, visited: Mask) -> Mask:
         """ω_n of one of these states: whether a sample reads it.
 
         Args:
@@ -135,13 +135,13 @@ class StateDefense(Defense):
         return Reader(self, as_deq(model).last_state)
 
     @override
-    def logits(self, model: nn.Module, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def logits(self, model: nn.Module, x: Pixels) -> Logits:
         if not torch.is_grad_enabled():
             return defended_logits(model, x, [self])[0]
         deq = as_deq(model)
         solution = deq.solution(x, until=self.until(deq.last_state), record=True)
         reader = Reader.of(self, solution)
-        return reader.masked(deq.head(reader.attached(solution)))
+        return reader.masked(deq.head(solution.attached(reader.mean, reader.weights)))
 
 
 class Reader:
@@ -155,9 +155,9 @@ class Reader:
     def __init__(self, defense: StateDefense, last: int) -> None:
         self.states = defense.states(last)
         self._defense = defense
-        self._weights: dict[int, Float[Tensor, "batch"]] = {}
-        self._total: Float[Tensor, "batch *state"]
-        self.lost: Bool[Tensor, "batch"]
+        self._weights: dict[int, PerSample] = {}
+        self._total: State
+        self.lost: Mask
 
     @classmethod
     @torch.no_grad()
@@ -179,21 +179,17 @@ class Reader:
         self._weights[seen.index] = weight
 
     @property
-    def weights(self) -> dict[int, Float[Tensor, "batch"]]:
+    def weights(self) -> dict[int, PerSample]:
         """ω_n / Σ ω of every state that was read."""
         total = torch.stack([*self._weights.values()]).sum(dim=0)
         return {n: weight / total for n, weight in self._weights.items()}
 
     @property
-    def mean(self) -> Float[Tensor, "batch *state"]:
+    def mean(self) -> State:
         """z̄, without graph."""
         return self._total / _per_sample(torch.stack([*self._weights.values()]).sum(dim=0), self._total)
 
-    def attached(self, solution: Solution) -> Float[Tensor, "batch *state"]:
-        """z̄, with the backward pass through the solver of the kept solve that it was read from."""
-        return through_solver(solution, self.mean, self.weights)
-
-    def masked(self, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+    def masked(self, logits: Logits) -> Logits:
         """The logits, nan where a sample had diverged."""
         return logits.masked_fill(self.lost[:, None], torch.nan)
 
@@ -202,10 +198,7 @@ class Reader:
 class FinalState(StateDefense):
     """The model as it is: the final state z_{N+1}."""
 
-    @property
-    @override
-    def label(self) -> str:
-        return "final"
+    title: ClassVar[str] = "final"
 
     @override
     def states(self, last: int) -> range:
@@ -243,24 +236,19 @@ class EarlyState(StateDefense):
 class EnsembleState(StateDefense):
     """The mean of the states a sample visited, z_1 … z_steps and the final one."""
 
-    @property
-    @override
-    def label(self) -> str:
-        return "ensemble"
+    title: ClassVar[str] = "ensemble"
 
     @override
     def states(self, last: int) -> range:
         return range(1, last + 1)
 
     @override
-    def reads(self, visited: Bool[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
+    def reads(self, visited: Mask) -> Mask:
         return visited
 
 
 @torch.no_grad()
-def defended_logits(
-    model: nn.Module, x: Float[Tensor, "batch *image"], defenses: Sequence[Defense]
-) -> list[Float[Tensor, "batch classes"]]:
+def defended_logits(model: nn.Module, x: Pixels, defenses: Sequence[Defense]) -> list[Logits]:
     """The logits of several defenses; those that read states share one solve, which stops at the last one needed.
 
     Args:
@@ -292,9 +280,7 @@ def defended_logits(
 
 
 @torch.no_grad()
-def state_logits(
-    deq: DEQ, x: Float[Tensor, "batch *image"]
-) -> tuple[Float[Tensor, "states batch classes"], Float[Tensor, "states batch"]]:
+def state_logits(deq: DEQ, x: Pixels) -> tuple[Float[Tensor, "states batch classes"], Float[Tensor, "states batch"]]:
     """The logits of every state z_1 … z_{N+1}, and their relative residuals (paper, Figs. 2 and 4).
 
     Args:
@@ -322,5 +308,5 @@ def as_deq(model: nn.Module) -> DEQ:
     return model
 
 
-def _per_sample(values: Float[Tensor, "batch"], like: Tensor) -> Tensor:
+def _per_sample(values: PerSample, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))

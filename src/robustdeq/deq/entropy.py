@@ -15,14 +15,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.norms import Norm
+from robustdeq.base.shapes import Logits, Mask, PerSample, Pixels, State
 from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.defenses import Defended, Defense, as_deq
 from robustdeq.deq.gradients.solver import ThroughSolver
@@ -59,6 +60,8 @@ class EntropyReduction(Defense):
         InputError: a setting is out of its range.
     """
 
+    title: ClassVar[str] = "entropy reduction"
+
     interval: int = 2
     steps: int = 10
     step_size: float = 2 / 255
@@ -75,13 +78,8 @@ class EntropyReduction(Defense):
         if not 0 < self.step_size < math.inf:
             raise InputError(f"step_size is {self.step_size}; give a positive number that is finite.")
 
-    @property
     @override
-    def label(self) -> str:
-        return "entropy reduction"
-
-    @override
-    def logits(self, model: nn.Module, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def logits(self, model: nn.Module, x: Pixels) -> Logits:
         return EntropyReduced(as_deq(model), self)(x)
 
     @override
@@ -111,16 +109,8 @@ class EntropyReduction(Defense):
         return [self.interval] * whole + [rest] * (rest > 0)
 
 
-def prediction_entropy(
-    deq: DEQ, x: Float[Tensor, "batch *image"], state: Float[Tensor, "batch *state"]
-) -> Float[Tensor, "batch"]:
-    """H(x; z), the entropy in nats of the prediction after one evaluation of f at z.
-
-    Args:
-        deq: the model.
-        x: the inputs.
-        state: z.
-    """
+def prediction_entropy(deq: DEQ, x: Pixels, state: State) -> PerSample:
+    """H(x; z), the entropy in nats of the prediction after one evaluation of f at the state z."""
     _, cell, _ = deq.bind(x)
     log_probabilities = deq.head(cell(state)).log_softmax(dim=1)
     return -(log_probabilities.exp() * log_probabilities).sum(dim=1)
@@ -157,7 +147,7 @@ class EntropyReduced(nn.Module):
         self.backward = Backward(backward)
         self.temperature = temperature
 
-    def forward(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Pixels) -> Logits:
         """The defended logits; nan for a sample that diverged in any segment: it counts as an error of the defense."""
         self.deq.check_input(x)
         *segments, last = self.reduction.segments(self.deq.solver.max_steps)
@@ -171,33 +161,20 @@ class EntropyReduced(nn.Module):
             state, failed = self._solve(moved, state, last, self.deq.tail)
             return self.deq.head(state).masked_fill((diverged | failed)[:, None], torch.nan)
 
-    def move(
-        self,
-        x: Float[Tensor, "batch *image"],
-        state: Float[Tensor, "batch *state"],
-        center: Float[Tensor, "batch *image"],
-    ) -> Float[Tensor, "batch *image"]:
-        """The input after R steps that lower H(x; z).
-
-        Args:
-            x: where the input is.
-            state: z.
-            center: the given input, the center of the ball.
-        """
+    def move(self, x: Pixels, state: State, center: Pixels) -> Pixels:
+        """The input after R steps from x that lower H(x; z), z the state, within the ball around the given input."""
         threat = self.reduction.threat
         for _ in range(self.reduction.steps):
             x = threat.project(x - self.reduction.step_size * self._direction(x, state), center)
         return x
 
-    def _solve(
-        self, x: Tensor, state: Tensor | None, steps: int, tail: Unroll
-    ) -> tuple[Float[Tensor, "batch *state"], Bool[Tensor, "batch"]]:
+    def _solve(self, x: Tensor, state: Tensor | None, steps: int, tail: Unroll) -> tuple[State, Mask]:
         """The state that a segment ends in, differentiable in x and in the state it starts from; who diverged."""
         segment = self.deq.with_settings(solver=replace(self.deq.solver, max_steps=steps), tail=tail)
         solution = segment.solution(x, record=True, initial=state)
         return ThroughSolver().read(solution), solution.trajectory.diverged
 
-    def _direction(self, x: Tensor, state: Tensor) -> Float[Tensor, "batch *image"]:
+    def _direction(self, x: Tensor, state: Tensor) -> Pixels:
         """d; zero for a sample whose entropy is flat to the last digit."""
         through = self.backward is Backward.THROUGH and torch.is_grad_enabled() and x.requires_grad
         if not through:

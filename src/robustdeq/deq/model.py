@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import Logits, Pixels, State
 from robustdeq.deq.cell import BoundCell, Execution, bind, initial_state
 from robustdeq.deq.modes import frozen
 from robustdeq.deq.solve import Solution
@@ -25,11 +26,10 @@ from robustdeq.solvers import Broyden, Solver, Trajectory
 
 Model = TypeVar("Model", bound="DEQ")
 
-
 Loss = Callable[[Tensor], Tensor]
 
 
-def total_loss(loss: Loss, logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
+def total_loss(loss: Loss, logits: Logits) -> Float[Tensor, ""]:
     """The sum of a per-sample loss; raises `InputError` unless the loss returns one value per sample."""
     values = loss(logits)
     if values.shape != logits.shape[:1]:
@@ -43,14 +43,16 @@ def total_loss(loss: Loss, logits: Float[Tensor, "batch classes"]) -> Float[Tens
 class Gradient(ABC):
     """A way to differentiate the loss of a DEQ with respect to its input."""
 
-    def true_of(self, defense: object) -> bool:
-        """Whether this is the gradient of the very logits that a defense makes, `Defense.logits`."""
-        return False
+    title: ClassVar[str] = ""
 
     @property
     def label(self) -> str:
-        """What it is, in the words of a table."""
-        return type(self).__name__
+        """What it is, in the words of a table; its title, or else the name of its class."""
+        return self.title or type(self).__name__
+
+    def true_of(self, defense: object) -> bool:
+        """Whether this is the gradient of the very logits that a defense makes, `Defense.logits`."""
+        return False
 
     def check(self, deq: DEQ) -> None:
         """Raise `InputError` where this gradient asks for a state that the model does not have."""
@@ -60,10 +62,10 @@ class Gradient(ABC):
         """The cost of one input gradient in evaluations of f, a vector-Jacobian product counted as two."""
 
     @abstractmethod
-    def logits(self, deq: DEQ, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def logits(self, deq: DEQ, x: Pixels) -> Logits:
         """The logits of the state whose loss this gradient differentiates; their backward pass is this gradient."""
 
-    def input_gradient(self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+    def input_gradient(self, deq: DEQ, x: Pixels, loss: Loss) -> Pixels:
         """The gradient of a loss with respect to the input.
 
         Args:
@@ -81,7 +83,7 @@ class Gradient(ABC):
         with frozen(deq), torch.enable_grad():
             return self.differentiate(deq, x.detach().requires_grad_(), loss).detach()
 
-    def differentiate(self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+    def differentiate(self, deq: DEQ, x: Pixels, loss: Loss) -> Pixels:
         """The gradient at a leaf x, called by `input_gradient` with gradients enabled and the weights frozen."""
         return torch.autograd.grad(total_loss(loss, self.logits(deq, x)), x)[0]
 
@@ -90,7 +92,7 @@ class StateGradient(Gradient):
     """A gradient of the loss at one state, so that it also serves to train (`DEQ(..., gradient=...)`)."""
 
     @abstractmethod
-    def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
+    def read(self, solution: Solution) -> State:
         """The state whose loss is differentiated, attached to the injection and the weights by this gradient."""
 
     def until(self, deq: DEQ) -> int | None:
@@ -106,7 +108,7 @@ class StateGradient(Gradient):
         return False
 
     @override
-    def logits(self, deq: DEQ, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def logits(self, deq: DEQ, x: Pixels) -> Logits:
         return deq.head(self.read(deq.solution(x, until=self.until(deq), record=self.records())))
 
 
@@ -198,7 +200,7 @@ class DEQ(nn.Module):
         x: Shaped[Tensor, "*image"],
         until: int | None = None,
         record: bool = False,
-        initial: Float[Tensor, "batch *state"] | None = None,
+        initial: State | None = None,
         record_tail: bool = True,
     ) -> Solution:
         """The solve for x, which runs when its states are asked for.
@@ -223,11 +225,11 @@ class DEQ(nn.Module):
             solution = self.solution(x)
             return solution.trajectory.replace(tail=solution.final.flatten(1))
 
-    def forward(self, x: Shaped[Tensor, "*image"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Shaped[Tensor, "*image"]) -> Logits:
         """The logits of the final state; their gradient is `self.gradient`."""
         return self.logits(self.solution(x, record=self.gradient is not None and self.gradient.records()))
 
-    def logits(self, solution: Solution) -> Float[Tensor, "batch classes"]:
+    def logits(self, solution: Solution) -> Logits:
         """The logits of the final state of a solve; their gradient is `self.gradient`."""
         gradient = self.gradient
         if not torch.is_grad_enabled():

@@ -1,18 +1,55 @@
-"""One solve of a model: its states one by one or all of them, its tail, and f there with its graph."""
+"""One solve of a model: its states one by one or all of them, its tail, and the way back through all of it.
+
+The mean Σ_n ω_n z_n of states is a function of x by z_{n+1} = z_n + s_n, s_n the solver's combination of g_0 … g_n and
+s_0 … s_{n−1}, and z_{N+1} = tail(z*). Its derivative, the reverse mode of this program, needs neither convergence nor a
+fixed point. Which iterate is z*, where a sample freezes and how far a line search went are constants.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from robustdeq.base.shapes import Flat, Injected, Mask, PerSample, State
 from robustdeq.deq.cell import BoundCell, Linearization
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Solver, Trajectory
+from robustdeq.solvers.reverse import ReverseSweep
+
+
+class _Attach(torch.autograd.Function):
+    """A value whose backward pass is any linear map."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, pull_back: Callable[[Tensor], Sequence[Tensor]], *tensors: Tensor) -> Tensor:
+        ctx.pull_back = pull_back
+        return value.view_as(value)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return None, None, *ctx.pull_back(*cotangents)
+
+
+def attach(
+    value: Tensor, pull_back: Callable[[Tensor, tuple[Tensor, ...]], Sequence[Tensor]], tensors: Sequence[Tensor]
+) -> Tensor:
+    """`value`, with the backward pass `pull_back`.
+
+    Args:
+        value: any tensor.
+        pull_back: (cotangent of value, tensors) → the cotangent of each tensor.
+        tensors: what value is differentiated with respect to; those that need no gradient are left out.
+    """
+    wanted = tuple(tensor for tensor in tensors if tensor.requires_grad)
+    return _Attach.apply(value.detach(), lambda cotangent: pull_back(cotangent, wanted), *wanted) if wanted else value
 
 
 @dataclass(frozen=True)
@@ -27,9 +64,9 @@ class SolveState:
     """
 
     index: int
-    state: Float[Tensor, "batch *state"]
-    visited: Bool[Tensor, "batch"]
-    lost: Bool[Tensor, "batch"]
+    state: State
+    visited: Mask
+    lost: Mask
 
 
 class Tape:
@@ -39,7 +76,7 @@ class Tape:
         self._cell = cell
         self._recorded: dict[int, Linearization] = {}
 
-    def __call__(self, z: Float[Tensor, "batch *state"]) -> Float[Tensor, "batch *state"]:
+    def __call__(self, z: State) -> State:
         """f(z), recorded."""
         latest = self._recorded[len(self._recorded)] = Linearization(self._cell, z)
         return latest.value
@@ -64,9 +101,9 @@ class Solution:
 
     def __init__(
         self,
-        u: Float[Tensor, "batch *injection"],
+        u: Injected,
         cell: BoundCell,
-        initial: Float[Tensor, "batch *state"],
+        initial: State,
         solver: Solver,
         tail: Unroll,
         until: int | None = None,
@@ -90,19 +127,19 @@ class Solution:
         """The cell at z_n: as it was recorded, which is given up, or evaluated again."""
         return self._tape.take(n) or Linearization(self.cell, self.state(n))
 
-    def state(self, n: int) -> Float[Tensor, "batch *state"]:
+    def state(self, n: int) -> State:
         """z_n, n from 0 to N + 1 (the final state), without graph."""
         return self.final if n > self.trajectory.max_steps else self.trajectory.state(n)
 
     @cached_property
-    def start(self) -> Float[Tensor, "batch *state"]:
+    def start(self) -> State:
         """Where the tail starts: z* or f(z*)."""
         t = self.trajectory
         return (t.best_value if self.tail.from_image else t.solution).view(t.shape)
 
     @cached_property
     @torch.no_grad()
-    def _tail_states(self) -> list[Float[Tensor, "batch *state"]]:
+    def _tail_states(self) -> list[State]:
         """Every state of the tail, from where it starts to z_{N+1}."""
         if self._record_tail:
             return [*self.tail.walk(self._tail_tape, self.start)]
@@ -110,29 +147,9 @@ class Solution:
         return [*self.tail.walk(self.cell, self.start, known)]
 
     @property
-    def final(self) -> Float[Tensor, "batch *state"]:
+    def final(self) -> State:
         """z_{N+1}, without graph."""
         return self._tail_states[-1]
-
-    def pull_back_tail(
-        self, cotangent: Float[Tensor, "batch dim"], to: tuple[Tensor, ...]
-    ) -> tuple[Float[Tensor, "batch dim"], list[Tensor]]:
-        """Pull a cotangent of the final state back through the tail; recorded graphs are given up.
-
-        Args:
-            cotangent: of z_{N+1}.
-            to: tensors that f depends on.
-
-        Returns:
-            The cotangents of where the tail starts and of each tensor of `to`.
-        """
-        totals = [torch.zeros_like(tensor) for tensor in to]
-        for step, state in reversed([*enumerate(self._tail_states[:-1])]):
-            linearization = self._tail_tape.take(step) or Linearization(self.cell, state)
-            through_cell, parts = linearization.vjp(self.tail.damping * cotangent, to)
-            totals = [total + part for total, part in zip(totals, parts, strict=True)]
-            cotangent = (1 - self.tail.damping) * cotangent + through_cell
-        return cotangent, totals
 
     def states(self, wanted: range) -> Iterator[SolveState]:
         """Yield these states in order, from the kept trajectory, or else from a run that keeps none of them.
@@ -171,3 +188,63 @@ class Solution:
         start = value if run.best_state is None else run.best_state.view(shape)
         final = self.tail(still, start, None if self.tail.from_image else value)
         yield SolveState(self.solver.max_steps + 1, final, torch.ones_like(run.diverged), run.diverged)
+
+    def attached(self, mean: State, weights: Mapping[int, PerSample]) -> State:
+        """The mean Σ_n ω_n z_n of kept states, weights n → ω_n, with the backward pass through the solver."""
+
+        def pull_back(cotangent: Tensor, tensors: tuple[Tensor, ...]) -> Sequence[Tensor]:
+            return self._pull_back({n: w[:, None] for n, w in weights.items()}, cotangent.flatten(1), tensors)
+
+        return attach(mean, pull_back, (*self.cell.tensors, self.initial))
+
+    def _pull_back(
+        self, weights: Mapping[int, Float[Tensor, "batch 1"]], cotangent: Flat, tensors: tuple[Tensor, ...]
+    ) -> list[Tensor]:
+        """The cotangents of `tensors` (weights, u, and z_0 where it needs one), given that of the mean."""
+        trajectory = self.trajectory
+        last = trajectory.max_steps + 1
+        through_cell = tuple(tensor for tensor in tensors if tensor is not self.initial)
+        totals = [torch.zeros_like(tensor) for tensor in through_cell]
+
+        def through(linearization: Linearization, on_value: Flat) -> Flat:
+            """Pull the cotangent of f back to the state; the parts of the other tensors are added to their totals."""
+            on_state, parts = linearization.vjp(on_value, through_cell)
+            totals[:] = [total + part for total, part in zip(totals, parts, strict=True)]
+            return on_state
+
+        on_solution = on_image = torch.zeros_like(cotangent)
+        reads_final = last in weights
+        if reads_final:
+            start = weights[last] * cotangent
+            for step, state in reversed([*enumerate(self._tail_states[:-1])]):
+                linearization = self._tail_tape.take(step) or Linearization(self.cell, state)
+                through_step = through(linearization, self.tail.damping * start)
+                start = (1 - self.tail.damping) * start + through_step
+            on_solution, on_image = (on_image, start) if self.tail.from_image else (start, on_image)
+
+        sweep = ReverseSweep(trajectory)
+        residual_bars: dict[int, Tensor] = {}
+        on_state = torch.zeros_like(cotangent)
+        for n in reversed(range(last)):
+            is_best = (trajectory.best_index == n)[:, None]
+            steps_on = n < trajectory.reached
+            on_increment = on_state
+            if n in weights:
+                on_state = on_state + weights[n] * cotangent
+            if reads_final and not self.tail.from_image:
+                on_state = on_state + torch.where(is_best, on_solution, 0)
+            if not steps_on and not (reads_final and self.tail.from_image):
+                continue
+            linearization = self.linearize(n)
+            if steps_on:
+                on_increment = torch.where((n < trajectory.steps)[:, None], on_increment + sweep.increments[n], 0)
+                _, window = trajectory.solver.window(n)
+                kept = trajectory.residual_vectors
+                residuals = linearization.residual[None] if kept is None else kept[window.start : window.stop]
+                for k, bar in zip(window, sweep.pull_back(n, on_increment, residuals), strict=True):
+                    residual_bars[k] = residual_bars[k] + bar if k in residual_bars else bar
+            on_residual = residual_bars.pop(n, torch.zeros_like(cotangent))
+            on_value = torch.where(is_best, on_image, 0) + on_residual
+            on_state = on_state + through(linearization, on_value) - on_residual
+        found = dict(zip(map(id, through_cell), totals, strict=True)) | {id(self.initial): on_state}
+        return [found[id(tensor)].view_as(tensor) for tensor in tensors]

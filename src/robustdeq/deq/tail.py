@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import State
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,7 @@ class Unroll:
         if not 0 < self.damping <= 1:
             raise InputError(f"damping is {self.damping}; give a number in (0, 1].")
 
-    def walk(
-        self,
-        cell: Callable[[Tensor], Tensor],
-        state: Float[Tensor, "batch *state"],
-        value: Float[Tensor, "batch *state"] | None = None,
-    ) -> Iterator[Float[Tensor, "batch *state"]]:
+    def walk(self, cell: Callable[[Tensor], Tensor], state: State, value: State | None = None) -> Iterator[State]:
         """Yield the state that the tail starts from and the state after each of its steps.
 
         Args:
@@ -55,12 +50,7 @@ class Unroll:
             value = None
             yield state
 
-    def __call__(
-        self,
-        cell: Callable[[Tensor], Tensor],
-        state: Float[Tensor, "batch *state"],
-        value: Float[Tensor, "batch *state"] | None = None,
-    ) -> Float[Tensor, "batch *state"]:
+    def __call__(self, cell: Callable[[Tensor], Tensor], state: State, value: State | None = None) -> State:
         """The state that the tail ends in; arguments as for `walk`."""
         *_, final = self.walk(cell, state, value)
         return final

@@ -2,8 +2,7 @@
 
 from robustdeq.base.statistics import wilson_interval
 from robustdeq.evaluation.assemble import assemble
-from robustdeq.evaluation.attempt import Attempt
-from robustdeq.evaluation.column import Column
+from robustdeq.evaluation.column import Attempt, Column
 from robustdeq.evaluation.diagnostics import Check
 from robustdeq.evaluation.early import StateProfile, choose_early_state, state_profile
 from robustdeq.evaluation.measure import measure, white_box_grid

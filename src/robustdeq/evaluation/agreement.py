@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustdeq.base.shapes import Pixels
 from robustdeq.deq import DEQ
 from robustdeq.deq.defenses import EarlyState
 from robustdeq.deq.gradients import SHINE, Gradient, JacobianFree, ThroughSolver, UnrolledIntermediate
+from robustdeq.deq.model import Loss
 from robustdeq.evaluation.protocol import Estimators
 
-Loss = Callable[[Tensor], Tensor]
 Gradients = Float[Tensor, "states batch *image"]
 
 
-def true_gradients(deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Gradients:
-    """The gradient of the loss at every state z_1 … z_{N+1}, through the solver.
-
-    Args:
-        deq: the model.
-        x: the inputs.
-        loss: logits (B, K) → per-sample loss (B,).
-    """
+def true_gradients(deq: DEQ, x: Pixels, loss: Loss) -> Gradients:
+    """The gradient of a loss, logits (B, K) → (B,), at every state z_1 … z_{N+1}, through the solver."""
     states = range(1, deq.last_state + 1)
     return torch.stack([ThroughSolver(EarlyState(n)).input_gradient(deq, x, loss) for n in states])
 
 
-def estimated_gradients(
-    deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss, estimators: Estimators
-) -> dict[str, Gradients]:
-    """Every estimate of these gradients, by name; one that knows only the final state stands for all of them.
+def estimated_gradients(deq: DEQ, x: Pixels, loss: Loss, estimators: Estimators) -> dict[str, Gradients]:
+    """Every estimate of `true_gradients`, by name; one that knows only the final state stands for all of them.
 
     "adjoint u_{n+1}" is the adjoint one state later, the one that the paper found to hurt z_n most (Fig. 4).
-
-    Args:
-        deq: the model.
-        x: the inputs.
-        loss: logits (B, K) → per-sample loss (B,).
-        estimators: the settings of the estimates.
     """
     adjoints = estimators.adjoint().input_gradients(deq, x, loss)
     found = {"adjoint u_n": adjoints, "adjoint u_{n+1}": torch.cat([adjoints[1:], adjoints[-1:]])}

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool
 
 from robustdeq.base.errors import InputError
@@ -15,9 +14,7 @@ from robustdeq.evaluation.diagnostics import Evidence, checks
 from robustdeq.evaluation.early import StateProfile
 from robustdeq.evaluation.job import CLEAN
 from robustdeq.evaluation.result import GridResult
-from robustdeq.evaluation.store import Finished, Store
-
-Outcomes = Bool[np.ndarray, "rows n"]
+from robustdeq.evaluation.store import Finished, Outcome, Store
 
 
 def assemble(store: Store) -> GridResult:
@@ -36,31 +33,25 @@ def _assembled(store: Store) -> GridResult:
     manifest = store.manifest
     columns, batches = manifest["columns"], range(manifest["batches"])
 
-    def gather(key: str, role: Role = Role.PAPER) -> list[Finished]:
+    def gather(key: str, role: Role) -> list[Finished]:
         known = [found for batch in batches if (found := store.get(key, batch)) is not None]
         if len(known) < len(batches) and (role.shown or not known):
             raise InputError("the evaluation is not finished; run the same command again and it goes on.")
         return known
 
-    found = {
-        attempt["key"]: gather(attempt["key"], Role(column["role"]))
-        for column in columns
-        for attempt in column["attempts"]
-    }
-    clean = gather(CLEAN)
-    errors = np.concatenate([batch.outcome.errors for batch in clean], axis=1)
-    withstood = np.ones_like(errors)
-    for column in columns:
-        if Role(column["role"]).counts:
-            for attempt in column["attempts"]:
-                stands = _standing(found[attempt["key"]])
-                wrong = np.concatenate([batch.outcome.errors for batch in found[attempt["key"]]], axis=1)
-                withstood[:, : stands.shape[1]] &= stands
-                errors[:, : wrong.shape[1]] |= wrong
+    roles = [(attempt["key"], Role(column["role"])) for column in columns for attempt in column["attempts"]]
+    runs = {key: gather(key, role) for key, role in [(CLEAN, Role.PAPER), *roles]}
+    found = {key: Outcome.of([run.outcome for run in known]) for key, known in runs.items()}
+    errors, withstood = found[CLEAN].errors, np.ones_like(found[CLEAN].standing)
+    for key, role in roles:
+        if role.counts:
+            made = found[key].standing.shape[1]
+            withstood[:, :made] &= found[key].standing
+            errors[:, :made] |= found[key].errors
     shown = [column for column in columns if Role(column["role"]).shown]
     table, words, climbed = [], [], []
     for column in shown:
-        outcomes = [_standing(found[attempt["key"]]) for attempt in column["attempts"]]
+        outcomes = [found[attempt["key"]].standing for attempt in column["attempts"]]
         climbs = [attempt["climbs"] for attempt in column["attempts"]]
         if column["rule"] == Rule.EVERY:
             table.append(np.logical_and.reduce(outcomes))
@@ -71,16 +62,18 @@ def _assembled(store: Store) -> GridResult:
             climbed.append(hurt.index(min(hurt)))
             table.append(outcomes[climbed[-1]])
             words.append(climbs[climbed[-1]])
-    ready_made = [found[column["attempts"][0]["key"]] for column in shown if column["ready_made"]]
+    ready_made = [column["attempts"][0]["key"] for column in shown if column["ready_made"]]
+    followed = dict(zip((CLEAN, "ready-made attack"), (CLEAN, *ready_made), strict=False))
+    states = {name: [run.states for run in runs[key] if run.states is not None] for name, key in followed.items()}
     result = GridResult(
         defenses=tuple(row["title"] for row in manifest["rows"]),
         columns=tuple(column["label"] for column in shown),
         gradients=tuple(words),
         beyond_paper=tuple(column["role"] != Role.PAPER for column in shown),
-        clean=_standing(clean),
+        clean=found[CLEAN].standing,
         per_sample=np.stack(table, axis=1),
         withstood=withstood,
-        profiles=_profiles({CLEAN: clean, "ready-made attack": [*ready_made, []][0]}),
+        profiles={name: StateProfile.of(batches) for name, batches in states.items() if batches},
         settings=manifest["settings"] | manifest["environment"],
         cumulative=tuple(column["cumulative"] for column in shown),
         errors=tuple(int(count) for count in errors.sum(axis=1)),
@@ -92,22 +85,7 @@ def _assembled(store: Store) -> GridResult:
     return result if evidence is None else replace(result, checks=checks(evidence))
 
 
-def _standing(found: list[Finished]) -> Outcomes:
-    return np.concatenate([batch.outcome.standing for batch in found], axis=1)
-
-
-def _profiles(followed: dict[str, list[Finished]]) -> dict[str, StateProfile]:
-    profiles = {}
-    for name, found in followed.items():
-        batches = [batch.states for batch in found if batch.states is not None]
-        if batches:
-            accurate = torch.from_numpy(np.concatenate([batch.accurate for batch in batches]))
-            residuals = torch.from_numpy(np.concatenate([batch.residuals for batch in batches]))
-            profiles[name] = StateProfile(accurate.double().mean(dim=0).tolist(), residuals.mean(dim=0).tolist())
-    return profiles
-
-
-def _evidence(manifest: dict[str, Any], found: dict[str, list[Finished]], result: GridResult) -> Evidence | None:
+def _evidence(manifest: dict[str, Any], found: dict[str, Outcome], result: GridResult) -> Evidence | None:
     """What the checks of the attacks rest on, where the protocol made the attacks that they need."""
     columns = {column["id"]: column["attempts"] for column in manifest["columns"]}
     ids = [row["id"] for row in manifest["rows"]]
@@ -116,26 +94,16 @@ def _evidence(manifest: dict[str, Any], found: dict[str, list[Finished]], result
     if not {*single, "unrolled-final", "restarts", "square", "one-step", "unbounded"} <= columns.keys():
         return None
 
+    def against(id: str, *names: str) -> list[Outcome]:
+        """What the attempts of these columns against a row came to."""
+        attempts = [attempt for name in names for attempt in columns[name]]
+        return [found[attempt["key"]] for attempt in attempts if attempt["settings"]["against"] == id]
+
     def own(*names: str) -> dict[str, Bool[np.ndarray, "n"]]:
         """What stands in each row under the attempts against it."""
-        attempts = [attempt for name in names for attempt in columns[name]]
-        return {
-            titles[id]: np.logical_and.reduce(
-                [_standing(found[a["key"]])[i] for a in attempts if a["settings"]["against"] == id]
-            )
-            for i, id in enumerate(ids)
-        }
+        standing = {id: [outcome.standing[i] for outcome in against(id, *names)] for i, id in enumerate(ids)}
+        return {titles[id]: np.logical_and.reduce(stands) for id, stands in standing.items()}
 
-    moved = {
-        titles[id]: np.logical_or.reduce(
-            [
-                np.concatenate([batch.outcome.moved for batch in found[attempt["key"]]])
-                for attempt in columns["one-step"]
-                if attempt["settings"]["against"] == id
-            ]
-        )
-        for id in ids
-    }
     square = result.ids.index("square")
     before = result.clean & result.per_sample[:, :square].all(axis=1)
     ready_made = result.per_sample[:, result.ids.index("unrolled-final")]
@@ -143,7 +111,7 @@ def _evidence(manifest: dict[str, Any], found: dict[str, list[Finished]], result
         single=own(*single),
         restarted=own("restarts"),
         one_step=own("one-step"),
-        moved=moved,
+        moved={titles[id]: np.logical_or.reduce([o.moved for o in against(id, "one-step")]) for id in ids},
         unbounded=own("unbounded"),
         before_queries=dict(zip(result.defenses, before, strict=True)),
         after_queries=dict(zip(result.defenses, before & result.per_sample[:, square], strict=True)),

@@ -74,13 +74,9 @@ def checks(evidence: Evidence) -> tuple[Check, ...]:
 def zero_gradients(evidence: Evidence) -> Check:
     """Gradients that vanish cannot be climbed."""
     numbers = {row: {"share with zero gradient": float(1 - moved.mean())} for row, moved in evidence.moved.items()}
-    worst = max(number["share with zero gradient"] for number in numbers.values())
-    sentence = (
-        "No image has a zero gradient."
-        if worst == 0
-        else f"Up to {worst:.1%} of the images have a zero gradient: attacks that climb it say nothing about those."
-    )
-    return Check("zero gradients", worst == 0, sentence, numbers)
+    failed, worst = _above_zero(numbers)
+    ill = f"Up to {worst:.1%} of the images have a zero gradient: attacks that climb it say nothing about those."
+    return _verdict("zero gradients", numbers, failed, "No image has a zero gradient.", ill)
 
 
 def one_step_beats_many(evidence: Evidence) -> Check:
@@ -90,12 +86,9 @@ def one_step_beats_many(evidence: Evidence) -> Check:
         for row, one in evidence.one_step.items()
     }
     failed = [row for row, number in numbers.items() if significant(number)]
-    sentence = (
-        "A single step does not do better than PGD."
-        if not failed
-        else f"A single step does better than PGD on {_names(failed)}: PGD loses its way there."
-    )
-    return Check("one step beats many", not failed, sentence, numbers)
+    well = "A single step does not do better than PGD."
+    ill = f"A single step does better than PGD on {', '.join(failed)}: PGD loses its way there."
+    return _verdict("one step beats many", numbers, failed, well, ill)
 
 
 def more_steps(evidence: Evidence) -> Check:
@@ -106,71 +99,66 @@ def more_steps(evidence: Evidence) -> Check:
     }
     failed = [row for row, number in numbers.items() if significant(number)]
     gain = max(number["one run"] - number["more steps and restarts"] for number in numbers.values())
-    sentence = (
-        f"More steps and restarts do not do worse; they break up to {100 * gain:.1f} points more."
-        if not failed
-        else f"More steps and restarts do worse on {_names(failed)}: the gradient there is not a direction of ascent."
-    )
-    return Check("more steps do not help", not failed, sentence, numbers)
+    well = f"More steps and restarts do not do worse; they break up to {100 * gain:.1f} points more."
+    ill = f"More steps and restarts do worse on {', '.join(failed)}: the gradient there is not a direction of ascent."
+    return _verdict("more steps do not help", numbers, failed, well, ill)
 
 
 def unbounded(evidence: Evidence) -> Check:
     """An attack that may draw any image at all must succeed on every one."""
     numbers = {row: {"standing at unbounded ε": float(stands.mean())} for row, stands in evidence.unbounded.items()}
-    failed = [row for row, number in numbers.items() if number["standing at unbounded ε"] > 0]
-    worst = max(number["standing at unbounded ε"] for number in numbers.values())
-    sentence = (
-        "An attack without bound leaves no image standing."
-        if not failed
-        else f"An attack without bound misses up to {worst:.1%} of the images, on {_names(failed)}: all can be broken."
-    )
-    return Check("unbounded attack", not failed, sentence, numbers)
+    failed, worst = _above_zero(numbers)
+    well = "An attack without bound leaves no image standing."
+    ill = f"An attack without bound misses up to {worst:.1%} of the images, on {', '.join(failed)}: all can be broken."
+    return _verdict("unbounded attack", numbers, failed, well, ill)
 
 
 def black_box_beats_white_box(evidence: Evidence) -> Check:
     """Square, which sees only logits, must not break what all gradients left standing."""
+    sides = {row: (evidence.before_queries[row], after) for row, after in evidence.after_queries.items()}
     numbers = {
-        row: {
-            "standing before Square": float(evidence.before_queries[row].mean()),
-            "standing after Square": float(after.mean()),
-        }
-        for row, after in evidence.after_queries.items()
+        row: {"standing before Square": float(before.mean()), "standing after Square": float(after.mean())}
+        for row, (before, after) in sides.items()
     }
-    failed = [row for row, after in evidence.after_queries.items() if after.sum() < evidence.before_queries[row].sum()]
-    sentence = (
-        "Square breaks no image that the attacks with gradients left standing."
-        if not failed
-        else f"Square breaks images that every attack with gradients left standing, on {_names(failed)}: the gradients "
+    failed = [row for row, (before, after) in sides.items() if after.sum() < before.sum()]
+    well = "Square breaks no image that the attacks with gradients left standing."
+    ill = (
+        f"Square breaks images that every attack with gradients left standing, on {', '.join(failed)}: the gradients "
         "hide something there."
     )
-    return Check("black box beats white box", not failed, sentence, numbers)
+    return _verdict("black box beats white box", numbers, failed, well, ill)
 
 
 def misalignment(evidence: Evidence) -> Check:
     """How far the ready-made attack overrates the final state, against the gradient of what is computed (paper, §3)."""
     row = next(iter(evidence.single))
-    numbers = {row: compared("through the solver", evidence.single[row], "ready-made attack", evidence.ready_made[row])}
-    gap = 100 * (numbers[row]["ready-made attack"] - numbers[row]["through the solver"])
-    failed = significant(numbers[row])
-    sentence = (
-        f"The ready-made attack overrates the model by {gap:.1f} points: its gradient is misaligned."
-        if failed
-        else f"The ready-made attack is {gap:.1f} points weaker than the same attack through the solver, no more than "
+    numbers = compared("through the solver", evidence.single[row], "ready-made attack", evidence.ready_made[row])
+    gap = 100 * (numbers["ready-made attack"] - numbers["through the solver"])
+    well = (
+        f"The ready-made attack is {gap:.1f} points weaker than the same attack through the solver, no more than "
         "chance allows."
     )
-    return Check("forward and backward pass misaligned", not failed, sentence, numbers)
+    ill = f"The ready-made attack overrates the model by {gap:.1f} points: its gradient is misaligned."
+    failed = [row] if significant(numbers) else []
+    return _verdict("forward and backward pass misaligned", {row: numbers}, failed, well, ill)
 
 
 def not_finite(evidence: Evidence) -> Check:
     """Logits that are not finite are errors of the defense."""
     numbers = {row: {"images": float(count)} for row, count in evidence.errors.items()}
-    failed = [row for row, count in evidence.errors.items() if count]
-    sentence = (
-        "All logits are finite."
-        if not failed
-        else f"Some logits are not finite on {_names(failed)}; these images count as errors of the defense."
-    )
-    return Check("logits that are not finite", not failed, sentence, numbers)
+    failed, _ = _above_zero(numbers)
+    ill = f"Some logits are not finite on {', '.join(failed)}; these images count as errors of the defense."
+    return _verdict("logits that are not finite", numbers, failed, "All logits are finite.", ill)
+
+
+def _verdict(name: str, numbers: dict[str, dict[str, float]], failed: list[str], well: str, ill: str) -> Check:
+    return Check(name, not failed, ill if failed else well, numbers)
+
+
+def _above_zero(numbers: dict[str, dict[str, float]]) -> tuple[list[str], float]:
+    """The rows whose single number is above zero, and the largest of these numbers."""
+    values = {row: value for row, number in numbers.items() for value in number.values()}
+    return [row for row, value in values.items() if value > 0], max(values.values())
 
 
 def compared(better: str, ours: Bool[np.ndarray, "n"], worse: str, theirs: Bool[np.ndarray, "n"]) -> dict[str, float]:
@@ -194,7 +182,3 @@ def compared(better: str, ours: Bool[np.ndarray, "n"], worse: str, theirs: Bool[
 def significant(numbers: dict[str, float], level: float = 0.05) -> bool:
     """Whether the first attack of a comparison is stronger than the second beyond chance."""
     return numbers["p"] < level
-
-
-def _names(rows: list[str]) -> str:
-    return ", ".join(rows)

@@ -55,20 +55,14 @@ def launch(devices: int, nodes: int, device: str) -> Fabric:
 def share(
     fabric: Fabric, job: Job, folder: Path, report: Report | None = None, adversaries: Path | None = None
 ) -> GridResult:
-    """Do a job with all processes, from where it stands, and put its outcomes together.
+    """Do a job with all processes, each of which calls this, from where it stands, and put its outcomes together.
 
     Args:
         fabric: the processes, launched.
         job: the same in every process.
         folder: where the store is.
-        report: called, in the first process, with the share of its own work that is done.
+        report: as for `measure`, about the work of the first process.
         adversaries: a folder for the adversaries; None keeps none.
-
-    Returns:
-        The result, in every process.
-
-    Raises:
-        InputError: as for `measure`.
     """
     manifest, rank, world = job.manifest(), fabric.global_rank, fabric.world_size
     if rank == 0:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from robustdeq.attacks import PGD
 from robustdeq.attacks.losses import correct
+from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.deq import DEQ
 from robustdeq.deq.defenses import state_logits
 from robustdeq.deq.gradients import Gradient, Surrogate
 from robustdeq.deq.modes import evaluating
+from robustdeq.evaluation.store import StatesOfBatch
 
 
 @dataclass(frozen=True)
@@ -28,36 +30,31 @@ class StateProfile:
     accuracy: list[float]
     residual: list[float]
 
+    @classmethod
+    def of(cls, batches: Sequence[StatesOfBatch]) -> StateProfile:
+        """The profile over the images of these batches."""
+        accurate = torch.from_numpy(np.concatenate([batch.accurate for batch in batches]))
+        residuals = torch.from_numpy(np.concatenate([batch.residuals for batch in batches]))
+        return cls(accurate.double().mean(dim=0).tolist(), residuals.mean(dim=0).tolist())
 
-def state_profile(
-    deq: DEQ, x: Float[Tensor, "samples *image"], y: Int[Tensor, "samples"], batch_size: int = 128
-) -> StateProfile:
+
+def states_of(deq: DEQ, x: Pixels, y: Labels) -> StatesOfBatch:
+    """Every state of every sample of one batch of images x with labels y."""
+    logits, residuals = state_logits(deq, x)
+    accurate = torch.stack([correct(state, y) for state in logits], dim=1)
+    return StatesOfBatch(accurate.cpu().numpy(), residuals.T.double().cpu().numpy())
+
+
+def state_profile(deq: DEQ, x: Pixels, y: Labels, batch_size: int = 128) -> StateProfile:
     """The profile of a model on images x with labels y, in batches."""
-    hits, residuals = [], []
-    for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        logits, residual = state_logits(deq, images)
-        hits.append(torch.stack([correct(state, labels) for state in logits], dim=1))
-        residuals.append(residual.T)
-    accuracy = torch.cat(hits).double().mean(dim=0)
-    residual = torch.cat(residuals).double().mean(dim=0)
-    return StateProfile(accuracy.tolist(), residual.tolist())
+    parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
+    return StateProfile.of([states_of(deq, images, labels) for images, labels in parts])
 
 
-def most_robust_state(profile: StateProfile) -> int:
-    """The n of the intermediate state z_1 … z_N with the highest accuracy, the earliest of equals (paper, §5.2)."""
-    intermediate = profile.accuracy[:-1]
-    return intermediate.index(max(intermediate)) + 1
+def choose_early_state(deq: DEQ, x: Pixels, y: Labels, attack: PGD, gradient: Gradient, batch_size: int = 128) -> int:
+    """The n of the intermediate state z_1 … z_N that is most robust on a development set, the earliest of equals.
 
-
-def choose_early_state(
-    deq: DEQ,
-    x: Float[Tensor, "samples *image"],
-    y: Int[Tensor, "samples"],
-    attack: PGD,
-    gradient: Gradient,
-    batch_size: int = 128,
-) -> int:
-    """The intermediate state that is most robust, on a development set, under the ready-made attack (paper, §5.2).
+    It is chosen under the ready-made attack, once and for all (paper, §5.2).
 
     Args:
         deq: the model.
@@ -71,4 +68,5 @@ def choose_early_state(
         surrogate = Surrogate(deq, gradient)
         parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
         adversaries = [attack.seeded(i)(surrogate, images, labels) for i, (images, labels) in enumerate(parts)]
-        return most_robust_state(state_profile(deq, torch.cat(adversaries), y, batch_size))
+        intermediate = state_profile(deq, torch.cat(adversaries), y, batch_size).accuracy[:-1]
+    return intermediate.index(max(intermediate)) + 1

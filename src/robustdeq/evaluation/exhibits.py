@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.nn import functional as F
 
 from robustdeq.attacks import PGD
+from robustdeq.attacks.losses import cross_entropy
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_tensors
 from robustdeq.deq import DEQ
@@ -68,14 +69,10 @@ class Exhibits:
             with safe_open(path, "pt") as file:
                 words = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            return cls(
-                **tensors,
-                classes=tuple(words["classes"]),
-                estimates=tuple(words["estimates"]),
-                attack=words["attack"],
-            )
+            classes, estimates = (tuple(words[name]) for name in ("classes", "estimates"))
+            return cls(**tensors, classes=classes, estimates=estimates, attack=words["attack"])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} holds no exhibits; evaluate the model again with --overwrite true.") from error
+            raise InputError(f"{path} holds no exhibits; evaluate the model again with --overwrite.") from error
 
 
 _TENSORS = ("images", "adversaries", "labels", "clean", "attacked", "cosines")
@@ -89,20 +86,8 @@ def exhibits(
     attack: PGD,
     estimators: Estimators,
 ) -> Exhibits:
-    """Attack a few images, and follow them along the trajectory.
-
-    Args:
-        deq: the model.
-        x: the images.
-        y: their labels.
-        classes: the names of the classes.
-        attack: PGD and its threat model.
-        estimators: the settings of the estimated gradients.
-    """
-
-    def loss(logits: Tensor) -> Tensor:
-        return F.cross_entropy(logits, y, reduction="none")
-
+    """Attack a few images x with labels y through the solver, and follow them along the trajectory."""
+    loss = partial(cross_entropy, y=y)
     with evaluating(deq):
         adversaries = attack(Surrogate(deq, ThroughSolver(FinalState())), x, y)
         clean, attacked = (state_logits(deq, images)[0].softmax(dim=2).transpose(0, 1) for images in (x, adversaries))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,19 +12,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor, nn
 
+from robustdeq.attacks import Attack
 from robustdeq.attacks.losses import correct
 from robustdeq.base.files import write_tensors
 from robustdeq.base.progress import Report
 from robustdeq.base.provenance import code_fingerprint, tensor_fingerprint
+from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.deq import DEQ
-from robustdeq.deq.defenses import state_logits
+from robustdeq.deq.defenses import defended_logits
 from robustdeq.deq.modes import evaluating
-from robustdeq.evaluation.attempt import Attempt, Outcome, Row, judge
-from robustdeq.evaluation.column import Column
-from robustdeq.evaluation.store import Finished, StatesOfBatch, Store
+from robustdeq.evaluation.column import Attempt, Column, Row
+from robustdeq.evaluation.early import states_of
+from robustdeq.evaluation.store import Finished, Outcome, StatesOfBatch, Store
 from robustdeq.zoo.card import fingerprint
 
 CLEAN = "clean"
@@ -50,8 +52,8 @@ class Job:
     rows: tuple[Row, ...]
     titles: tuple[str, ...]
     columns: tuple[Column, ...]
-    x: Float[Tensor, "samples *image"]
-    y: Int[Tensor, "samples"]
+    x: Pixels
+    y: Labels
     batch_size: int
     settings: dict[str, Any]
     probed: int = 0
@@ -66,12 +68,6 @@ class Job:
         """The row on which the strongest of several candidates is searched: the one called early, else the first."""
         ids = [row.id for row in self.rows]
         return ids.index("early") if "early" in ids else 0
-
-    @property
-    def modules(self) -> Iterator[nn.Module]:
-        """The model and everything that is climbed."""
-        yield self.model
-        yield from {attempt.climbs.module for column in self.columns for attempt in column.attempts}
 
     @cached_property
     def followed(self) -> set[str]:
@@ -102,11 +98,7 @@ class Job:
             },
             "columns": [
                 {
-                    "id": column.id,
-                    "label": column.label,
-                    "rule": column.rule,
-                    "role": column.role,
-                    "ready_made": column.ready_made,
+                    **{name: getattr(column, name) for name in ("id", "label", "rule", "role", "ready_made")},
                     "cumulative": any(attempt.survivors for attempt in column.attempts),
                     "attempts": [
                         {"key": attempt.key, "climbs": attempt.label, "settings": attempt.description}
@@ -138,7 +130,8 @@ class Job:
         work = [_Batch(self, store, batch) for batch in (self.batches if batches is None else batches)]
         progress = _Progress(self, work, report or (lambda share, what: None))
         with ExitStack() as stack:
-            for module in self.modules:
+            climbed = {attempt.climbs.module for column in self.columns for attempt in column.attempts}
+            for module in (self.model, *climbed):
                 stack.enter_context(evaluating(module))
             for batch in work:
                 progress.tell("clean images", batch)
@@ -150,6 +143,14 @@ class Job:
                             progress.tell(column.label, batch)
                             batch.attack(attempt, adversaries, progress.within(column.label, attempt, batch))
                             progress.finish(attempt, batch)
+
+
+def judge(model: nn.Module, rows: Sequence[Row], images: Pixels, adversaries: Pixels, y: Labels) -> Outcome:
+    """What every row of a table makes of the adversaries of images with labels y."""
+    logits = defended_logits(model, adversaries, [row.defense for row in rows])
+    standing = torch.stack([correct(row, y) for row in logits]).cpu().numpy()
+    errors = torch.stack([~row.isfinite().all(dim=1) for row in logits]).cpu().numpy()
+    return Outcome(standing, errors, (adversaries != images).flatten(1).any(dim=1).cpu().numpy())
 
 
 class _Batch:
@@ -189,7 +190,8 @@ class _Batch:
         file = None if folder is None else folder / f"{key}-{self.number:05d}.safetensors"
         if found is None or (file is not None and not file.is_file()):
             begun = time.perf_counter()
-            adversaries = attempt.adversaries(self.number, self.x, self.y, self.attacked(attempt), report)
+            seeded: Any = attempt.attack.seeded(self.number)
+            adversaries = self._adversaries(attempt, seeded, report)
             outcome = self._judge(adversaries)
             if attempt.survivors:
                 outcome = Outcome(outcome.standing & self.standing, outcome.errors, outcome.moved)
@@ -198,20 +200,27 @@ class _Batch:
                 tensors = {"adversaries": adversaries, "labels": self.y}
                 write_tensors(file, tensors, {"attack": key, "batch": str(self.number)})
             if found is None:
-                found = Finished(outcome, attempt.seeded(self.number).seed, time.perf_counter() - begun, states)
+                found = Finished(outcome, seeded.seed, time.perf_counter() - begun, states)
                 self.store.commit(key, self.number, found)
         if key in self.job.counting:
             self.standing &= found.outcome.standing
+
+    def _adversaries(self, attempt: Attempt, seeded: Attack, report: Report) -> Pixels:
+        """What the attempt makes of the images that it attacks, the others as they are."""
+        adversaries, chosen = self.x.clone(), torch.from_numpy(self.attacked(attempt)).to(self.x.device)
+        if chosen.any():
+            climbed = attempt.climbs.module
+            judge = None if attempt.against is None else attempt.against.judge
+            target = None if judge is climbed else judge
+            adversaries[chosen] = seeded(climbed, self.x[chosen], self.y[chosen], target, report)
+        attempt.attack.threat.check_adversaries(adversaries, self.x)
+        return adversaries
 
     def _judge(self, adversaries: Tensor) -> Outcome:
         return judge(self.job.model, self.job.rows, self.x, adversaries, self.y)
 
     def _states(self, x: Tensor) -> StatesOfBatch | None:
-        if not isinstance(self.job.model, DEQ):
-            return None
-        logits, residuals = state_logits(self.job.model, x)
-        accurate = torch.stack([correct(state, self.y) for state in logits], dim=1)
-        return StatesOfBatch(accurate.cpu().numpy(), residuals.T.double().cpu().numpy())
+        return states_of(self.job.model, x, self.y) if isinstance(self.job.model, DEQ) else None
 
 
 class _Progress:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float, Int
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
@@ -19,11 +18,13 @@ from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report
 from robustdeq.base.provenance import describe
+from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.deq import DEQ, Defense
 from robustdeq.deq.defenses import as_deq
+from robustdeq.deq.gradients import own_gradient
 from robustdeq.evaluation import distributed
 from robustdeq.evaluation.assemble import assemble
-from robustdeq.evaluation.attempt import Row
+from robustdeq.evaluation.column import Row
 from robustdeq.evaluation.early import choose_early_state
 from robustdeq.evaluation.job import Job
 from robustdeq.evaluation.protocol import Estimators, Gradients, Network, Paper, Protocol, Strict, protocol_named
@@ -33,8 +34,8 @@ from robustdeq.evaluation.store import Store, discard
 
 def measure(
     model: nn.Module,
-    x: Float[Tensor, "samples *image"],
-    y: Int[Tensor, "samples"],
+    x: Pixels,
+    y: Labels,
     protocol: Protocol | None = None,
     *,
     defenses: Mapping[str, Defense] | None = None,
@@ -59,7 +60,8 @@ def measure(
             called early, or else on the first.
         gradients: further gradients to climb, a column each, by name.
         early: the n of the early-state defense, where no defenses are given. None chooses, on `development`, the
-            intermediate state that is most robust under the ready-made attack (paper, §5.2).
+            intermediate state that is most robust under the protocol's attack, climbing the gradient that the weights
+            are trained with (`own_gradient`; paper, §5.2).
         development: images and labels apart from x, only needed to choose `early`.
         batch_size: how many images are attacked at once.
         folder: where every finished attack on a batch is kept at once, so that a measurement that was interrupted goes
@@ -76,12 +78,24 @@ def measure(
         InputError: x or y cannot be used, the protocol does not fit the model, there is nothing to choose `early` on,
             or the folder holds results of something else.
     """
-    folder = None if folder is None else Path(folder)
     if folder is None and (adversaries or (fabric is not None and fabric.world_size > 1)):
         raise InputError("adversaries are kept, and work is shared, in a folder; give one.")
     if fabric is not None:
         model, x, y = model.to(fabric.device), x.to(fabric.device), y.to(fabric.device)
     job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report)
+    return finish(job, folder, overwrite, adversaries, fabric, report)
+
+
+def finish(
+    job: Job,
+    folder: str | Path | None = None,
+    overwrite: bool = False,
+    adversaries: bool = False,
+    fabric: Fabric | None = None,
+    report: Report | None = None,
+) -> GridResult:
+    """Do what is left of a job that `plan` has made, in a folder or in memory; all else is as for `measure`."""
+    folder = None if folder is None else Path(folder)
     if folder is not None and overwrite and (fabric is None or fabric.global_rank == 0):
         discard(folder)
     kept = folder / "adversaries" if folder is not None and adversaries else None
@@ -98,8 +112,8 @@ def measure(
 
 def plan(
     model: nn.Module,
-    x: Float[Tensor, "samples *image"],
-    y: Int[Tensor, "samples"],
+    x: Pixels,
+    y: Labels,
     protocol: Protocol | None = None,
     defenses: Mapping[str, Defense] | None = None,
     gradients: Gradients | None = None,
@@ -117,52 +131,40 @@ def plan(
         raise InputError("attack.targeted is true; an evaluation asks which images leave their class: leave it false.")
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; attack at least 1 image at once.")
-    gradients = {} if gradients is None else gradients
-    given = defenses is not None
-    if defenses is None:
+    gradients = gradients or {}
+    settings = protocol.settings() | {"gradients": describe(gradients), "batch_size": batch_size}
+    titles = None if defenses is None else tuple(defenses)
+    if defenses is not None:
+        settings["defenses"] = describe(defenses)
+    else:
         if early is None and development is not None and protocol.reads_early:
             (report or (lambda share, what: None))(0.0, "choosing the early state")
             deq = as_deq(model)
             held_x, held_y = (tensor.to(x.device) for tensor in development)
-            early = choose_early_state(deq, held_x, held_y, attack, protocol.ready_made(deq), batch_size)
+            early = choose_early_state(deq, held_x, held_y, attack, own_gradient(deq), batch_size)
         defenses = protocol.defenses(early)
+        if early is not None and protocol.reads_early:
+            settings["early"] = early
     rows = tuple(Row(id, model, defense) for id, defense in defenses.items())
     if not rows:
         raise InputError("there is no defense to judge; give at least one.")
-    settings = protocol.settings() | {"gradients": describe(gradients), "batch_size": batch_size}
-    if given:
-        settings["defenses"] = describe(defenses)
-    if early is not None and protocol.reads_early and not given:
-        settings["early"] = early
     if isinstance(model, DEQ):
         settings |= {part: describe(getattr(model, part)) for part in ("solver", "tail", "gradient")}
-    return Job(
-        model=model,
-        rows=rows,
-        titles=tuple(defenses) if given else protocol.titles(rows),
-        columns=tuple(protocol.columns(model, rows, gradients)),
-        x=x,
-        y=y,
-        batch_size=batch_size,
-        settings=settings,
-        probed=protocol.probed,
-    )
+    columns = tuple(protocol.columns(model, rows, gradients))
+    titles = titles or protocol.titles(rows)
+    return Job(model, rows, titles, columns, x, y, batch_size, settings, protocol.probed)
 
 
 def white_box_grid(
     deq: DEQ,
-    x: Float[Tensor, "samples *image"],
-    y: Int[Tensor, "samples"],
+    x: Pixels,
+    y: Labels,
     protocol: str | Protocol = "paper",
     attack: PGD | None = None,
-    early: int | None = None,
-    development: tuple[Tensor, Tensor] | None = None,
     estimators: Estimators | None = None,
-    batch_size: int = 128,
-    report: Report | None = None,
     strict: Strict | None = None,
     sources: Mapping[str, nn.Module] | None = None,
-    folder: str | Path | None = None,
+    **settings: Any,
 ) -> GridResult:
     """Attack a DEQ through every gradient and judge it under every defense: `measure` with its settings side by side.
 
@@ -172,14 +174,10 @@ def white_box_grid(
         y: their labels.
         protocol: a protocol, or the name of one: `"paper"`, `"strict"`, `"ready-made"`, `"autoattack"`, `"entropy"`.
         attack: what climbs the gradients, where the protocol is named.
-        early: as for `measure`.
-        development: as for `measure`.
         estimators: the settings of the estimated gradients, where the protocol is named.
-        batch_size: how many images are attacked at once.
-        report: as for `measure`.
         strict: how hard the strict protocol tries, where it is named.
         sources: explicit networks whose adversaries the strict protocol transfers, by name.
-        folder: as for `measure`.
+        settings: all others as for `measure`, by name.
 
     Returns:
         The outcome of every sample.
@@ -192,14 +190,4 @@ def white_box_grid(
         given = {name: setting for name, setting in given.items() if setting is not None}
         named = protocol_named(protocol, **given)
         protocol = replace(strict, **given) if strict is not None and named.name == strict.name else named
-    return measure(
-        deq,
-        x,
-        y,
-        protocol,
-        early=early,
-        development=development,
-        batch_size=batch_size,
-        folder=folder,
-        report=report,
-    )
+    return measure(deq, x, y, protocol, **settings)

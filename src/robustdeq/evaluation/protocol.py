@@ -37,8 +37,7 @@ from robustdeq.deq.gradients import (
     SimultaneousAdjoint,
     UnrolledIntermediate,
 )
-from robustdeq.evaluation.attempt import Attempt, Climbed, Row, estimated, transferred
-from robustdeq.evaluation.column import Column, Role, Rule
+from robustdeq.evaluation.column import Attempt, Climbed, Column, Role, Row, Rule, estimated, transferred
 
 Gradients = Mapping[str, Gradient]
 
@@ -91,11 +90,6 @@ class Estimators:
         """The simultaneous adjoint at one state."""
         return SimultaneousAdjoint(state, self.adjoint_step_size, self.transpose)
 
-    def unrolled_ensemble(self) -> Ensemble:
-        """The ensemble of the unrolled intermediates."""
-        steps, damping = self.ensemble
-        return Ensemble(UnrolledIntermediate(steps=steps, damping=damping))
-
     def exact_of(self, deq: DEQ) -> Exact:
         """The model's own exact gradient, with its own backward steps, or else the one given here (Table 1)."""
         return deq.gradient if isinstance(deq.gradient, Exact) else self.exact
@@ -117,14 +111,14 @@ class Estimators:
             for damping in self.dampings
             for from_image in (False, True)
         )
-        adjoints = tuple(map(self.adjoint, intermediate))
+        adjoints, together = tuple(map(self.adjoint, intermediate)), UnrolledIntermediate(None, *self.ensemble)
         return (
             Candidates("adjoint-final", "simultaneous adjoint, final", (self.adjoint(),)),
             Candidates("adjoint-intermediate", "simultaneous adjoint, intermediate", adjoints),
             Candidates("adjoint-ensemble", "simultaneous adjoint, ensemble", (Ensemble(self.adjoint()),)),
             Candidates("unrolled-final", "unrolled intermediates, final", (self.final,)),
             Candidates("unrolled-intermediate", "unrolled intermediates, intermediate", unrolled),
-            Candidates("unrolled-ensemble", "unrolled intermediates, ensemble", (self.unrolled_ensemble(),)),
+            Candidates("unrolled-ensemble", "unrolled intermediates, ensemble", (Ensemble(together),)),
         )
 
 
@@ -137,6 +131,8 @@ class Protocol(ABC):
     """
 
     name: ClassVar[str]
+    reads_early: ClassVar[bool] = True
+    """Whether the rows, where none are given, include the early state."""
 
     attack: PGD = field(default_factory=PGD)
 
@@ -161,11 +157,6 @@ class Protocol(ABC):
             )
         return {"final": FinalState(), "early": EarlyState(early), "ensemble": EnsembleState()}
 
-    @property
-    def reads_early(self) -> bool:
-        """Whether these rows include the early state."""
-        return True
-
     def titles(self, rows: Sequence[Row]) -> tuple[str, ...]:
         """What the table calls these rows."""
         return tuple(row.defense.label for row in rows)
@@ -175,20 +166,23 @@ class Protocol(ABC):
         """On how many images, at least, columns are made that only check the attacks."""
         return 0
 
-    def ready_made(self, deq: DEQ) -> Gradient:
-        """The gradient of the ready-made attack, under which the early state is chosen."""
-        return Estimators().ready_made(deq)
-
     def settings(self) -> dict[str, Any]:
         """Its name and settings, in plain values."""
         return {"protocol": self.name} | {own.name: describe(getattr(self, own.name)) for own in fields(self)}
 
     def climbing(self, model: nn.Module, gradients: Gradients) -> list[Column]:
         """One column per gradient, beyond the paper."""
-        return [
-            Column(f"own-{name}", name, (Attempt(self.attack, estimated(model, gradient)),), role=Role.BEYOND)
-            for name, gradient in gradients.items()
-        ]
+        return [beyond(f"own-{name}", name, climb(self.attack, model, g)) for name, g in gradients.items()]
+
+
+def beyond(id: str, label: str, attempts: tuple[Attempt, ...], rule: Rule = Rule.STRONGEST) -> Column:
+    """A column that the paper does not have."""
+    return Column(id, label, attempts, rule, Role.BEYOND)
+
+
+def climb(attack: Attack, model: nn.Module, *gradients: Gradient) -> tuple[Attempt, ...]:
+    """An attack on each of these gradients of a DEQ, judged on the state that it reads."""
+    return tuple(Attempt(attack, estimated(model, gradient)) for gradient in gradients)
 
 
 def adaptive(attack: Attack, rows: Sequence[Row], survivors: bool = False) -> tuple[Attempt, ...]:
@@ -211,10 +205,6 @@ class Estimating(Protocol):
 
     estimators: Estimators = field(default_factory=Estimators)
 
-    @override
-    def ready_made(self, deq: DEQ) -> Gradient:
-        return self.estimators.ready_made(deq)
-
 
 @dataclass(frozen=True)
 class Paper(Estimating):
@@ -225,29 +215,20 @@ class Paper(Estimating):
     @override
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
         last = as_deq(model).last_state
-        followed = {
-            "adjoint-final": (f"u_{last}",),
-            "adjoint-intermediate": tuple(f"u_{n}" for n in range(1, last)),
-        }
+        states = {"adjoint-final": range(last, last + 1), "adjoint-intermediate": range(1, last)}
         return [
             *(
                 Column(
                     column.id,
                     column.label,
-                    tuple(Attempt(self.attack, estimated(model, gradient)) for gradient in column.gradients),
+                    climb(self.attack, model, *column.gradients),
                     ready_made=column.id == "unrolled-final",
-                    followed=followed.get(column.id, ()),
+                    followed=tuple(f"u_{n}" for n in states.get(column.id, ())),
                 )
                 for column in self.estimators.candidates(last)
             ),
             *(
-                Column(
-                    f"through-{row.id}",
-                    f"through the solver, {row.id}",
-                    adaptive(self.attack, [row]),
-                    Rule.EVERY,
-                    Role.BEYOND,
-                )
+                beyond(f"through-{row.id}", f"through the solver, {row.id}", adaptive(self.attack, [row]), Rule.EVERY)
                 for row in rows
             ),
             *self.climbing(model, gradients),
@@ -299,57 +280,32 @@ class Strict(Paper):
         attack, deq = self.attack, as_deq(model)
         within = (attack.eps, attack.norm, attack.seed, attack.bounds)
         joint = JointAttack(attack.eps, attack.step_size, norm=attack.norm, seed=attack.seed, bounds=attack.bounds)
+        bare = Climbed(model, "the model", "the model", 0)
         implicit = {"exact": self.estimators.exact_of(deq), "SHINE": SHINE(), "Jacobian-free": JacobianFree()}
+        low, high = attack.bounds
+        one = replace(attack, steps=1, step_size=attack.eps or 1.0, random_start=False, restarts=1)
+        free = replace(attack, eps=high - low, step_size=(high - low) / 4, norm="Linf")
         restarted = StoppingPGD.like(attack, self.steps, self.restarts)
         apgd = APGD(*within, steps=self.apgd_steps)
         targeted = TargetedAPGD(*within, targets=self.targets, steps=self.apgd_steps)
         square = Square(*within, queries=self.queries)
-
-        def against_all(id: str, label: str, attempts: tuple[Attempt, ...]) -> Column:
-            return Column(id, label, attempts, Rule.EVERY, Role.BEYOND)
-
+        runs = f"{self.restarts} × {self.steps} steps"
         return [
             *super().columns(model, rows, gradients),
             *(
-                Column(
-                    f"implicit-{name}",
-                    f"implicit gradient, {name}",
-                    (Attempt(attack, estimated(model, gradient)),),
-                    role=Role.BEYOND,
-                )
+                beyond(f"implicit-{name}", f"implicit gradient, {name}", climb(attack, model, gradient))
                 for name, gradient in implicit.items()
             ),
-            Column(
-                "joint",
-                "joint iteration, z, u and x",
-                (Attempt(joint, Climbed(model, "the model", "the model", 0)),),
-                role=Role.BEYOND,
-            ),
+            beyond("joint", "joint iteration, z, u and x", (Attempt(joint, bare),)),
             *(
-                Column(
-                    f"transfer-{name}",
-                    f"transferred, {name}",
-                    (Attempt(attack, transferred(name, network)),),
-                    role=Role.BEYOND,
-                )
+                beyond(f"transfer-{name}", f"transferred, {name}", (Attempt(attack, transferred(name, network)),))
                 for name, network in self.sources.items()
             ),
-            against_all(
-                "restarts", f"through the solver, {self.restarts} × {self.steps} steps", adaptive(restarted, rows)
-            ),
-            against_all("apgd", "through the solver, APGD", adaptive(apgd, rows, True)),
-            against_all("apgd-t", "through the solver, targeted APGD", adaptive(targeted, rows, True)),
-            against_all("square", "no gradient, Square", querying(square, rows, True)),
-            *self._probes(rows),
-        ]
-
-    def _probes(self, rows: Sequence[Row]) -> list[Column]:
-        """Attacks that test the adaptive attacks (Athalye et al., ICML 2018): one step, and no bound."""
-        attack = self.attack
-        low, high = attack.bounds
-        one = replace(attack, steps=1, step_size=attack.eps or 1.0, random_start=False, restarts=1)
-        free = replace(attack, eps=high - low, step_size=(high - low) / 4, norm="Linf")
-        return [
+            beyond("restarts", f"through the solver, {runs}", adaptive(restarted, rows), Rule.EVERY),
+            beyond("apgd", "through the solver, APGD", adaptive(apgd, rows, True), Rule.EVERY),
+            beyond("apgd-t", "through the solver, targeted APGD", adaptive(targeted, rows, True), Rule.EVERY),
+            beyond("square", "no gradient, Square", querying(square, rows, True), Rule.EVERY),
+            # These test the adaptive attacks (Athalye et al., ICML 2018): one step, and no bound.
             Column("one-step", "one step", adaptive(one, rows), role=Role.PROBE),
             Column("unbounded", "unbounded", adaptive(free, rows), role=Role.OUTSIDE),
         ]
@@ -379,7 +335,7 @@ class ReadyMade(Estimating):
                 Column(
                     f"{name}-{length}",
                     f"implicit gradient, {name}, {run.steps} steps",
-                    (Attempt(run, estimated(model, gradient)),),
+                    climb(run, model, gradient),
                     ready_made=length == "short" and gradient == self.estimators.ready_made(deq),
                 )
                 for name, gradient in climbed.items()
@@ -431,17 +387,13 @@ class Network(Protocol):
     """
 
     name: ClassVar[str] = "network"
+    reads_early: ClassVar[bool] = False
 
     cascade: Cascade | None = None
 
     @override
     def defenses(self, early: int | None) -> dict[str, Defense]:
         return {"network": AsIs()}
-
-    @property
-    @override
-    def reads_early(self) -> bool:
-        return False
 
     @override
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
@@ -453,14 +405,8 @@ class Network(Protocol):
         return [
             Column("pgd", f"network, PGD, {attack.steps} steps", pgd, Rule.EVERY, ready_made=True),
             *(
-                Column(
-                    part.label,
-                    f"network, {part.label}",
-                    adaptive(replace(part, seed=cascade.seed), rows, survivors=True),
-                    Rule.EVERY,
-                    Role.BEYOND,
-                )
-                for part in cascade.components
+                beyond(part.label, f"network, {part.label}", adaptive(part, rows, survivors=True), Rule.EVERY)
+                for part in (replace(part, seed=cascade.seed) for part in cascade.components)
             ),
             *self.climbing(model, gradients),
         ]
@@ -477,17 +423,13 @@ class Adaptive(Estimating):
     """
 
     name: ClassVar[str] = "entropy"
+    reads_early: ClassVar[bool] = False
 
     defense: Defense = field(default_factory=EntropyReduction)
 
     @override
     def defenses(self, early: int | None) -> dict[str, Defense]:
         return {"undefended": FinalState(), self.defense.label: self.defense}
-
-    @property
-    @override
-    def reads_early(self) -> bool:
-        return False
 
     @override
     def titles(self, rows: Sequence[Row]) -> tuple[str, ...]:
@@ -497,8 +439,8 @@ class Adaptive(Estimating):
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
         attack, adaptively = self.attack, adaptive(self.attack, rows[1:])
         bare, last = rows[0].surrogates[0], adaptively[-1]
-        ready_made = estimated(model, self.estimators.ready_made(as_deq(model)))
-        continued = ContinuedPGD(**{setting.name: getattr(attack, setting.name) for setting in fields(attack)})
+        ready_made = climb(attack, model, self.estimators.ready_made(as_deq(model)))
+        continued = ContinuedPGD(**vars(attack))
         stages = replace(
             last.climbs,
             module=Stages([bare.module, last.climbs.module]),
@@ -506,10 +448,10 @@ class Adaptive(Estimating):
             description=[bare.description, last.climbs.description],
         )
         return [
-            Column("bare-ready-made", "not adaptive, ready-made", (Attempt(attack, ready_made),), ready_made=True),
+            Column("bare-ready-made", "not adaptive, ready-made", ready_made, ready_made=True),
             Column("bare-through", "not adaptive, through the solver", (Attempt(attack, bare),)),
             *(
-                Column(f"adaptive-{i}", f"adaptive, {attempt.climbs.label}", (attempt,), role=Role.BEYOND)
+                beyond(f"adaptive-{i}", f"adaptive, {attempt.climbs.label}", (attempt,))
                 for i, attempt in enumerate((*adaptively, replace(last, attack=continued, climbs=stages)))
             ),
             *self.climbing(model, gradients),
@@ -532,12 +474,8 @@ class Chosen(Protocol):
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
         return [
             *(
-                Column(
-                    name,
-                    name,
-                    adaptive(attack, rows[:1]) if gradient is None else (Attempt(attack, estimated(model, gradient)),),
-                )
-                for name, (attack, gradient) in self.attacks.items()
+                Column(name, name, adaptive(attack, rows[:1]) if g is None else climb(attack, model, g))
+                for name, (attack, g) in self.attacks.items()
             ),
             *self.climbing(model, gradients),
         ]

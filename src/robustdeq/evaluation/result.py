@@ -18,6 +18,7 @@ from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation.column import Role
 from robustdeq.evaluation.diagnostics import Check
 from robustdeq.evaluation.early import StateProfile
+from robustdeq.evaluation.store import digits, parsed
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,6 @@ class GridResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain lists and numbers; outcomes of samples as strings of 0 and 1."""
-
-        def digits(outcomes: np.ndarray) -> str:
-            return "".join(map(str, outcomes.astype(int)))
-
         return {
             "samples": self.clean.shape[1],
             "defenses": [
@@ -165,14 +162,14 @@ class GridResult:
             plain = json.loads(path.read_text(encoding="utf-8"))
             rows = plain["defenses"]
             attacks = rows[0]["attacks"]
-            withstood = [_outcomes(row["worst_case_per_sample"]) for row in rows if "worst_case_per_sample" in row]
+            withstood = [parsed(row["worst_case_per_sample"]) for row in rows if "worst_case_per_sample" in row]
             return cls(
                 defenses=tuple(row["name"] for row in rows),
                 columns=tuple(attack["name"] for attack in attacks),
                 gradients=tuple(attack["climbs"] for attack in attacks),
                 beyond_paper=tuple(attack["role"] != Role.PAPER for attack in attacks),
-                clean=np.stack([_outcomes(row["clean_per_sample"]) for row in rows]),
-                per_sample=np.stack([[_outcomes(found["per_sample"]) for found in row["attacks"]] for row in rows]),
+                clean=np.stack([parsed(row["clean_per_sample"]) for row in rows]),
+                per_sample=np.stack([[parsed(found["per_sample"]) for found in row["attacks"]] for row in rows]),
                 withstood=np.stack(withstood) if withstood else None,
                 profiles={
                     name: StateProfile(**{key: [*map(_number, values)] for key, values in profile.items()})
@@ -189,11 +186,6 @@ class GridResult:
             raise InputError(f"{path} cannot be read ({error.strerror}).") from error
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise InputError(f"{path} holds no evaluation; make it with `robustdeq evaluate`.") from error
-
-
-def _outcomes(digits: str) -> Bool[np.ndarray, "samples"]:
-    """The outcomes of samples that `to_dict` wrote as 0 and 1."""
-    return np.array([int(digit) for digit in digits], bool)
 
 
 def _number(value: float | None) -> float:

@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -23,7 +24,6 @@ from jaxtyping import Bool, Float
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
-from robustdeq.evaluation.attempt import Outcome
 
 _SCHEMA = """
 CREATE TABLE manifest (text TEXT NOT NULL, digest TEXT NOT NULL);
@@ -57,6 +57,27 @@ _UNWRITABLE = {
 }
 FILE = "results.sqlite"
 MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one batch under one attempt.
+
+    Attributes:
+        standing: whether each row of the table classifies each image correctly, (rows, batch).
+        errors: whether its logits were not finite there, which counts as an error of the defense.
+        moved: whether the attack changed the image at all, (batch,).
+    """
+
+    standing: Bool[np.ndarray, "rows batch"]
+    errors: Bool[np.ndarray, "rows batch"]
+    moved: Bool[np.ndarray, "batch"]
+
+    @classmethod
+    def of(cls, batches: Sequence[Outcome]) -> Outcome:
+        """What became of several batches, one after the other."""
+        parts = ([getattr(batch, name) for batch in batches] for name in ("standing", "errors", "moved"))
+        return cls(*(np.concatenate(part, axis=-1) for part in parts))
 
 
 @dataclass(frozen=True)
@@ -198,14 +219,14 @@ class Store:
         """
         outcome, followed = run.outcome, run.states
         rows = [
-            (attack, batch, i, _digits(outcome.standing[i]), _digits(outcome.errors[i]))
+            (attack, batch, i, digits(outcome.standing[i]), digits(outcome.errors[i]))
             for i in range(len(outcome.standing))
         ]
         states = [] if followed is None else [
-            (attack, batch, n + 1, _digits(followed.accurate[:, n]), json.dumps(followed.residuals[:, n].tolist()))
+            (attack, batch, n + 1, digits(followed.accurate[:, n]), json.dumps(followed.residuals[:, n].tolist()))
             for n in range(followed.accurate.shape[1])
         ]  # fmt: skip
-        moved = _digits(outcome.moved)
+        moved = digits(outcome.moved)
         row = (attack, batch, run.seed, float(run.seconds), moved)
         with self._guarded(), self._transaction("IMMEDIATE"):
             written = (*row, _digest(row, rows, states))
@@ -257,19 +278,18 @@ class Store:
         for (verdict,) in self._database.execute("PRAGMA integrity_check").fetchall():
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
-        outcomes: dict[tuple[str, int], list[Any]] = {}
-        for row in self._database.execute("SELECT * FROM outcomes ORDER BY attack, batch, row"):
-            outcomes.setdefault(row[:2], []).append(row)
-        profiles: dict[tuple[str, int], list[Any]] = {}
-        for row in self._database.execute("SELECT * FROM profiles ORDER BY attack, batch, state"):
-            profiles.setdefault(row[:2], []).append(row)
+        outcomes: dict[tuple[str, int], list[Any]] = defaultdict(list)
+        profiles: dict[tuple[str, int], list[Any]] = defaultdict(list)
+        for table, known in (("outcomes", outcomes), ("profiles", profiles)):
+            for row in self._database.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3"):
+                known[row[:2]].append(row)
         runs = self._database.execute("SELECT attack, batch, seed, seconds, moved, digest FROM runs ORDER BY rowid")
         for *row, digest in runs.fetchall():
             attack, batch, seed, seconds, moved = row
             rows, states = outcomes.pop((attack, batch), []), profiles.pop((attack, batch), [])
             if not rows or digest != _digest(row, rows, states):
                 raise sqlite3.DatabaseError(f"the run of batch {batch} is not what was written")
-            outcome = Outcome(_stack(rows, 3), _stack(rows, 4), _parse(moved))
+            outcome = Outcome(_stack(rows, 3), _stack(rows, 4), parsed(moved))
             followed = None
             if states:
                 residuals = np.array([json.loads(state[4]) for state in states]).T
@@ -288,14 +308,9 @@ class Store:
 
     @contextmanager
     def _transaction(self, kind: str) -> Iterator[None]:
-        self._database.execute(f"BEGIN {kind}")
-        try:
+        with self._database:
+            self._database.execute(f"BEGIN {kind}")
             yield
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -313,7 +328,7 @@ class Store:
             raise InputError(f"the results in {self._place} are damaged ({reason}); {_WAY_OUT}") from error
 
 
-_WAY_OUT = "choose another --output, or pass --overwrite true to begin again."
+_WAY_OUT = "choose another --output, or pass --overwrite to begin again."
 
 
 def seconds_spent(folder: Path) -> float:
@@ -380,16 +395,18 @@ def _where_they_part(*texts: str) -> list[str]:
     return [f"{'…' if start else ''}{text[start : start + 80]}{'…' if text[start + 80 :] else ''}" for text in texts]
 
 
-def _digits(values: Bool[np.ndarray, "n"]) -> str:
+def digits(values: Bool[np.ndarray, "n"]) -> str:
+    """Outcomes of samples as a string of 0 and 1."""
     return "".join(map(str, values.astype(int)))
 
 
-def _parse(digits: str) -> Bool[np.ndarray, "n"]:
-    return np.array([digit == "1" for digit in digits], dtype=bool)
+def parsed(digits: str) -> Bool[np.ndarray, "n"]:
+    """The outcomes that `digits` wrote."""
+    return np.array([int(digit) for digit in digits], dtype=bool)
 
 
 def _stack(rows: list[Any], column: int) -> Bool[np.ndarray, "rows n"]:
-    return np.stack([_parse(row[column]) for row in rows])
+    return np.stack([parsed(row[column]) for row in rows])
 
 
 def _digest(*content: Any) -> str:

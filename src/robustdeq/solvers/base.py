@@ -3,7 +3,7 @@
 A solver looks for z with g(z) = f(z) − z = 0. Each of ours moves by an increment that is a *combination of vectors it
 has already seen* (earlier increments s_i and residuals g_i) whose coefficients depend on nothing but their inner
 products. A method is therefore two small things: which vectors it remembers (`Memory`), and how the products become
-coefficients (`Solver.coefficients`). The loop, the stopping rule, the reverse sweep (`adjoint.py`) are written once.
+coefficients (`Solver.coefficients`). The loop, the stopping rule, the reverse sweep (`reverse.py`) are written once.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ from robustdeq.data import Images, Splits
 from robustdeq.deq import DEQ
 from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState, StateDefense
 from robustdeq.deq.gradients import Gradient, StateGradient, own_gradient
-from robustdeq.evaluation import Chosen, Estimators, GridResult, Protocol, Strict, choose_early_state, measure
-from robustdeq.evaluation.measure import plan
+from robustdeq.evaluation import Chosen, Estimators, GridResult, Protocol, Strict, choose_early_state
+from robustdeq.evaluation.measure import finish, plan
 from robustdeq.evaluation.store import seconds_spent
 from robustdeq.study.configurations import Configuration
 from robustdeq.study.scales import Budget, Scale
@@ -259,17 +259,7 @@ class Study:
         folder = self.folder / "measured" / digest(job.manifest())
         self.kept.setdefault(folder, seconds_spent(folder))
         with self.progress(title) as report:
-            return measure(
-                model,
-                x,
-                y,
-                protocol,
-                defenses=defenses,
-                gradients=gradients,
-                batch_size=self.batch_size,
-                folder=folder,
-                report=report,
-            )
+            return finish(job, folder, report=report)
 
     def climbed(
         self, title: str, deq: DEQ, defenses: Mapping[str, Defense], gradients: Mapping[str, Gradient]

@@ -4,8 +4,7 @@ from robustdeq.deq.gradients.adjoint import SimultaneousAdjoint
 from robustdeq.deq.gradients.base import Family, Surrogate
 from robustdeq.deq.gradients.ensemble import Ensemble
 from robustdeq.deq.gradients.implicit import SHINE, Exact, JacobianFree
-from robustdeq.deq.gradients.own import own_gradient
-from robustdeq.deq.gradients.phantom import Neumann, Phantom
+from robustdeq.deq.gradients.phantom import Neumann, Phantom, own_gradient
 from robustdeq.deq.gradients.solver import ThroughSolver
 from robustdeq.deq.gradients.unrolled import UnrolledIntermediate
 from robustdeq.deq.model import Gradient, StateGradient

@@ -6,15 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import Injected, Logits, Pixels
 from robustdeq.deq.gradients.base import Family
 from robustdeq.deq.model import DEQ, Loss, total_loss
-from robustdeq.deq.solve import Solution
-from robustdeq.deq.sweep import attach
+from robustdeq.deq.solve import Solution, attach
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,6 @@ class SimultaneousAdjoint(Family):
         InputError: a setting is out of its range, or the solver keeps no inverse estimate.
     """
 
-    state: int | None = None
     step_size: float = 1.0
     transpose: bool = True
 
@@ -48,12 +46,7 @@ class SimultaneousAdjoint(Family):
         return "simultaneous adjoint, u_{N+1}" if self.state is None else f"simultaneous adjoint, u_{self.state}"
 
     @override
-    def check(self, deq: DEQ) -> None:
-        if self.state is not None:
-            deq.check_state(self.state)
-
-    @override
-    def recorded_solution(self, deq: DEQ, x: Float[Tensor, "batch *image"], until: int | None) -> Solution:
+    def recorded_solution(self, deq: DEQ, x: Pixels, until: int | None) -> Solution:
         return deq.solution(x, until=until, record=True, record_tail=False)
 
     @override
@@ -65,9 +58,7 @@ class SimultaneousAdjoint(Family):
         return deq.evaluations(None) + 1 + 2 * deq.last_state
 
     @override
-    def sweep(
-        self, deq: DEQ, solution: Solution, loss: Loss, states: range
-    ) -> Iterator[tuple[int, Float[Tensor, "batch *injection"]]]:
+    def sweep(self, deq: DEQ, solution: Solution, loss: Loss, states: range) -> Iterator[tuple[int, Injected]]:
         trajectory = solution.trajectory
         u = torch.zeros_like(trajectory.initial)
         for n in range(states[-1] + 1):
@@ -92,14 +83,14 @@ class SimultaneousAdjoint(Family):
         return deq.last_state if self.state is None else self.state
 
     @override
-    def differentiate(self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+    def differentiate(self, deq: DEQ, x: Pixels, loss: Loss) -> Pixels:
         n = self._target(deq)
         solution = self.recorded_solution(deq, x, n)
         ((_, u_bar),) = self.sweep(deq, solution, loss, range(n, n + 1))
         return torch.autograd.grad(solution.u, x, u_bar)[0]
 
     @override
-    def logits(self, deq: DEQ, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def logits(self, deq: DEQ, x: Pixels) -> Logits:
         n = self._target(deq)
         solution = self.recorded_solution(deq, x, n)
 

@@ -4,36 +4,47 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from typing_extensions import override
 
+from robustdeq.base.shapes import Injected, Logits, Pixels
 from robustdeq.deq.model import DEQ, Gradient, Loss
 from robustdeq.deq.modes import frozen
 from robustdeq.deq.solve import Solution
 
 
+@dataclass(frozen=True)
 class Family(Gradient):
-    """A gradient that exists for every state z_1 … z_{N+1}, so that all of them come from one sweep."""
+    """A gradient that exists for every state z_1 … z_{N+1}, so that all of them come from one sweep.
+
+    Args:
+        state: n, from 1 to N + 1, the one that it is for by itself; None for N + 1, the final state.
+    """
+
+    state: int | None = None
+
+    @override
+    def check(self, deq: DEQ) -> None:
+        if self.state is not None:
+            deq.check_state(self.state)
 
     @abstractmethod
-    def sweep(
-        self, deq: DEQ, solution: Solution, loss: Loss, states: range
-    ) -> Iterator[tuple[int, Float[Tensor, "batch *injection"]]]:
+    def sweep(self, deq: DEQ, solution: Solution, loss: Loss, states: range) -> Iterator[tuple[int, Injected]]:
         """Yield (n, the gradient with respect to the injection u at z_n) for the states asked for, in order."""
 
     @abstractmethod
     def sweep_evaluations(self, deq: DEQ) -> int:
         """The cost of a sweep over all states, counted as in `evaluations`."""
 
-    def recorded_solution(self, deq: DEQ, x: Float[Tensor, "batch *image"], until: int | None) -> Solution:
+    def recorded_solution(self, deq: DEQ, x: Pixels, until: int | None) -> Solution:
         """The solve that a sweep runs over."""
         return deq.solution(x, until=until)
 
-    def input_gradients(
-        self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss
-    ) -> Float[Tensor, "states batch *image"]:
+    def input_gradients(self, deq: DEQ, x: Pixels, loss: Loss) -> Float[Tensor, "states batch *image"]:
         """The gradients at all states z_1 … z_{N+1}, from one sweep; arguments as for `input_gradient`."""
         with frozen(deq), torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -63,11 +74,11 @@ class Surrogate(nn.Module):
         self.deq = deq
         self.gradient = gradient
 
-    def forward(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Pixels) -> Logits:
         """The logits that the gradient belongs to."""
         return self.gradient.logits(self.deq, x)
 
-    def input_gradient(self, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+    def input_gradient(self, x: Pixels, loss: Loss) -> Pixels:
         """See `Gradient.input_gradient`."""
         return self.gradient.input_gradient(self.deq, x, loss)
 

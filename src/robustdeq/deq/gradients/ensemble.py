@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from robustdeq.base.shapes import Logits, Pixels
 from robustdeq.deq.defenses import EnsembleState, Reader
 from robustdeq.deq.gradients.base import Family
 from robustdeq.deq.model import DEQ, Gradient, Loss
-from robustdeq.deq.solve import Solution
-from robustdeq.deq.sweep import attach
+from robustdeq.deq.solve import Solution, attach
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,12 @@ class Ensemble(Gradient):
         return total
 
     @override
-    def differentiate(self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+    def differentiate(self, deq: DEQ, x: Pixels, loss: Loss) -> Pixels:
         solution = self.family.recorded_solution(deq, x, None)
         return torch.autograd.grad(solution.u, x, self._injection_gradient(deq, solution, loss))[0]
 
     @override
-    def logits(self, deq: DEQ, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def logits(self, deq: DEQ, x: Pixels) -> Logits:
         solution = self.family.recorded_solution(deq, x, None)
 
         def pull_back(cotangent: Tensor, tensors: tuple[Tensor, ...]) -> Sequence[Tensor]:

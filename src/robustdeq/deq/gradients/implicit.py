@@ -9,15 +9,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
+from robustdeq.base.shapes import Flat, State
 from robustdeq.deq.cell import Linearization
 from robustdeq.deq.model import DEQ, StateGradient
-from robustdeq.deq.solve import Solution
-from robustdeq.deq.sweep import attach
+from robustdeq.deq.solve import Solution, attach
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Broyden
 
@@ -26,9 +26,7 @@ class Implicit(StateGradient):
     """Reads the loss at the final state and pulls it back through one application of the cell at z*."""
 
     @abstractmethod
-    def adjoint(
-        self, solution: Solution, linearization: Linearization, c: Float[Tensor, "batch dim"]
-    ) -> Float[Tensor, "batch dim"]:
+    def adjoint(self, solution: Solution, linearization: Linearization, c: Flat) -> Flat:
         """The estimate u of (I − Jᵀ)⁻¹ c, with J linearised at z*."""
 
     @property
@@ -45,7 +43,7 @@ class Implicit(StateGradient):
         return True
 
     @override
-    def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
+    def read(self, solution: Solution) -> State:
         trajectory = solution.trajectory
         fixed_point = trajectory.solution.view(trajectory.shape)
 
@@ -94,10 +92,7 @@ class Exact(Implicit):
 class SHINE(Implicit):
     """u = −B_Nᵀ c: the forward solver's inverse estimate instead of a solve (Ramzi et al., ICLR 2022; App. D)."""
 
-    @property
-    @override
-    def label(self) -> str:
-        return "SHINE"
+    title: ClassVar[str] = "SHINE"
 
     @override
     def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:
@@ -108,10 +103,7 @@ class SHINE(Implicit):
 class JacobianFree(Implicit):
     """u = c: the inverse replaced by the identity (Fung et al., "JFB: Jacobian-free backpropagation", AAAI 2022)."""
 
-    @property
-    @override
-    def label(self) -> str:
-        return "Jacobian-free"
+    title: ClassVar[str] = "Jacobian-free"
 
     @override
     def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import State
 from robustdeq.deq.cell import Linearization
-from robustdeq.deq.gradients.implicit import Implicit
+from robustdeq.deq.gradients.implicit import Implicit, JacobianFree
 from robustdeq.deq.model import DEQ, StateGradient
 from robustdeq.deq.solve import Solution
 from robustdeq.deq.tail import Unroll
@@ -25,7 +25,16 @@ def check_steps(steps: int, damping: float) -> None:
 
 
 @dataclass(frozen=True)
-class Phantom(StateGradient):
+class _Damped:
+    steps: int = 5
+    damping: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_steps(self.steps, self.damping)
+
+
+@dataclass(frozen=True)
+class Phantom(_Damped, StateGradient):
     """The unrolling-based phantom gradient: autograd through Eq. 6, ẑ_{N+t} = (1 − λ) ẑ_{N+t−1} + λ f(ẑ_{N+t−1}).
 
     The loss is read at ẑ_{N+k} and the steps start, as a constant, where the model's tail starts: at z* (Eq. 6) or at
@@ -39,12 +48,6 @@ class Phantom(StateGradient):
         InputError: a setting is out of its range.
     """
 
-    steps: int = 5
-    damping: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_steps(self.steps, self.damping)
-
     @property
     @override
     def label(self) -> str:
@@ -55,7 +58,7 @@ class Phantom(StateGradient):
         return deq.last_state + 3 * self.steps
 
     @override
-    def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
+    def read(self, solution: Solution) -> State:
         return Unroll(self.steps, self.damping)(solution.cell, solution.start)
 
     @override
@@ -64,22 +67,11 @@ class Phantom(StateGradient):
 
 
 @dataclass(frozen=True)
-class Neumann(Implicit):
+class Neumann(_Damped, Implicit):
     """The series form: u = λ Σ_{t=0}^{k−1} (λ Jᵀ + (1 − λ) I)^t c, with J at z*.
 
-    Args:
-        steps: k, the number of terms.
-        damping: λ.
-
-    Raises:
-        InputError: a setting is out of its range.
+    Settings as for `Phantom`; k is the number of terms.
     """
-
-    steps: int = 5
-    damping: float = 0.5
-
-    def __post_init__(self) -> None:
-        check_steps(self.steps, self.damping)
 
     @property
     @override
@@ -98,3 +90,18 @@ class Neumann(Implicit):
             term = term.lerp(linearization.vjp(term, retain=True)[0], self.damping)
             total = total + term
         return self.damping * total
+
+
+def own_gradient(deq: DEQ) -> StateGradient:
+    """The gradient that a model's weights are trained with, for attacks to climb the same logits by the same gradient.
+
+    Args:
+        deq: the model.
+
+    Returns:
+        `deq.gradient`. Where that is None, the phantom gradient with the steps of the tail, which is what the model
+        then differentiates; where the tail makes no step, one application of f at z* (`JacobianFree`).
+    """
+    if deq.gradient is not None:
+        return deq.gradient
+    return Phantom(deq.tail.steps, deq.tail.damping) if deq.tail.steps else JacobianFree()

@@ -1,4 +1,4 @@
-"""The gradient through the solver: the derivative of what a defense computes, by reverse mode (`deq/sweep.py`).
+"""The gradient through the solver: the derivative of what a defense computes, by reverse mode (`Solution.attached`).
 
 Where the other gradients estimate the derivative of a fixed point, this one is the derivative of the program.
 """
@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from jaxtyping import Float
-from torch import Tensor
 from typing_extensions import override
 
+from robustdeq.base.shapes import State
 from robustdeq.deq.defenses import FinalState, Reader, StateDefense
 from robustdeq.deq.model import DEQ, StateGradient
 from robustdeq.deq.solve import Solution
@@ -61,5 +60,6 @@ class ThroughSolver(StateGradient):
         return self.defense == FinalState()
 
     @override
-    def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
-        return Reader.of(self.defense, solution).attached(solution)
+    def read(self, solution: Solution) -> State:
+        reader = Reader.of(self.defense, solution)
+        return solution.attached(reader.mean, reader.weights)

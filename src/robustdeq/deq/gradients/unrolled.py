@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from typing_extensions import override
 
+from robustdeq.base.shapes import Injected, State
 from robustdeq.deq.gradients.base import Family
 from robustdeq.deq.gradients.phantom import check_steps
 from robustdeq.deq.model import DEQ, Loss, StateGradient, total_loss
@@ -34,7 +33,6 @@ class UnrolledIntermediate(StateGradient, Family):
         InputError: a setting is out of its range.
     """
 
-    state: int | None = None
     steps: int = 1
     damping: float = 1.0
     from_image: bool = False
@@ -54,11 +52,6 @@ class UnrolledIntermediate(StateGradient, Family):
         return 3 * (self.steps + self.from_image)
 
     @override
-    def check(self, deq: DEQ) -> None:
-        if self.state is not None:
-            deq.check_state(self.state)
-
-    @override
     def until(self, deq: DEQ) -> int | None:
         return self.state
 
@@ -71,15 +64,13 @@ class UnrolledIntermediate(StateGradient, Family):
         return deq.evaluations(None) + self._evaluations * deq.last_state
 
     @override
-    def read(self, solution: Solution) -> Float[Tensor, "batch *state"]:
+    def read(self, solution: Solution) -> State:
         n = solution.trajectory.max_steps + 1 if self.state is None else self.state
         start = solution.cell(solution.state(n)) if self.from_image else solution.state(n)
         return Unroll(self.steps, self.damping)(solution.cell, start)
 
     @override
-    def sweep(
-        self, deq: DEQ, solution: Solution, loss: Loss, states: range
-    ) -> Iterator[tuple[int, Float[Tensor, "batch *injection"]]]:
+    def sweep(self, deq: DEQ, solution: Solution, loss: Loss, states: range) -> Iterator[tuple[int, Injected]]:
         for n in states:
             with torch.enable_grad():
                 total = total_loss(loss, deq.head(replace(self, state=n).read(solution)))
