@@ -18,7 +18,7 @@ from robustdeq.base.statistics import wilson_interval
 from robustdeq.cli.console import console
 from robustdeq.cli.outputs import refuse_file
 from robustdeq.data import load as load_data
-from robustdeq.deq import DEQ
+from robustdeq.deq import DEQ, FinalState
 from robustdeq.evaluation import Estimators, GridResult, Paper, measure
 from robustdeq.evaluation.exhibits import FILE as EXHIBITS
 from robustdeq.evaluation.exhibits import exhibits
@@ -27,13 +27,12 @@ from robustdeq.study import Reproduction
 from robustdeq.study.beyond.overestimate import READY_MADE, panels, readings
 from robustdeq.training import fit
 from robustdeq.training.plan import read_plan
-from robustdeq.zoo.registry import read_card
 
 TRAININGS = {
     "unrolled": ("trained the paper's way", "conv-digits-unrolled"),
     "aligned": ("trained through the solver", "conv-digits-aligned"),
 }
-ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,))
+ESTIMATORS = Estimators(steps=(1, 5), dampings=(1.0,))
 KEYS = ("clean", "ready_made", "paper", "through_solver", "worst_case")
 _EXHIBITED = 6
 
@@ -76,15 +75,15 @@ def _attacked(recipe: str, folder: Path, n: int, report: Report) -> GridResult:
     images, attack = splits.require("test").head(n), plan.recipe.validation.attack
     torch.manual_seed(plan.recipe.schedule.seed)
     deq = cast(DEQ, plan.build(images))
-    weights = fit(deq, splits, plan.recipe, folder, lambda share, what: report(0.6 * share, f"training: {what}"), True)
+    fit(deq, splits, plan.recipe, folder, lambda share, what: report(0.6 * share, f"training: {what}"), True)
     x, y = images.tensors()
     result = measure(
         deq,
         x,
         y,
         Paper(attack, ESTIMATORS),
+        defenses={"final": FinalState()},
         gradients={READY_MADE: ESTIMATORS.ready_made(deq)},
-        early=read_card(weights).early,
         batch_size=n,
         folder=folder,
         report=lambda share, what: report(0.6 + 0.4 * share, f"attacking: {what}"),
