@@ -1,7 +1,8 @@
 """What the pages show of stored results, made from the JSON under `results/` when the documentation is built (mkdocs).
 
 A page says where with a line of its own: `<!-- evaluation: FOLDER -->`, `<!-- benchmarks: FOLDER -->` or
-`<!-- reproductions: FOLDER FOLDER … -->`; folders are relative to the repository.
+`<!-- reproductions: FOLDER FOLDER … -->`; folders are relative to the repository. `<!-- readme: FILE -->` is the README
+without its links to what is no page.
 """
 
 import re
@@ -43,7 +44,15 @@ def reproductions(folders, files, config):
     return text
 
 
-MAKERS = {maker.__name__: maker for maker in (evaluation, benchmarks, reproductions)}
+def readme(name, *_):
+    """The README as a page."""
+    text = re.sub(
+        r"\[([^\]]+)\](?:\((?!docs/|https?:)[^)]+\)|\[\w+\])", r"\1", (ROOT / name).read_text(encoding="utf-8")
+    )
+    return re.sub(r"^\[\w+\]: .*\n", "", text, flags=re.MULTILINE).replace("](docs/", "](")
+
+
+MAKERS = {maker.__name__: maker for maker in (evaluation, benchmarks, reproductions, readme)}
 MARK = re.compile(rf"^<!-- ({'|'.join(MAKERS)}): (.+) -->$", flags=re.MULTILINE)
 
 

@@ -52,9 +52,8 @@ class ContinuedPGD(PGD):
     @override
     def run(self, surrogate: nn.Module, x: Pixels, start: Pixels, loss: Loss) -> Pixels:
         """Climb every model from where the one before ended, and return the last iterate."""
-        models = getattr(surrogate, "models", None)
-        if models is None:
+        if not isinstance(surrogate, Stages):
             raise InputError(f"the surrogate is a {type(surrogate).__name__}; give the models to climb as Stages.")
-        for model in models:
+        for model in surrogate.models:
             start = super().run(model, x, start, loss)
         return start

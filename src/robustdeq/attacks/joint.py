@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,8 +85,8 @@ class JointAttack(PGD):
     @override
     def run(self, surrogate: nn.Module, x: Pixels, start: Pixels, loss: Loss) -> Pixels:
         """Iterate from `start` and return the last input; one whose states are not finite stays where it is."""
-        model: Any = getattr(surrogate, "deq", surrogate)
-        if not hasattr(model, "bind"):
+        model = getattr(surrogate, "deq", surrogate)
+        if not isinstance(model, DEQ):
             raise InputError(
                 f"the surrogate is a {type(surrogate).__name__}; the joint attack iterates the states of a DEQ or of "
                 "a Surrogate of one."

@@ -32,7 +32,7 @@ TRAININGS = {
     "unrolled": ("trained the paper's way", "conv-digits-unrolled"),
     "aligned": ("trained through the solver", "conv-digits-aligned"),
 }
-ESTIMATORS = Estimators(steps=(1, 5), dampings=(1.0,))
+ESTIMATORS = Estimators(steps=(5,), dampings=(1.0,))
 KEYS = ("clean", "ready_made", "paper", "through_solver", "worst_case")
 _EXHIBITED = 6
 
