@@ -17,6 +17,13 @@ def require(condition: object, sentence: str) -> None:
         raise InputError(sentence)
 
 
+def check_counts(**counts: int) -> None:
+    """Raise `InputError` where one of these is not positive."""
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"{name} is {count}; give 1 or more.")
+
+
 def hint(word: str, known: Iterable[str], otherwise: str) -> str:
     """What may have been meant by a misspelt word.
 

@@ -1,8 +1,8 @@
 """What people look at: tables in every medium, figures, documents, the page, and files for other tools."""
 
 from robustdeq.reporting.documents import performance_sections, reproduction_sections, save_document, save_performance
-from robustdeq.reporting.export import export, long_frame, robustbench_entries
 from robustdeq.reporting.figures import save_drawing, save_profile_figure, save_training_figure
+from robustdeq.reporting.formats import export, long_frame, robustbench_entries
 from robustdeq.reporting.latex import latex, reproduction_latex
 from robustdeq.reporting.markdown import markdown
 from robustdeq.reporting.page import save_page

@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from robustdeq.evaluation import GridResult
 
 
-@dataclass(frozen=True)
-class ShownColumn:
-    """One attack of a grid.
+class ShownColumn(NamedTuple):
+    """One attack of a grid: its place in the arrays, its name, whose it is, the gradient it climbs."""
 
-    Attributes:
-        index: its place in the arrays of the grid.
-        label: its name.
-        climbs: the gradient that it climbs.
-        beyond_paper: whether the paper does not have it.
-        cumulative: whether it attacked only what had withstood all columns before it.
-    """
-
-    index: int
-    label: str
+    place: int
+    name: str
+    kind: str
     climbs: str
     beyond_paper: bool
-    cumulative: bool
-
-    @property
-    def name(self) -> str:
-        """Its label, marked with ↓ where it is cumulative."""
-        return f"{self.label} ↓" if self.cumulative else self.label
-
-    @property
-    def kind(self) -> str:
-        """Whose attack it is, in words."""
-        return ("beyond the paper" if self.beyond_paper else "the paper's") + ", on survivors" * self.cumulative
 
 
-def shown_columns(result: GridResult) -> tuple[ShownColumn, ...]:
-    """The columns of a grid as they are shown: the paper's, then those beyond it."""
-    cumulative = result.cumulative or (False,) * len(result.columns)
-    parts = zip(result.columns, result.gradients, result.beyond_paper, cumulative, strict=True)
-    columns = [ShownColumn(j, *part) for j, part in enumerate(parts)]
-    return tuple(sorted(columns, key=lambda column: column.beyond_paper))
+def shown_columns(result: GridResult) -> list[ShownColumn]:
+    """The columns of a grid as they are shown: the paper's, then those beyond it; ↓ where one is cumulative."""
+    columns = []
+    for j, label in enumerate(result.columns):
+        cumulative, beyond = bool(result.cumulative) and result.cumulative[j], result.beyond_paper[j]
+        kind = ("beyond the paper" if beyond else "the paper's") + ", on survivors" * cumulative
+        columns.append(ShownColumn(j, label + " ↓" * cumulative, kind, result.gradients[j], beyond))
+    return sorted(columns, key=lambda column: column.beyond_paper)
 
 
 def ready_made(result: GridResult) -> int | None:

@@ -20,11 +20,8 @@ def save_document(runs: Sequence[ReportedRun], path: Path) -> None:
     """Write all reproductions of some runs as one Markdown file, with their figures in a folder beside it.
 
     Args:
-        runs: the runs.
+        runs: the runs; raises `InputError` where they hold no reproduction.
         path: the file; figures go to a folder of its name without the suffix.
-
-    Raises:
-        InputError: the runs hold no reproduction.
     """
     write_text(path, f"# Reproduction\n\n{MARKS[1]}\n\n{reproduction_sections(runs, path.with_suffix(''))}")
 
@@ -33,14 +30,8 @@ def reproduction_sections(runs: Sequence[ReportedRun], figures: Path) -> str:
     """All reproductions of some runs in Markdown, a section each, and their figures.
 
     Args:
-        runs: the runs.
+        runs: the runs; raises `InputError` where they hold no reproduction.
         figures: the folder for the figures; the sections refer to it by its name.
-
-    Returns:
-        The sections.
-
-    Raises:
-        InputError: the runs hold no reproduction.
     """
     found = [(run, reproduction) for run in runs for reproduction in run.reproductions]
     if not found:
@@ -52,21 +43,18 @@ def reproduction_sections(runs: Sequence[ReportedRun], figures: Path) -> str:
         name = reproduction.name if len(runs) == 1 else f"{run.name}-{reproduction.name}"
         save_drawing(reproduction, figures / f"{name}.svg")
         figure = f"![{reproduction.source}: {reproduction.title}]({figures.name}/{name}.svg)"
-        sections.append(_reproduction(reproduction, run.notes.get(reproduction.name, ""), figure))
+        section = _section(
+            f"{reproduction.source[:1].upper()}{reproduction.source[1:]}: {reproduction.title}",
+            _measured_on(reproduction),
+            f"What the paper says: {reproduction.remark}" if reproduction.remark else "",
+            reproduction.legend,
+            run.notes.get(reproduction.name, ""),
+            *(markdown(panel_table(panel)) for panel in reproduction.panels),
+            figure,
+            _provenance(reproduction),
+        )
+        sections.append(section)
     return "\n".join(sections)
-
-
-def _reproduction(reproduction: Reproduction, note: str, figure: str) -> str:
-    return _section(
-        f"{reproduction.source[:1].upper()}{reproduction.source[1:]}: {reproduction.title}",
-        _measured_on(reproduction),
-        f"What the paper says: {reproduction.remark}" if reproduction.remark else "",
-        reproduction.legend,
-        note,
-        *(markdown(panel_table(panel)) for panel in reproduction.panels),
-        figure,
-        _provenance(reproduction),
-    )
 
 
 def _section(title: str, *parts: str) -> str:
@@ -91,15 +79,7 @@ def _provenance(reproduction: Reproduction) -> str:
 
 
 def save_performance(folder: Path, path: Path) -> None:
-    """Write all benchmarks of a folder as one Markdown file.
-
-    Args:
-        folder: where `robustdeq bench` kept them.
-        path: the file.
-
-    Raises:
-        InputError: the folder holds no benchmark.
-    """
+    """Write all benchmarks of a folder as one Markdown file; what it holds is that of `performance_sections`."""
     write_text(path, f"# Performance\n\n<!-- made by robustdeq bench -->\n\n{performance_sections(folder)}")
 
 

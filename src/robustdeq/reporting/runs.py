@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
 
 from robustdeq.base.errors import InputError
 from robustdeq.evaluation import GridResult, Store, assemble
@@ -114,19 +113,16 @@ def _alignment(store: Store) -> Panel | None:
     adjoints = store.manifest.get("adjoints")
     if not adjoints:
         return None
-    outcomes = np.stack([_accurate(store, key).T for key in adjoints.values()])
-    states = (f"z_{n}" for n in range(1, outcomes.shape[1] + 1))
+    batches, outcomes = range(store.manifest["batches"]), []
+    for attack in adjoints.values():
+        followed = [run.states for batch in batches if (run := store.get(attack, batch))]
+        known = [states.accurate for states in followed if states is not None]
+        if len(known) < len(batches):
+            raise InputError("the evaluation is not finished; run the same command again and it goes on.")
+        outcomes.append(np.concatenate(known).T)
+    states = (f"z_{n}" for n in range(1, len(outcomes[0]) + 1))
     title, axes = "robustness under attacks on adjoint states", {"row_axis": "Adjoint state", "column_axis": "State"}
-    return accuracies(title, adjoints, states, outcomes, **axes)
-
-
-def _accurate(store: Store, attack: str) -> Bool[np.ndarray, "samples states"]:
-    """Whether every state of every sample withstands an attack."""
-    followed = [run.states for batch in range(store.manifest["batches"]) if (run := store.get(attack, batch))]
-    known = [states.accurate for states in followed if states is not None]
-    if len(known) < store.manifest["batches"]:
-        raise InputError("the evaluation is not finished; run the same command again and it goes on.")
-    return np.concatenate(known)
+    return accuracies(title, adjoints, states, np.stack(outcomes), **axes)
 
 
 def is_report(path: Path) -> bool:

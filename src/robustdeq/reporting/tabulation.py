@@ -139,7 +139,7 @@ def grid_table(result: GridResult, title: str = "") -> Table:
     clean = map(_share, result.clean.mean(axis=1), wilson_intervals(result.clean))
     attacks = []
     for column in columns:
-        j = column.index
+        j = column.place
         weakest = [not column.beyond_paper and result.accuracy[i, j] == result.robustness[i] for i in defenses]
         marks = [Emphasis.WEAKEST if weak else Emphasis.NONE for weak in weakest]
         cells = map(_share, result.accuracy[:, j], result.intervals[:, j], marks)

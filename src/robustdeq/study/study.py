@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdeq.attacks import APGD, PGD, Cascade, Component, Square, TargetedAPGD, TargetedFAB
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, check_counts
 from robustdeq.base.progress import Report
 from robustdeq.base.provenance import describe, digest
 from robustdeq.data import Images, Splits
@@ -66,13 +66,7 @@ class Effort:
     repetitions: int = 6
 
     def __post_init__(self) -> None:
-        for name, count in asdict(self).items():
-            if count < 1:
-                raise InputError(f"{name} is {count}; give 1 or more.")
-
-    def square(self, attack: PGD) -> Square:
-        """Square in the threat model of an attack."""
-        return Square(attack.eps, attack.norm, attack.seed, attack.bounds, queries=self.queries)
+        check_counts(**asdict(self))
 
     def autoattack(self, attack: PGD) -> Cascade:
         """The standard AutoAttack in the threat model of an attack."""
@@ -81,7 +75,7 @@ class Effort:
             APGD(*within, steps=steps),
             TargetedAPGD(*within, targets=targets, steps=steps),
             TargetedFAB(*within, targets=targets, steps=steps),
-            self.square(attack),
+            Square(*within, queries=self.queries),
         )
         return Cascade(components, attack.seed)
 
@@ -164,9 +158,7 @@ class Study:
     kept: dict[Path, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; give 1 or more.")
+        check_counts(seeds=self.seeds, batch_size=self.batch_size)
         self.attack.threat.check(*self.images.head(1).tensors())
 
     @property

@@ -86,8 +86,8 @@ def grid_chart(result: GridResult) -> Chart:
     attacks = [
         (
             label(column.name),
-            result.accuracy[:, column.index],
-            result.intervals[:, column.index],
+            result.accuracy[:, column.place],
+            result.intervals[:, column.place],
             (wrapped(f"gradient: {column.climbs}", 60), column.kind),
         )
         for column in columns

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import check_counts
 from robustdeq.base.progress import Report
 from robustdeq.base.provenance import DISPLAY, code_fingerprint
 from robustdeq.study.panel import Panel, bars, read_plain, write_plain
@@ -84,9 +84,7 @@ class Setting:
     folder: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch", "repetitions"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; give 1 or more.")
+        check_counts(batch=self.batch, repetitions=self.repetitions)
 
     def model(self) -> MDEQ:
         """An MDEQ with random weights, the same every time."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -25,14 +24,7 @@ class UnrelentingPGD(PGD):
     """The same adversaries as those of `StoppingPGD`: every run on every sample, and the first success kept."""
 
     @override
-    def search(
-        self,
-        surrogate: nn.Module,
-        judge: nn.Module,
-        x: Float[Tensor, "batch *image"],
-        y: Integer[Tensor, "batch"],
-        report: Report,
-    ) -> Float[Tensor, "batch *image"]:
+    def search(self, surrogate: nn.Module, judge: nn.Module, x: Tensor, y: Tensor, report: Report) -> Tensor:
         judged, generator = Judged(surrogate, judge), torch.Generator(device=x.device).manual_seed(self.seed)
         loss = checked(self.loss, y)
         found, standing = x.clone(), torch.ones_like(y, dtype=torch.bool)

@@ -31,6 +31,7 @@ from robustdeq.zoo import MDEQ, resnet18
 _STEPS = (8, 16, 32)
 _LAST, _ALL, _SUM = "Simultaneous adjoint, last state", "Simultaneous adjoint, all states", "Their ensemble"
 _PHANTOM, _TRUE, _CHECKPOINTED = "Phantom, 5 steps", "Through the solver", "Through the solver, f checkpointed"
+_COMPARED = (_PHANTOM, _TRUE, _CHECKPOINTED)
 
 
 def _sides(deq: MDEQ, x: torch.Tensor, y: torch.Tensor) -> dict[str, Side]:
@@ -65,9 +66,15 @@ def _measure(setting: Setting) -> Measured:
 
     with evaluating(deq), evaluating(network):
         times = interleaved(sides | {"ResNet-18": explicit}, setting.repetitions, setting.report)
-        counts = np.array([_count(deq, side) for side in sides.values()]) / setting.batch
         peaks = {name: peak_bytes(side) for name, side in sides.items()}
-        growing = np.array(_peaks(deq, x, y)).T
+        counts, growing = [], []
+        for side in sides.values():
+            with counted(deq) as found:
+                side()
+            counts.append((found.forward / setting.batch, found.backward / setting.batch))
+        for steps in _STEPS:
+            longer = _sides(deq.with_settings(solver=replace(deq.solver, max_steps=steps, tol=0.0)), x, y)
+            growing.append([peak_bytes(longer[name]) / 2**20 for name in _COMPARED])
     panels = (
         times_panel(f"one input gradient, MDEQ-{setting.size}, batch {setting.batch}", times, "Gradient"),
         Panel(
@@ -75,7 +82,7 @@ def _measure(setting: Setting) -> Measured:
             "f",
             tuple(sides),
             ("evaluations", "products"),
-            counts,
+            np.array(counts),
             row_axis="Gradient",
             drawing=Drawing.BARS,
         ),
@@ -83,47 +90,25 @@ def _measure(setting: Setting) -> Measured:
         Panel(
             "peak memory of tensors by solver steps",
             "MiB",
-            (_PHANTOM, _TRUE, _CHECKPOINTED),
+            _COMPARED,
             tuple(f"N = {steps}" for steps in _STEPS),
-            growing / 2**20,
+            np.array(growing).T,
             row_axis="Gradient",
             drawing=Drawing.CURVES,
         ),
     )
     subject = f"MDEQ-{setting.size}, batch {setting.batch}: "
     states = (deq.solver.max_steps + 1) * deq.solve(x).initial.nbytes
-    claims = (
-        Claim.of_times(
-            f"{subject}the adjoint gradients at all states over the last alone", times[_ALL], times[_LAST], 1.4
-        ),
-        Claim.of_times(f"{subject}their ensemble over the last alone", times[_SUM], times[_LAST], 1.4),
-        Claim.of_times(
-            f"{subject}gradient through the solver over phantom gradient", times[_TRUE], times[_PHANTOM], 2.0
-        ),
-        Claim.of_times(f"{subject}the same with f checkpointed", times[_CHECKPOINTED], times[_PHANTOM], 2.6),
-        Claim.of_counts(
-            f"{subject}peak memory through the solver, f checkpointed, over the phantom's plus the states",
-            peaks[_CHECKPOINTED],
-            peaks[_PHANTOM] + states,
-            1.0,
-        ),
+    bounds = (
+        ("the adjoint gradients at all states over the last alone", _ALL, _LAST, 1.4),
+        ("their ensemble over the last alone", _SUM, _LAST, 1.4),
+        ("gradient through the solver over phantom gradient", _TRUE, _PHANTOM, 2.0),
+        ("the same with f checkpointed", _CHECKPOINTED, _PHANTOM, 2.6),
     )
-    return Measured(panels, claims)
-
-
-def _count(deq: MDEQ, side: Side) -> tuple[int, int]:
-    with counted(deq) as found:
-        side()
-    return found.forward, found.backward
-
-
-def _peaks(deq: MDEQ, x: torch.Tensor, y: torch.Tensor) -> list[list[int]]:
-    """Peak bytes by solver steps, of the gradients that are compared."""
-    peaks = []
-    for steps in _STEPS:
-        sides = _sides(deq.with_settings(solver=replace(deq.solver, max_steps=steps, tol=0.0)), x, y)
-        peaks.append([peak_bytes(sides[name]) for name in (_PHANTOM, _TRUE, _CHECKPOINTED)])
-    return peaks
+    claims = [Claim.of_times(subject + what, times[over], times[under], bound) for what, over, under, bound in bounds]
+    memory = f"{subject}peak memory through the solver, f checkpointed, over the phantom's plus the states"
+    claims.append(Claim.of_counts(memory, peaks[_CHECKPOINTED], peaks[_PHANTOM] + states, 1.0))
+    return Measured(panels, tuple(claims))
 
 
 GRADIENTS = Bench("gradients", "The cost of every gradient", _measure)

@@ -87,21 +87,11 @@ class Way:
     def step(self, deq: DEQ, candidates: tuple[Gradient, ...], x: Tensor, y: Tensor) -> Side:
         """One step of PGD of all candidates, once; it is made `len(judges)` times."""
         surrogates = [Surrogate(deq, self.climb(gradient)) for gradient in candidates]
-
-        def run() -> None:
-            for surrogate in surrogates:
-                PGD(steps=1)(surrogate, x, y)
-
-        return run
+        return lambda: [PGD(steps=1)(surrogate, x, y) for surrogate in surrogates]
 
     def judge(self, deq: DEQ, x: Tensor) -> Side:
         """The defenses' judgement of the adversaries of one candidate."""
-
-        def run() -> None:
-            for defenses in self.judges:
-                defended_logits(deq, x, defenses)
-
-        return run
+        return lambda: [defended_logits(deq, x, defenses) for defenses in self.judges]
 
 
 WAYS = {
@@ -133,16 +123,12 @@ def _measure(setting: Setting) -> Measured:
 
     def whole(parts: Mapping[str, float]) -> Float[np.ndarray, "columns ways"]:
         """All steps of PGD and the judgement of every candidate."""
-        return np.array(
-            [
-                [
-                    _STEPS * len(way.judges) * parts[f"{column}, {name}"]
-                    + len(candidates) * parts[f"judgement, {name}"]
-                    for name, way in WAYS.items()
-                ]
-                for column, candidates in columns.items()
-            ]
-        )
+        costs = [
+            _STEPS * len(way.judges) * parts[f"{column}, {name}"] + len(candidates) * parts[f"judgement, {name}"]
+            for column, candidates in columns.items()
+            for name, way in WAYS.items()
+        ]
+        return np.reshape(costs, (len(columns), len(WAYS)))
 
     evaluations, seconds = whole(counts), whole({key: timing.median for key, timing in times.items()})
     title = f"the paper's grid under PGD-{_STEPS}, MDEQ-{setting.size}, {images} images"

@@ -13,8 +13,8 @@ from torch import Tensor
 from robustdeq.attacks.losses import cross_entropy
 from robustdeq.deq.gradients import Gradient, Phantom, SimultaneousAdjoint, ThroughSolver
 from robustdeq.deq.modes import evaluating
-from robustdeq.solvers import Broyden
 from robustdeq.study.bench.benchmark import Bench, Measured, Setting
+from robustdeq.study.bench.peers import broyden, side
 from robustdeq.study.panel import Drawing, Panel
 from robustdeq.study.stopwatch import Side, interleaved
 from robustdeq.zoo import MDEQ
@@ -40,21 +40,6 @@ def _sides(deq: MDEQ, x: Tensor, y: Tensor, steps: int) -> dict[str, Side]:
     return sides | {name: partial(gradient.input_gradient, longer, x, loss) for name, gradient in _GRADIENTS.items()}
 
 
-def _alone(dimension: int, batch: int, device: torch.device) -> Side:
-    """Broyden's method on a cell that costs next to nothing."""
-    z0 = torch.zeros(batch, dimension, device=device)
-    shift = torch.randn_like(z0)
-
-    def cell(z: Tensor) -> Tensor:
-        return torch.sin(z).mul_(0.6).add_(shift)
-
-    def run() -> None:
-        with torch.no_grad():
-            Broyden(max_steps=8, tol=0.0).solve(cell, z0)
-
-    return run
-
-
 def _measure(setting: Setting) -> Measured:
     deq = setting.model()
     x, y = setting.images(deq, setting.batch)
@@ -63,7 +48,7 @@ def _measure(setting: Setting) -> Measured:
     names, alone = ("solve", *_GRADIENTS), "solver alone, 8 steps"
     sides = {f"batch {b}, {name}": side for b in batches for name, side in _sides(deq, x[:b], y[:b], 8).items()}
     sides |= {f"steps {n}, {name}": side for n in _STEPS for name, side in _sides(deq, *largest, n).items()}
-    sides |= {f"dimension {d}, {alone}": _alone(d, batches[-1], setting.device) for d in _DIMENSIONS}
+    sides |= {f"dimension {d}, {alone}": side(broyden, batches[-1], setting.device, d, steps=8) for d in _DIMENSIONS}
     with evaluating(deq):
         timed = interleaved(sides, setting.repetitions, setting.report)
 

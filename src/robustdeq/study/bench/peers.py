@@ -19,47 +19,48 @@ from robustdeq.study.stopwatch import Side, Timing, interleaved
 DIMENSION, STEPS = 61_440, 30
 
 
+Run = Callable[[partial[Tensor], Tensor, int], None]
+
+
 def _damped_sine(shift: Tensor, z: Tensor) -> Tensor:
     return torch.sin(z).mul_(0.6).add_(shift)
 
 
-def _cheap_cell(batch: int, device: str) -> tuple[partial[Tensor], Tensor]:
-    torch.manual_seed(0)
-    shift = torch.randn(batch, DIMENSION, device=device)
-    return partial(_damped_sine, shift), torch.zeros(batch, DIMENSION, device=device)
+@torch.no_grad()
+def broyden(cell: partial[Tensor], z0: Tensor, steps: int) -> None:
+    """Our Broyden's method, so many steps."""
+    Broyden(max_steps=steps, tol=0).solve(cell, z0)
 
 
 @torch.no_grad()
-def _ours(cell: partial[Tensor], z0: Tensor) -> None:
-    Broyden(max_steps=STEPS, tol=0).solve(cell, z0)
-
-
-@torch.no_grad()
-def _torchdeq(cell: partial[Tensor], z0: Tensor) -> None:
+def _torchdeq(cell: partial[Tensor], z0: Tensor, steps: int) -> None:
     from torchdeq.solver.broyden import broyden_solver
 
-    broyden_solver(cell, z0, max_iter=STEPS, tol=0, return_final=True)
+    broyden_solver(cell, z0, max_iter=steps, tol=0, return_final=True)
 
 
-def _bare(cell: partial[Tensor], z0: Tensor) -> None:
-    for _ in range(STEPS + 1):
+def _bare(cell: partial[Tensor], z0: Tensor, steps: int) -> None:
+    for _ in range(steps + 1):
         cell(z0)
 
 
-def _side(run: Callable[[partial[Tensor], Tensor], None], batch: int, device: str) -> Side:
-    return partial(run, *_cheap_cell(batch, device))
+def side(run: Run, batch: int, device: torch.device | str, dimension: int = DIMENSION, steps: int = STEPS) -> Side:
+    """A run on a cell that costs next to nothing."""
+    torch.manual_seed(0)
+    shift = torch.randn(batch, dimension, device=device)
+    return partial(run, partial(_damped_sine, shift), torch.zeros_like(shift), steps)
 
 
 def _measure(setting: Setting) -> Measured:
     if find_spec("torchdeq") is None:
         raise InputError("torchdeq is not installed; `pip install torchdeq`, or run the other benchmarks.")
     batch, device = setting.batch, str(setting.device)
-    runs = {"robustdeq": _ours, "torchdeq": _torchdeq, f"{STEPS + 1} bare cells": _bare}
+    runs = {"robustdeq": broyden, "torchdeq": _torchdeq, f"{STEPS + 1} bare cells": _bare}
     times = interleaved(
-        {name: _side(run, batch, device) for name, run in runs.items()}, setting.repetitions, setting.report
+        {name: side(run, batch, device) for name, run in runs.items()}, setting.repetitions, setting.report
     )
     ours, theirs, cells = times.values()
-    peaks = [peak_memory(partial(_side, run, batch, device)) / 2**20 for run in (_ours, _torchdeq)]
+    peaks = [peak_memory(partial(side, run, batch, device)) / 2**20 for run in (broyden, _torchdeq)]
     subject = f"Broyden, {STEPS} steps on {DIMENSION:,} × {batch}, without the cell"
     title, sides = "peak resident memory of a solve in a process of its own", dict(zip(runs, peaks, strict=False))
     memory = bars(title, "MiB", "memory", sides, "Side")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,18 +28,17 @@ def bare(cell: Side, times: int) -> Side:
     return run
 
 
-def _dense(setting: Setting) -> tuple[Side, Callable[[int], Side]]:
-    """A cell tanh(W z + u) on vectors, and solves of it."""
+def _dense(setting: Setting) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+    """A cell tanh(W z + u) on vectors, u, and zeros to begin with."""
     draws = torch.Generator().manual_seed(0)
     weight = torch.randn(DENSE, DENSE, generator=draws) * (0.5 / DENSE**0.5)
     u = torch.randn(setting.batch, DENSE, generator=draws)
     weight, u = weight.to(setting.device), u.to(setting.device)
-    z0 = torch.zeros_like(u)
 
     def cell(z: Tensor) -> Tensor:
         return torch.tanh(torch.addmm(u, z, weight))
 
-    return lambda: cell(u), lambda steps: lambda: Broyden(max_steps=steps, tol=0).solve(cell, z0)
+    return cell, u, torch.zeros_like(u)
 
 
 def _measure(setting: Setting) -> Measured:
@@ -49,24 +49,16 @@ def _measure(setting: Setting) -> Measured:
         cell, z0 = bind(deq.cell, u), initial_state(deq.cell, u)
         z = Broyden(max_steps=8, tol=0).solve(cell, z0).solution.view_as(z0)
 
-        def solve(steps: int) -> Side:
-            solver = Broyden(max_steps=steps, tol=0)
-            return lambda: solver.solve(cell, z0)
-
-        def evaluate() -> Tensor:
-            return cell(z)
-
         sides: dict[str, Side] = {}
         for steps in STEPS:
-            sides |= {f"solve, N = {steps}": solve(steps), f"{steps + 1} bare cells": bare(evaluate, steps + 1)}
-        dense_cell, dense_solve = _dense(setting)
+            sides[f"solve, N = {steps}"] = partial(Broyden(max_steps=steps, tol=0).solve, cell, z0)
+            sides[f"{steps + 1} bare cells"] = bare(partial(cell, z), steps + 1)
+        dense, shift, start = _dense(setting)
         for steps in DENSE_STEPS:
-            sides |= {
-                f"dense solve, N = {steps}": dense_solve(steps),
-                f"{steps + 1} dense cells": bare(dense_cell, steps + 1),
-            }
+            sides[f"dense solve, N = {steps}"] = partial(Broyden(max_steps=steps, tol=0).solve, dense, start)
+            sides[f"{steps + 1} dense cells"] = bare(partial(dense, shift), steps + 1)
         times = interleaved(sides, setting.repetitions, setting.report)
-    dense = {name: times.pop(name) for name in [*times] if "dense" in name}
+    dense_times = {name: times.pop(name) for name in [*times] if "dense" in name}
     claims = tuple(
         Claim.of_times(
             f"MDEQ-{setting.size}, N = {steps}, batch {setting.batch}: solve over its {steps + 1} bare cells",
@@ -79,7 +71,7 @@ def _measure(setting: Setting) -> Measured:
     return Measured(
         (
             times_panel(f"MDEQ-{setting.size}, batch {setting.batch}", times),
-            times_panel(f"tanh(W z + u) in {DENSE:,} dimensions, batch {setting.batch}", dense),
+            times_panel(f"tanh(W z + u) in {DENSE:,} dimensions, batch {setting.batch}", dense_times),
         ),
         claims,
     )

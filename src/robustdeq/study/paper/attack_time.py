@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
-from torch import Tensor
-
-from robustdeq.attacks import PGD
-from robustdeq.deq import DEQ
 from robustdeq.deq.gradients import Gradient, Surrogate, ThroughSolver
 from robustdeq.deq.modes import evaluating
 from robustdeq.study.configurations import UNROLLED
@@ -30,20 +26,17 @@ def _measure(study: Study) -> Panels:
         for name, gradients in columns.items()
     }
     yield bars(f"evaluations of f per image, PGD-{attack.steps}, all candidates", "f", "evaluations", counted, "Attack")
-    sides = {name: _attack(deq, attack, gradients, x, y) for name, gradients in columns.items()}
+
+    def climb(gradients: tuple[Gradient, ...]) -> None:
+        for gradient in gradients:
+            attack(Surrogate(deq, gradient), x, y)
+
+    sides = {name: partial(climb, gradients) for name, gradients in columns.items()}
     with evaluating(deq), study.progress(ATTACK_TIME.name) as report:
         timings = interleaved(sides, study.effort.repetitions, report)
     title = f"time per image, PGD-{attack.steps}, all candidates, batch of {len(x)}"
     seconds = {name: timing.seconds for name, timing in timings.items()}
     yield bars(title, "ms", "time", seconds, "Attack", scale=1e3 / len(x))
-
-
-def _attack(deq: DEQ, attack: PGD, gradients: tuple[Gradient, ...], x: Tensor, y: Tensor) -> Callable[[], None]:
-    def run() -> None:
-        for gradient in gradients:
-            attack(Surrogate(deq, gradient), x, y)
-
-    return run
 
 
 ATTACK_TIME = Experiment(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,52 +39,31 @@ def export(result: GridResult, path: str | Path) -> list[Path]:
         InputError: there is no format with this suffix.
     """
     path = Path(path)
-    for suffix, write in _FORMATS.items():
-        if path.name.endswith(suffix):
-            return write(result, path)
-    *most, last = _FORMATS
-    raise InputError(f"{path} has no suffix of a known format; give a file that ends in {', '.join(most)} or {last}.")
-
-
-def _write_csv(result: GridResult, path: Path) -> list[Path]:
-    write_text(path, result.to_frame().to_csv())
+    match next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None):
+        case ".csv":
+            write_text(path, result.to_frame().to_csv())
+        case ".md":
+            tables = [grid_table(result)] + [checks_table(result)] * bool(result.checks)
+            write_text(path, "\n".join(map(markdown, tables)))
+        case ".parquet":
+            frame = long_frame(result)
+            replace_with(path, lambda temporary: frame.to_parquet(temporary, index=False))
+        case ".tex":
+            write_text(path, latex(grid_table(result), f"tab:{_slug(path.stem)}"))
+        case ".robustbench.json" as suffix:
+            start = path.name.removesuffix(suffix)
+            entries = {f"{start}-{_slug(name)}{suffix}": entry for name, entry in robustbench_entries(result).items()}
+            for name, entry in entries.items():
+                write_text(path.with_name(name), json.dumps(entry, indent=2) + "\n")
+            return [*map(path.with_name, entries)]
+        case _:
+            *most, last = _SUFFIXES
+            known = f"{', '.join(most)} or {last}"
+            raise InputError(f"{path} has no suffix of a known format; give a file that ends in {known}.")
     return [path]
 
 
-def _write_markdown(result: GridResult, path: Path) -> list[Path]:
-    tables = [grid_table(result)] + [checks_table(result)] * bool(result.checks)
-    write_text(path, "\n".join(map(markdown, tables)))
-    return [path]
-
-
-def _write_parquet(result: GridResult, path: Path) -> list[Path]:
-    frame = long_frame(result)
-    replace_with(path, lambda temporary: frame.to_parquet(temporary, index=False))
-    return [path]
-
-
-def _write_latex(result: GridResult, path: Path) -> list[Path]:
-    write_text(path, latex(grid_table(result), f"tab:{_slug(path.stem)}"))
-    return [path]
-
-
-def _write_robustbench(result: GridResult, path: Path) -> list[Path]:
-    written = []
-    for defense, entry in robustbench_entries(result).items():
-        name = f"{path.name.removesuffix(_ROBUSTBENCH)}-{_slug(defense)}{_ROBUSTBENCH}"
-        write_text(path.with_name(name), json.dumps(entry, indent=2) + "\n")
-        written.append(path.with_name(name))
-    return written
-
-
-_ROBUSTBENCH = ".robustbench.json"
-_FORMATS: dict[str, Callable[[GridResult, Path], list[Path]]] = {
-    ".csv": _write_csv,
-    ".md": _write_markdown,
-    ".parquet": _write_parquet,
-    ".tex": _write_latex,
-    _ROBUSTBENCH: _write_robustbench,
-}
+_SUFFIXES = (".csv", ".md", ".parquet", ".tex", ".robustbench.json")
 
 
 def _slug(name: str) -> str:
