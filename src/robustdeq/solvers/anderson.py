@@ -18,6 +18,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.base.errors import require
+from robustdeq.base.shapes import Flat
 from robustdeq.solvers.base import Solver
 from robustdeq.solvers.inverse import add_combination, combine
 from robustdeq.solvers.memory import Memory, Products, Window
@@ -76,7 +77,7 @@ class Anderson(Solver):
         require(self.ridge >= 0, f"ridge is {self.ridge}; give 0 or a positive number.")
 
     @override
-    def memory(self, initial: Float[Tensor, "batch dim"], keep: bool) -> Memory:
+    def memory(self, initial: Flat, keep: bool) -> Memory:
         return _Mixture(self, initial, keep)
 
     @override

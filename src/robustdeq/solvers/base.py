@@ -18,10 +18,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.shapes import Flat, Labels, Mask, PerSample, State
 from robustdeq.solvers.inverse import InverseJacobian, combine
 from robustdeq.solvers.memory import Memory, Products
 
@@ -34,7 +35,7 @@ class StopRule(StrEnum):
     REL = "rel"
     ABS = "abs"
 
-    def measure(self, iterate: Iterate) -> Float[Tensor, "batch"]:
+    def measure(self, iterate: Iterate) -> PerSample:
         """The residual of an iterate under this rule."""
         return iterate.relative_residual if self is StopRule.REL else iterate.residual_norm
 
@@ -52,28 +53,28 @@ class Iterate:
     def __init__(self, run: Iteration, index: int, state: Tensor, visited: Tensor, value: Tensor | None) -> None:
         self._run = run
         self.index = index
-        self.state: Float[Tensor, "batch dim"] = state
-        self.visited: Bool[Tensor, "batch"] = visited
+        self.state: Flat = state
+        self.visited: Mask = visited
         if value is not None:
             self.value = value
 
     @cached_property
-    def value(self) -> Float[Tensor, "batch dim"]:
+    def value(self) -> Flat:
         """f(z_n)."""
         return self._run.function(self.state)
 
     @cached_property
-    def residual(self) -> Float[Tensor, "batch dim"]:
+    def residual(self) -> Flat:
         """g_n = f(z_n) − z_n."""
         return self._run.memory.receive(self.value, self.state)
 
     @cached_property
-    def residual_norm(self) -> Float[Tensor, "batch"]:
+    def residual_norm(self) -> PerSample:
         """‖f(z_n) − z_n‖."""
         return torch.linalg.vector_norm(self.residual, dim=1)
 
     @cached_property
-    def relative_residual(self) -> Float[Tensor, "batch"]:
+    def relative_residual(self) -> PerSample:
         """‖f(z_n) − z_n‖ / ‖f(z_n)‖."""
         norm = torch.linalg.vector_norm(self.value, dim=1)
         return self.residual_norm / norm.clamp_min(torch.finfo(norm.dtype).tiny)
@@ -95,23 +96,23 @@ class Iteration:
         last: the last iterate at which f was evaluated.
     """
 
-    best_index: Int[Tensor, "batch"]
-    best_value: Float[Tensor, "batch dim"]
-    best_state: Float[Tensor, "batch dim"] | None = None
+    best_index: Labels
+    best_value: Flat
+    best_state: Flat | None = None
     last: Iterate
 
     def __init__(self, solver: Solver, function: Function, initial: Tensor, keep: bool, hold_best: bool) -> None:
         self.solver = solver
-        self.initial: Float[Tensor, "batch dim"] = initial.flatten(1)
+        self.initial: Flat = initial.flatten(1)
         self.memory = solver.memory(self.initial, keep)
         batch, device = len(initial), initial.device
-        self.steps: Int[Tensor, "batch"] = torch.zeros(batch, dtype=torch.long, device=device)
-        self.converged: Bool[Tensor, "batch"] = torch.zeros(batch, dtype=torch.bool, device=device)
-        self.diverged: Bool[Tensor, "batch"] = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.steps: Labels = torch.zeros(batch, dtype=torch.long, device=device)
+        self.converged: Mask = torch.zeros(batch, dtype=torch.bool, device=device)
+        self.diverged: Mask = torch.zeros(batch, dtype=torch.bool, device=device)
         self._shape = initial.shape
         self._user_function = function
         self._hold_best = hold_best
-        self._lowest: Float[Tensor, "batch"] = self.initial.new_full((batch,), math.inf)
+        self._lowest: PerSample = self.initial.new_full((batch,), math.inf)
 
     @property
     def may_sync(self) -> bool:
@@ -121,7 +122,7 @@ class Iteration:
         """
         return self.solver.tol > 0 or self.initial.device.type == "cpu"
 
-    def function(self, state: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    def function(self, state: Flat) -> Flat:
         """F on flat states; raises `InputError` when its output is not shaped like its input."""
         value = self._user_function(state.view(self._shape))
         if value.shape != self._shape:
@@ -231,7 +232,7 @@ class Solver(ABC):
         return True
 
     @abstractmethod
-    def memory(self, initial: Float[Tensor, "batch dim"], keep: bool) -> Memory:
+    def memory(self, initial: Flat, keep: bool) -> Memory:
         """An empty memory; with `keep` it retains every increment, otherwise only what the method needs."""
 
     @abstractmethod
@@ -249,9 +250,7 @@ class Solver(ABC):
             shortenings: by which factors a line search shortened the increments among them, where there was one.
         """
 
-    def search(
-        self, function: Function, iterate: Iterate, increment: Float[Tensor, "batch dim"]
-    ) -> tuple[Float[Tensor, "batch dim"] | None, Float[Tensor, "batch"] | None]:
+    def search(self, function: Function, iterate: Iterate, increment: Flat) -> tuple[Flat | None, PerSample | None]:
         """Shorten `increment` in place where the method searches along it; returns f at its end and the factors."""
         return None, None
 
@@ -261,7 +260,7 @@ class Solver(ABC):
             f"{type(self).__name__} keeps no estimate of the inverse Jacobian; solve with Broyden where one is needed."
         )
 
-    def iterate(self, function: Function, z0: Float[Tensor, "batch *state"], hold_best: bool = False) -> Iteration:
+    def iterate(self, function: Function, z0: State, hold_best: bool = False) -> Iteration:
         """Start a solve that remembers only what the method itself needs; iterate over it for z_0, z_1, and so on.
 
         Args:
@@ -272,7 +271,7 @@ class Solver(ABC):
         return Iteration(self, function, z0, keep=False, hold_best=hold_best)
 
     @torch.no_grad()
-    def solve(self, function: Function, z0: Float[Tensor, "batch *state"], evaluate_last: bool = True) -> Trajectory:
+    def solve(self, function: Function, z0: State, evaluate_last: bool = True) -> Trajectory:
         """Solve f(z) = z from z_0 and keep the whole trajectory.
 
         Args:
@@ -344,19 +343,19 @@ class Trajectory:
 
     solver: Solver
     shape: torch.Size
-    initial: Float[Tensor, "batch dim"]
+    initial: Flat
     increments: Float[Tensor, "max_steps batch dim"]
     shortenings: Float[Tensor, "max_steps batch"] | None
     residual_vectors: Float[Tensor, "states batch dim"] | None
-    last_residual: Float[Tensor, "batch dim"]
+    last_residual: Flat
     reached: int
     residuals: Float[Tensor, "max_steps batch"]
-    steps: Int[Tensor, "batch"]
-    converged: Bool[Tensor, "batch"]
-    diverged: Bool[Tensor, "batch"]
-    best_index: Int[Tensor, "batch"]
-    best_value: Float[Tensor, "batch dim"]
-    tail: Float[Tensor, "batch dim"] | None = None
+    steps: Labels
+    converged: Mask
+    diverged: Mask
+    best_index: Labels
+    best_value: Flat
+    tail: Flat | None = None
 
     @property
     def max_steps(self) -> int:
@@ -373,7 +372,7 @@ class Trajectory:
         return states
 
     @cached_property
-    def solution(self) -> Float[Tensor, "batch dim"]:
+    def solution(self) -> Flat:
         """z*, the iterate the solve returns, flat."""
         state = solution = self.initial
         for n, increment in enumerate(self.increments, start=1):
@@ -382,11 +381,11 @@ class Trajectory:
         return solution
 
     @property
-    def final(self) -> Float[Tensor, "batch *state"]:
+    def final(self) -> State:
         """z_{N+1}: what the model's tail made of z*; z* itself where there was no tail."""
         return (self.solution if self.tail is None else self.tail).view(self.shape)
 
-    def flat_state(self, n: int) -> Float[Tensor, "batch dim"]:
+    def flat_state(self, n: int) -> Flat:
         """z_n, flat, n from 0 to N + 1.
 
         Raises:
@@ -406,15 +405,15 @@ class Trajectory:
             state = state + increment
         return state
 
-    def state(self, n: int) -> Float[Tensor, "batch *state"]:
+    def state(self, n: int) -> State:
         """z_n in the shape of a state, n from 0 to N + 1 (the final one); raises `InputError` beyond."""
         return self.flat_state(n).view(self.shape)
 
-    def visited(self, n: int) -> Bool[Tensor, "batch"]:
+    def visited(self, n: int) -> Mask:
         """Whether z_n is a state of its own for each sample: one it reached, or the final one."""
         return torch.ones_like(self.diverged) if n > self.max_steps else n <= self.steps
 
-    def lost(self, n: int) -> Bool[Tensor, "batch"]:
+    def lost(self, n: int) -> Mask:
         """Whether each sample had diverged before z_n could be reached; what comes later does not touch z_n."""
         return self.diverged & (n > self.steps)
 

@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.shapes import Flat, PerSample
 from robustdeq.solvers.base import Function, Iterate, Solver, Trajectory
 from robustdeq.solvers.inverse import BroydenInverse, InverseJacobian, Updates, add_combination
 from robustdeq.solvers.memory import Memory, Products, Window
@@ -109,7 +110,7 @@ class Broyden(Solver):
         return self.line_search == 0
 
     @override
-    def memory(self, initial: Float[Tensor, "batch dim"], keep: bool) -> Memory:
+    def memory(self, initial: Flat, keep: bool) -> Memory:
         return _Increments(self, initial, keep)
 
     @override
@@ -140,9 +141,7 @@ class Broyden(Solver):
         return on_increments, (scale * q)[:, None]
 
     @override
-    def search(
-        self, function: Function, iterate: Iterate, increment: Float[Tensor, "batch dim"]
-    ) -> tuple[Float[Tensor, "batch dim"] | None, Float[Tensor, "batch"] | None]:
+    def search(self, function: Function, iterate: Iterate, increment: Flat) -> tuple[Flat | None, PerSample | None]:
         if self.line_search == 0:
             return None, None
         start = iterate.residual_norm

@@ -20,34 +20,34 @@ from torch import Tensor
 from torch.nn.functional import pad
 from typing_extensions import override
 
+from robustdeq.base.shapes import Flat
+
 
 class InverseJacobian(ABC):
     """An estimate B of the inverse Jacobian of g(z) = f(z) − z, as a linear operator per sample."""
 
     @abstractmethod
-    def matvec(self, v: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    def matvec(self, v: Flat) -> Flat:
         """B v."""
 
     @abstractmethod
-    def rmatvec(self, v: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    def rmatvec(self, v: Flat) -> Flat:
         """Bᵀ v."""
 
 
-def inner(vectors: Float[Tensor, "count batch dim"], v: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch count"]:
+def inner(vectors: Float[Tensor, "count batch dim"], v: Flat) -> Float[Tensor, "batch count"]:
     """The inner products of v with each of the vectors, per sample."""
     return torch.bmm(v[:, None], vectors.permute(1, 2, 0))[:, 0]
 
 
-def combine(
-    weights: Float[Tensor, "batch count"], vectors: Float[Tensor, "count batch dim"]
-) -> Float[Tensor, "batch dim"]:
+def combine(weights: Float[Tensor, "batch count"], vectors: Float[Tensor, "count batch dim"]) -> Flat:
     """The weighted sum of the vectors, per sample."""
     return torch.bmm(weights[:, None], vectors.transpose(0, 1))[:, 0]
 
 
 def add_combination(
-    target: Float[Tensor, "batch dim"], weights: Float[Tensor, "batch count"], vectors: Float[Tensor, "count batch dim"]
-) -> Float[Tensor, "batch dim"]:
+    target: Flat, weights: Float[Tensor, "batch count"], vectors: Float[Tensor, "count batch dim"]
+) -> Flat:
     """Add the weighted sum of the vectors to `target`, in place, and return it."""
     target[:, None].baddbmm_(weights[:, None], vectors.transpose(0, 1))
     return target
@@ -117,11 +117,11 @@ class BroydenInverse(InverseJacobian):
     updates: Updates
 
     @override
-    def matvec(self, v: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    def matvec(self, v: Flat) -> Flat:
         c = self.updates.project(inner(self.increments, v))[:, :-1]
         return combine(self.updates.expand(c), self.increments) - v
 
     @override
-    def rmatvec(self, v: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    def rmatvec(self, v: Flat) -> Flat:
         c = self.updates.project_transposed(inner(self.increments, v))
         return -v - combine(c, self.increments[:-1])

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robustdeq.base.shapes import Flat, PerSample
+
 
 @dataclass(frozen=True)
 class Products:
@@ -39,7 +41,7 @@ class Window:
     window stays one contiguous slice.
     """
 
-    def __init__(self, like: Float[Tensor, "batch dim"], rows: int) -> None:
+    def __init__(self, like: Flat, rows: int) -> None:
         self.buffer = like.new_empty((rows, *like.shape))
         self.start = 0
         self.stop = 0
@@ -49,7 +51,7 @@ class Window:
         """The live rows."""
         return self.buffer[self.start : self.stop]
 
-    def slot(self) -> Float[Tensor, "batch dim"]:
+    def slot(self) -> Flat:
         """The row that the next `push` will make live."""
         if self.stop == len(self.buffer):
             live = self.vectors.clone()
@@ -77,14 +79,14 @@ class Memory(ABC):
         """Take f(z_n) and z_n, keep the residual g_n = f(z_n) − z_n, and return it."""
 
     @abstractmethod
-    def propose(self) -> Float[Tensor, "batch dim"]:
+    def propose(self) -> Flat:
         """The increment s_n that the method would take from z_n, where `commit` will find it; it may overwrite g_n.
 
         The caller makes it what is taken, in place: zero for a frozen sample, shorter after a line search.
         """
 
     @abstractmethod
-    def commit(self, shortenings: Float[Tensor, "batch"] | None) -> None:
+    def commit(self, shortenings: PerSample | None) -> None:
         """Remember the increment last proposed as the one that was taken, and how far a line search shortened it."""
 
     def increments(self, max_steps: int) -> Float[Tensor, "max_steps batch dim"]:

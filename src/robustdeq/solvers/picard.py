@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.base.errors import require
+from robustdeq.base.shapes import Flat
 from robustdeq.solvers.base import Solver, Trajectory
 from robustdeq.solvers.inverse import InverseJacobian
 from robustdeq.solvers.memory import Memory, Products, Window
@@ -53,7 +53,7 @@ class Picard(Solver):
         require(0 < self.damping <= 1, f"damping is {self.damping}; give a number in (0, 1].")
 
     @override
-    def memory(self, initial: Float[Tensor, "batch dim"], keep: bool) -> Memory:
+    def memory(self, initial: Flat, keep: bool) -> Memory:
         return _LastResidual(self.damping, initial, self.max_steps if keep else 0)
 
     @override
@@ -76,7 +76,7 @@ class _Scaled(InverseJacobian):
 
     factor: float
 
-    def matvec(self, v: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    def matvec(self, v: Flat) -> Flat:
         return torch.mul(v, self.factor)
 
     rmatvec = matvec

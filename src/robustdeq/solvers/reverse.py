@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from robustdeq.base.shapes import Flat
 from robustdeq.solvers.base import Trajectory
 from robustdeq.solvers.inverse import inner
 from robustdeq.solvers.memory import Products
@@ -34,7 +35,7 @@ class ReverseSweep:
         self.increments: Float[Tensor, "max_steps batch dim"] = torch.zeros_like(trajectory.increments)
 
     def pull_back(
-        self, n: int, cotangent: Float[Tensor, "batch dim"], residuals: Float[Tensor, "q batch dim"]
+        self, n: int, cotangent: Flat, residuals: Float[Tensor, "q batch dim"]
     ) -> Float[Tensor, "q batch dim"]:
         """Pull the cotangent of s_n back to what s_n was made of.
 

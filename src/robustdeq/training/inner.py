@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import Pixels
 from robustdeq.deq import DEQ
 from robustdeq.deq.gradients import Surrogate
 from robustdeq.deq.model import Loss, StateGradient, total_loss
@@ -46,11 +46,11 @@ class NFGSM(PGD):
             raise InputError(f"noise is {self.noise} and random_start {self.random_start}; use PGD to start at images.")
 
     @override
-    def start(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
+    def start(self, x: Pixels, generator: torch.Generator) -> Pixels:
         return x + self.noise * self.eps * self.threat.measure.uniform(x, generator)
 
     @override
-    def step(self, x: Tensor, gradient: Tensor, center: Tensor) -> Float[Tensor, "batch *image"]:
+    def step(self, x: Tensor, gradient: Tensor, center: Tensor) -> Pixels:
         length = -self.step_size if self.targeted else self.step_size
         return self.threat.clip(x + length * self.threat.steepest(gradient))
 
@@ -85,7 +85,7 @@ class WarmStarted(Surrogate):
         self._steps = steps
 
     @override
-    def input_gradient(self, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+    def input_gradient(self, x: Pixels, loss: Loss) -> Pixels:
         deq = self.deq
         if self.state is not None:
             deq = deq.with_settings(solver=replace(deq.solver, max_steps=self._steps))

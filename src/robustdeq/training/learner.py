@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import Logits, Pixels, State
 from robustdeq.deq import DEQ
 from robustdeq.deq.cell import Execution
 from robustdeq.deq.gradients import Gradient, StateGradient, Surrogate, ThroughSolver, own_gradient
@@ -34,8 +34,8 @@ class Adversaries:
         steps: solver steps from there.
     """
 
-    images: Float[Tensor, "batch *image"]
-    state: Float[Tensor, "batch *state"] | None = None
+    images: Pixels
+    state: State | None = None
     steps: int | None = None
 
 
@@ -70,7 +70,7 @@ class Learner:
         """A view whose Jacobian can be penalised: f is not compiled, and the solver makes `jitter` steps more."""
         return self
 
-    def respond(self, found: Adversaries) -> tuple[Float[Tensor, "batch classes"], Solution | None]:
+    def respond(self, found: Adversaries) -> tuple[Logits, Solution | None]:
         """The logits with the gradient of the weights, and the solve behind them where there is one."""
         return self.model(found.images), None
 
@@ -142,7 +142,7 @@ class _Executed(nn.Module):
         self.network = torch.compile(network) if execution.compiled else network
         self.execution = execution
 
-    def forward(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Pixels) -> Logits:
         with self.execution.autocast(x.device):
             return self.network(x).to(x.dtype)
 

@@ -8,13 +8,14 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.shapes import Labels, Logits, PerSample, Pixels
 from robustdeq.deq.gradients import UnrolledIntermediate
 from robustdeq.deq.model import Loss, StateGradient
 from robustdeq.deq.modes import evaluating
@@ -49,7 +50,7 @@ class Reading:
     """
 
     loss: Float[Tensor, ""]
-    logits: Float[Tensor, "batch classes"]
+    logits: Logits
     solution: Solution | None
 
 
@@ -64,9 +65,7 @@ class Objective:
     aim: ClassVar[str] = "robust"
     warm_steps: int | None = None
 
-    def adversaries(
-        self, model: nn.Module, x: Float[Tensor, "batch *image"], y: Int[Tensor, "batch"], moment: Moment
-    ) -> Adversaries:
+    def adversaries(self, model: nn.Module, x: Pixels, y: Labels, moment: Moment) -> Adversaries:
         """The images to train on: by default the clean ones.
 
         Args:
@@ -77,14 +76,7 @@ class Objective:
         """
         return Adversaries(x)
 
-    def read(
-        self,
-        model: nn.Module,
-        x: Float[Tensor, "batch *image"],
-        y: Int[Tensor, "batch"],
-        found: Adversaries,
-        moment: Moment,
-    ) -> Reading:
+    def read(self, model: nn.Module, x: Pixels, y: Labels, found: Adversaries, moment: Moment) -> Reading:
         """The loss to minimise: by default the cross-entropy of the images found.
 
         Args:
@@ -151,7 +143,7 @@ class AdversarialTraining(Objective):
     def adversaries(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> Adversaries:
         return self.climb(model, x, partial(self.attack.loss, y=y), moment)
 
-    def climb(self, model: nn.Module, x: Float[Tensor, "batch *image"], loss: Loss, moment: Moment) -> Adversaries:
+    def climb(self, model: nn.Module, x: Pixels, loss: Loss, moment: Moment) -> Adversaries:
         """The last iterate of the attack on a per-sample loss of the logits."""
         scale = 1.0 if moment.progress >= self.warmup else max(moment.progress / self.warmup, 1e-3)
         attack = self.scaled(scale)
@@ -246,9 +238,7 @@ class TRADES(AdversarialTraining):
         return Reading(cross_entropy(clean, y) + self.beta * robust, logits, solution)
 
 
-def divergence(
-    logits: Float[Tensor, "batch classes"], reference: Float[Tensor, "batch classes"]
-) -> Float[Tensor, "batch"]:
+def divergence(logits: Logits, reference: Logits) -> PerSample:
     """KL(reference ‖ softmax(logits)) of each sample, in nats; `reference` are log-probabilities."""
     return kl_div(logits.log_softmax(dim=1), reference, reduction="none", log_target=True).sum(dim=1)
 

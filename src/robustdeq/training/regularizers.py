@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.shapes import Labels
 from robustdeq.deq.gradients.phantom import check_steps
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.solve import Solution
@@ -118,7 +119,7 @@ class FixedPointCorrection:
         require(0 < self.decay <= 1, f"decay is {self.decay}; give a number in (0, 1].")
         check_steps(self.steps, self.damping)
 
-    def penalty(self, deq: DEQ, solution: Solution, y: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
+    def penalty(self, deq: DEQ, solution: Solution, y: Labels) -> Float[Tensor, ""]:
         """The weighted sum of cross-entropies, differentiable in the weights of the whole model.
 
         The buffers of the head, its running statistics among them, are left to the loss at z*.
@@ -159,9 +160,7 @@ class Regularization:
     jacobian: JacobianRegularization = field(default_factory=JacobianRegularization)
     correction: FixedPointCorrection = field(default_factory=FixedPointCorrection)
 
-    def penalties(
-        self, deq: DEQ, solution: Solution, y: Int[Tensor, "batch"], jacobian: bool
-    ) -> dict[str, Float[Tensor, ""]]:
+    def penalties(self, deq: DEQ, solution: Solution, y: Labels, jacobian: bool) -> dict[str, Float[Tensor, ""]]:
         """What is added to the loss in one step, by name.
 
         Args:

@@ -14,17 +14,14 @@ which needs no forward-mode rules.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from robustdeq.base.errors import require
+from robustdeq.base.shapes import PerSample
 from robustdeq.deq.cell import Linearization
 from robustdeq.deq.solve import Solution
 
 
-def spectral_radius(
-    solution: Solution, steps: int = 20, generator: torch.Generator | None = None
-) -> Float[Tensor, "batch"]:
+def spectral_radius(solution: Solution, steps: int = 20, generator: torch.Generator | None = None) -> PerSample:
     """An estimate of the spectral radius of J at z*, per sample, without gradient and without host synchronisation.
 
     The weighted geometric mean of the growth factors of the power method over the last half of its steps, with the
@@ -57,9 +54,7 @@ def spectral_radius(
     return (weights / weights.sum() @ averaged.log()).exp()
 
 
-def lipschitz_constant(
-    solution: Solution, steps: int = 20, generator: torch.Generator | None = None
-) -> Float[Tensor, "batch"]:
+def lipschitz_constant(solution: Solution, steps: int = 20, generator: torch.Generator | None = None) -> PerSample:
     """An estimate, from below, of ‖J‖₂ at z*, per sample, without gradient and without host synchronisation.
 
     Args:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from robustdeq.base.shapes import Labels
 from robustdeq.deq import DEQ
 from robustdeq.training.learner import learner
 from robustdeq.training.objectives import Moment
@@ -15,7 +16,7 @@ from robustdeq.training.recipe import Recipe
 
 
 def single_step(
-    deq: DEQ, recipe: Recipe, x: Float[Tensor, "batch channels height width"], y: Int[Tensor, "batch"]
+    deq: DEQ, recipe: Recipe, x: Float[Tensor, "batch channels height width"], y: Labels
 ) -> Callable[[], None]:
     """The first step of a training on one batch, to be made again and again with the same random numbers.
 

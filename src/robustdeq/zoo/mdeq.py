@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import Flat
 from robustdeq.deq.cell import BoundCell
 from robustdeq.zoo.equilibrium import EquilibriumConfig, EquilibriumModel
 
@@ -63,7 +64,7 @@ class StateLayout:
         """D, the number of entries of one sample's state."""
         return sum(map(math.prod, self.shapes))
 
-    def split(self, state: Float[Tensor, "batch dim"]) -> list[Float[Tensor, "batch _ _ _"]]:
+    def split(self, state: Flat) -> list[Float[Tensor, "batch _ _ _"]]:
         """Feature maps of each scale, as views of the state: (B, C_i, H_i, W_i) in channels-last order."""
         slices = state.split([math.prod(shape) for shape in self.shapes], dim=1)
         return [
@@ -71,7 +72,7 @@ class StateLayout:
             for part, (channels, height, width) in zip(slices, self.shapes, strict=True)
         ]
 
-    def join(self, scales: Sequence[Float[Tensor, "batch _ _ _"]]) -> Float[Tensor, "batch dim"]:
+    def join(self, scales: Sequence[Float[Tensor, "batch _ _ _"]]) -> Flat:
         """The flat state that holds these feature maps; the inverse of `split`."""
         return torch.cat([scale.permute(0, 2, 3, 1).flatten(1) for scale in scales], dim=1)
 
@@ -218,7 +219,7 @@ class MultiscaleCell(nn.Module):
         self.projections = nn.ModuleList(Projection(channels, post_groups) for channels in layout.channels)
         _initialise(self)
 
-    def initial_state(self, u: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch dim"]:
+    def initial_state(self, u: Float[Tensor, "batch c h w"]) -> Flat:
         """z_0 = 0 for each sample of the injection."""
         return u.new_zeros(u.shape[0], self.layout.dimension)
 
@@ -252,7 +253,7 @@ class MultiscaleCell(nn.Module):
         injections = [u, *[None] * (len(self.blocks) - 1)]
         masks = [self._dropout_mask(u, channels) for channels in self.layout.channels]
 
-        def function(z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        def function(z: Flat) -> Flat:
             scales = self.layout.split(z)
             transformed = [
                 block(scale, weights, injection, mask)
@@ -265,7 +266,7 @@ class MultiscaleCell(nn.Module):
 
         return BoundCell(function, (u, *weights.values(), *plain))
 
-    def forward(self, z: Float[Tensor, "batch dim"], u: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch dim"]:
+    def forward(self, z: Flat, u: Float[Tensor, "batch c h w"]) -> Flat:
         """f(z; u) once; bind first to evaluate f many times for the same u."""
         return self.bind(u)(z)
 
@@ -358,7 +359,7 @@ class Head(nn.Module):
         self.classifier = nn.Linear(final_channels, num_classes)
         _initialise(self)
 
-    def forward(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, z: Flat) -> Float[Tensor, "batch classes"]:
         """Logits of a flat state."""
         finest, *coarser = [
             bottleneck(scale) for bottleneck, scale in zip(self.bottlenecks, self.layout.split(z), strict=True)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.shapes import Logits
 from robustdeq.zoo.architecture import Architecture, ZooModel
 
 
@@ -134,7 +135,7 @@ class ResNet(ZooModel[ResNetConfig]):
             self.add_module(f"layer{stage + 1}", _stage(BasicBlock, inner, channels, blocks, 1 if stage == 0 else 2))
         self.linear = nn.Linear(channels, num_classes)
 
-    def forward(self, x: Float[Tensor, "batch in_channels height width"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Float[Tensor, "batch in_channels height width"]) -> Logits:
         """Raw pixels in [0, 1] to logits."""
         features = F.relu(self.bn1(self.conv1(x)))
         for stage in range(1, len(self.config.blocks) + 1):
@@ -185,7 +186,7 @@ class WideResNet(ZooModel[WideResNetConfig]):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / (module.out_channels * math.prod(module.kernel_size))))
         nn.init.zeros_(self.fc.bias)
 
-    def forward(self, x: Float[Tensor, "batch in_channels height width"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Float[Tensor, "batch in_channels height width"]) -> Logits:
         """Raw pixels in [0, 1] to logits."""
         features = self.block3(self.block2(self.block1(self.conv1(x))))
         return self.fc(F.relu(self.bn1(features)).mean(dim=(2, 3)))

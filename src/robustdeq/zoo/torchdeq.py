@@ -23,6 +23,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import Logits, Pixels, State
 from robustdeq.deq.cell import BoundCell
 from robustdeq.deq.model import DEQ, StateGradient
 from robustdeq.deq.tail import Unroll
@@ -94,12 +95,12 @@ def from_torchdeq(
     return deq
 
 
-def pack(state: Tensor | Sequence[Tensor]) -> Float[Tensor, "batch *state"]:
+def pack(state: Tensor | Sequence[Tensor]) -> State:
     """The state that a solver iterates: one tensor as it is, several as one flat tensor (B, D)."""
     return state if isinstance(state, Tensor) else torch.cat([part.flatten(1) for part in state], dim=1)
 
 
-def unpack(z: Float[Tensor, "batch *state"], shapes: Sequence[torch.Size] | None) -> Tensor | list[Tensor]:
+def unpack(z: State, shapes: Sequence[torch.Size] | None) -> Tensor | list[Tensor]:
     """The inverse of `pack`, given the shape of each tensor without the batch; None for a state of one tensor."""
     if shapes is None:
         return z
@@ -126,7 +127,7 @@ class CoreCall:
         """The shapes of a state's tensors, as `unpack` takes them."""
         return None if isinstance(self.initial, Tensor) else [part.shape[1:] for part in self.initial]
 
-    def apply(self, z: Float[Tensor, "batch *state"]) -> Float[Tensor, "batch *state"]:
+    def apply(self, z: State) -> State:
         """F(z) as one tensor."""
         state = unpack(z, self.shapes)
         return pack(self.function(state) if isinstance(state, Tensor) else self.function(*state))
@@ -153,11 +154,11 @@ class TorchDEQCell(nn.Module):
         self.module = module
         self._core = core
 
-    def initial_state(self, u: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *state"]:
+    def initial_state(self, u: Pixels) -> State:
         """The model's own z_0."""
         return pack(self.call(u).initial)
 
-    def bind(self, u: Float[Tensor, "batch *image"]) -> BoundCell:
+    def bind(self, u: Pixels) -> BoundCell:
         """F for one x: what leads up to it is run once for all evaluations without gradient, and for each one with."""
         with torch.no_grad():
             fixed = self.call(u)
@@ -167,13 +168,11 @@ class TorchDEQCell(nn.Module):
 
         return BoundCell(function, (u, *self.module.parameters()))
 
-    def forward(
-        self, z: Float[Tensor, "batch *state"], u: Float[Tensor, "batch *image"]
-    ) -> Float[Tensor, "batch *state"]:
+    def forward(self, z: State, u: Pixels) -> State:
         """F(z; x)."""
         return self.call(u).apply(z)
 
-    def call(self, x: Float[Tensor, "batch *image"]) -> CoreCall:
+    def call(self, x: Pixels) -> CoreCall:
         """What the model hands to its core for x; raises `InputError` where it never calls it."""
 
         def abandon(function: Any, initial: Any, solver_kwargs: Any = None, **_: Any) -> Any:
@@ -186,7 +185,7 @@ class TorchDEQCell(nn.Module):
             return reached.call
         raise InputError("the forward of the model does not call its TorchDEQ core; convert the module that does.")
 
-    def resume(self, x: Float[Tensor, "batch *image"], state: Tensor | list[Tensor], statistic: float = -1.0) -> Any:
+    def resume(self, x: Pixels, state: Tensor | list[Tensor], statistic: float = -1.0) -> Any:
         """What the model returns for x where its core answers with a state; `InputError` where it is asked twice.
 
         Args:
@@ -210,7 +209,7 @@ class TorchDEQCell(nn.Module):
         with self._answered_by(answer):
             return self.module(x)
 
-    def solved(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *state"]:
+    def solved(self, x: Pixels) -> State:
         """Where TorchDEQ's own solve for x ends, as one tensor."""
         call = self.call(x)
         core: Any = self.module.get_submodule(self._core)
@@ -245,7 +244,7 @@ class Readout(nn.Module):
         self._shapes = shapes
         self.register_buffer("example", example.detach().clone(), persistent=False)
 
-    def forward(self, z: Float[Tensor, "batch *state"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, z: State) -> Logits:
         """The logits of a state."""
         example = self.get_buffer("example")
         return self.cell.resume(example.expand(len(z), *example.shape[1:]), unpack(z, self._shapes))
@@ -275,7 +274,7 @@ def _check_readout(cell: TorchDEQCell, call: CoreCall, example: Tensor) -> None:
         raise InputError(_PAST_THE_STATE)
 
 
-def _drawn(example: Float[Tensor, "batch *image"]) -> Float[Tensor, "drawn *image"]:
+def _drawn(example: Pixels) -> Float[Tensor, "drawn *image"]:
     """Images in the range of the example, always the same: its own, shuffled within, and noise, from bright to dark.
 
     An example of one value only is taken for the lower end of a range of length 1.

@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
+from robustdeq.base.shapes import Logits, Pixels
 from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState, defended_logits
 from robustdeq.deq.gradients import Ensemble, Gradient, SimultaneousAdjoint, Surrogate, UnrolledIntermediate
 from robustdeq.deq.model import DEQ, Loss, total_loss
@@ -50,11 +51,11 @@ class Separate(Gradient):
         return sum(member.evaluations(deq) for member in self.members(deq))
 
     @override
-    def logits(self, deq: DEQ, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch classes"]:
+    def logits(self, deq: DEQ, x: Pixels) -> Logits:
         return self.gradient.logits(deq, x)
 
     @override
-    def input_gradient(self, deq: DEQ, x: Float[Tensor, "batch *image"], loss: Loss) -> Float[Tensor, "batch *image"]:
+    def input_gradient(self, deq: DEQ, x: Pixels, loss: Loss) -> Pixels:
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             return torch.stack([self._alone(member, deq, leaf, loss) for member in self.members(deq)]).sum(dim=0)
