@@ -1,5 +1,7 @@
 """What every solver shares: each sample is solved as if it were alone, and the trajectory tells how it fared."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import dense
 from cells import images, make_deq, with_norm
 from robustdeq.base.errors import InputError
 from robustdeq.solvers import Anderson, Broyden, Picard
+from robustdeq.solvers.base import Iteration
 
 pytestmark = pytest.mark.usefixtures("float64")
 SOLVERS: dict[str, Any] = {
@@ -244,3 +247,19 @@ def test_inverse_beyond_the_last_step_is_refused(n: int) -> None:
     trajectory = Broyden(max_steps=5).solve(torch.cos, torch.zeros(2, 3))
     with pytest.raises(InputError, match=f"B_{n} does not exist; this trajectory has B_0 to B_5"):
         trajectory.inverse(n)
+
+
+@solvers
+def test_nothing_of_a_solve_waits_for_the_garbage_collector(solver: Any) -> None:
+    weight = with_norm(torch.randn(5, 5), 0.7)
+    gc.collect()
+    gc.disable()
+    try:
+        run = Iteration(solver(max_steps=3, tol=0.0), lambda z: torch.tanh(z @ weight), torch.zeros(2, 5), True, True)
+        for iterate in run:
+            iterate.residual_norm  # noqa: B018
+        alive = [weakref.ref(run.memory), weakref.ref(run), weakref.ref(iterate)]
+        del run, iterate
+        assert [reference() for reference in alive] == [None] * 3
+    finally:
+        gc.enable()

@@ -50,8 +50,11 @@ class Result(StrEnum):
 class Iterate:
     """One state z_n of a running solve; f(z_n) and the residual are evaluated when first asked for."""
 
-    def __init__(self, run: Iteration, index: int, state: Tensor, visited: Tensor, value: Tensor | None) -> None:
-        self._run = run
+    def __init__(
+        self, function: Function, memory: Memory, index: int, state: Tensor, visited: Tensor, value: Tensor | None
+    ) -> None:
+        self._function = function
+        self._memory = memory
         self.index = index
         self.state: Flat = state
         self.visited: Mask = visited
@@ -61,12 +64,12 @@ class Iterate:
     @cached_property
     def value(self) -> Flat:
         """f(z_n)."""
-        return self._run.function(self.state)
+        return self._function(self.state)
 
     @cached_property
     def residual(self) -> Flat:
         """g_n = f(z_n) − z_n."""
-        return self._run.memory.receive(self.value, self.state)
+        return self._memory.receive(self.value, self.state)
 
     @cached_property
     def residual_norm(self) -> PerSample:
@@ -78,6 +81,21 @@ class Iterate:
         """‖f(z_n) − z_n‖ / ‖f(z_n)‖."""
         norm = torch.linalg.vector_norm(self.value, dim=1)
         return self.residual_norm / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+
+
+def _on_flat_states(function: Function, shape: torch.Size) -> Function:
+    """F on flat states; it raises `InputError` when its output is not shaped like its input."""
+
+    def flat(state: Flat) -> Flat:
+        value = function(state.view(shape))
+        if value.shape != shape:
+            raise InputError(
+                f"the cell maps a state of shape {tuple(shape)} to {tuple(value.shape)}; "
+                "make it return a state of the shape it was given."
+            )
+        return value.reshape(state.shape)
+
+    return flat
 
 
 class Iteration:
@@ -109,8 +127,7 @@ class Iteration:
         self.steps: Labels = torch.zeros(batch, dtype=torch.long, device=device)
         self.converged: Mask = torch.zeros(batch, dtype=torch.bool, device=device)
         self.diverged: Mask = torch.zeros(batch, dtype=torch.bool, device=device)
-        self._shape = initial.shape
-        self._user_function = function
+        self.function = _on_flat_states(function, initial.shape)
         self._hold_best = hold_best
         self._lowest: PerSample = self.initial.new_full((batch,), math.inf)
 
@@ -122,22 +139,12 @@ class Iteration:
         """
         return self.solver.tol > 0 or self.initial.device.type == "cpu"
 
-    def function(self, state: Flat) -> Flat:
-        """F on flat states; raises `InputError` when its output is not shaped like its input."""
-        value = self._user_function(state.view(self._shape))
-        if value.shape != self._shape:
-            raise InputError(
-                f"the cell maps a state of shape {tuple(self._shape)} to {tuple(value.shape)}; "
-                "make it return a state of the shape it was given."
-            )
-        return value.reshape(state.shape)
-
     def __iter__(self) -> Iterator[Iterate]:
         solver, memory, state = self.solver, self.memory, self.initial
         active = torch.ones_like(self.converged)
         limit, value = None, None
         for n in range(solver.max_steps + 1):
-            iterate = Iterate(self, n, state, active, value)
+            iterate = Iterate(self.function, memory, n, state, active, value)
             self.steps = torch.where(active, n, self.steps)
             yield iterate
             self._consider(iterate)
