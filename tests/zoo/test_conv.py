@@ -74,7 +74,7 @@ def test_injection_puts_patches_of_pixels_into_channels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "channels", "side", "parameters"), [("digits", 1, 8, 24_442), ("small", 3, 32, 327_626)]
+    ("size", "channels", "side", "parameters"), [("digits", 1, 8, 24_442), ("small", 3, 32, 296_906)]
 )
 def test_sizes(size: str, channels: int, side: int, parameters: int) -> None:
     deq = conv(size, in_channels=channels).eval()
@@ -95,7 +95,7 @@ def test_samples_do_not_see_each_other() -> None:
 
 def test_images_of_another_size() -> None:
     assert conv("digits", in_channels=1, image_size=(16, 24))(torch.rand(2, 1, 16, 24)).shape == (2, 10)
-    with pytest.raises(InputError, match="images of 30×32 pixels do not fall into 8 × 8 parts of 4-pixel patches"):
+    with pytest.raises(InputError, match="images of 30×32 pixels do not fall into 4 × 4 parts of 4-pixel patches"):
         conv("small", image_size=(30, 32))
 
 

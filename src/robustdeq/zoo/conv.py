@@ -162,7 +162,7 @@ class ConvDEQ(EquilibriumModel[ConvConfig]):
 
 CONV_SIZES: Mapping[str, ConvConfig] = {
     "digits": ConvConfig(channels=16, hidden=48, pooled=8, image_size=8),
-    "small": ConvConfig(channels=64, hidden=224, patch=4, pooled=8),
+    "small": ConvConfig(channels=64, hidden=224, patch=4),
 }
 
 
