@@ -14,7 +14,7 @@ from torch import nn
 from typing_extensions import override
 
 from robustdeq.attacks.pgd import PGD
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.shapes import Logits, Pixels
 from robustdeq.deq.model import Loss
 
@@ -31,8 +31,7 @@ class Stages(nn.Module):
 
     def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
-        if not models:
-            raise InputError("there is no model to climb; give at least one.")
+        require(models, "there is no model to climb; give at least one.")
         self.models = nn.ModuleList(models)
 
     def forward(self, x: Pixels) -> Logits:

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from robustdeq.attacks.base import Cost
 from robustdeq.attacks.pgd import PGD, finite_or_zero
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.shapes import Flat, Pixels
 from robustdeq.deq.cell import Linearization
 from robustdeq.deq.model import DEQ, Loss, total_loss
@@ -63,8 +63,7 @@ class JointAttack(PGD):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.damping <= 1:
-            raise InputError(f"damping is {self.damping}; give a number in (0, 1].")
+        require(0 < self.damping <= 1, f"damping is {self.damping}; give a number in (0, 1].")
 
     @property
     @override

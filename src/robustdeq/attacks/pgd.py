@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from robustdeq.attacks.base import BallAttack, Cost
 from robustdeq.attacks.losses import checked, correct, cross_entropy
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
 from robustdeq.base.shapes import Labels, Logits, Mask, PerSample, Pixels
@@ -72,12 +72,9 @@ class PGD(BallAttack):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.step_size < math.inf:
-            raise InputError(f"step_size is {self.step_size}; give a positive number that is finite.")
-        if self.steps < 1:
-            raise InputError(f"steps is {self.steps}; PGD makes at least 1.")
-        if self.restarts < 1:
-            raise InputError(f"restarts is {self.restarts}; PGD runs at least once.")
+        require(0 < self.step_size < math.inf, f"step_size is {self.step_size}; give a positive number that is finite.")
+        require(self.steps >= 1, f"steps is {self.steps}; PGD makes at least 1.")
+        require(self.restarts >= 1, f"restarts is {self.restarts}; PGD runs at least once.")
 
     @property
     @override

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.shapes import Logits, Mask, PerSample, Pixels, State
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.solve import Solution, SolveState
@@ -219,8 +219,7 @@ class EarlyState(StateDefense):
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise InputError(f"state {self.n} cannot be an early state; choose n from 1 on.")
+        require(self.n >= 1, f"state {self.n} cannot be an early state; choose n from 1 on.")
 
     @property
     @override

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.norms import Norm
 from robustdeq.base.shapes import Logits, Mask, PerSample, Pixels, State
 from robustdeq.base.threat import ThreatModel
@@ -71,12 +71,9 @@ class EntropyReduction(Defense):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norm", self.threat.norm)
-        if self.interval < 1:
-            raise InputError(f"interval is {self.interval}; a segment of the solve takes at least 1 step.")
-        if self.steps < 0:
-            raise InputError(f"steps is {self.steps}; a move of the input makes 0 or more steps.")
-        if not 0 < self.step_size < math.inf:
-            raise InputError(f"step_size is {self.step_size}; give a positive number that is finite.")
+        require(self.interval >= 1, f"interval is {self.interval}; a segment of the solve takes at least 1 step.")
+        require(self.steps >= 0, f"steps is {self.steps}; a move of the input makes 0 or more steps.")
+        require(0 < self.step_size < math.inf, f"step_size is {self.step_size}; give a positive number that is finite.")
 
     @override
     def logits(self, model: nn.Module, x: Pixels) -> Logits:
@@ -140,8 +137,7 @@ class EntropyReduced(nn.Module):
         if backward not in list(Backward):
             known = ", ".join(repr(str(choice)) for choice in Backward)
             raise InputError(f"backward is {backward!r}; choose one of {known}.")
-        if not temperature > 0:
-            raise InputError(f"temperature is {temperature}; give a positive number.")
+        require(temperature > 0, f"temperature is {temperature}; give a positive number.")
         self.deq = deq.with_settings(execution=replace(deq.execution, compiled=False))
         self.reduction = reduction
         self.backward = Backward(backward)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.shapes import Logits, Pixels, State
 from robustdeq.deq.cell import BoundCell, Execution, bind, initial_state
 from robustdeq.deq.modes import frozen
@@ -170,8 +170,7 @@ class DEQ(nn.Module):
 
     def check_input(self, x: Tensor) -> None:
         """Raise `InputError` unless x is a batch of floating-point inputs in the precision of the weights."""
-        if not x.is_floating_point():
-            raise InputError(f"x has dtype {x.dtype}; convert it to floating-point pixels in [0, 1].")
+        require(x.is_floating_point(), f"x has dtype {x.dtype}; convert it to floating-point pixels in [0, 1].")
         if x.ndim < 2 or len(x) == 0:
             raise InputError(f"x has shape {tuple(x.shape)}; give a batch of at least one sample.")
         weight = next(self.parameters(), x)

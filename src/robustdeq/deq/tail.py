@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 from robustdeq.base.shapes import State
 
 
@@ -31,10 +31,8 @@ class Unroll:
     from_image: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise InputError(f"steps is {self.steps}; a tail makes 0 or more steps.")
-        if not 0 < self.damping <= 1:
-            raise InputError(f"damping is {self.damping}; give a number in (0, 1].")
+        require(self.steps >= 0, f"steps is {self.steps}; a tail makes 0 or more steps.")
+        require(0 < self.damping <= 1, f"damping is {self.damping}; give a number in (0, 1].")
 
     def walk(self, cell: Callable[[Tensor], Tensor], state: State, value: State | None = None) -> Iterator[State]:
         """Yield the state that the tail starts from and the state after each of its steps.

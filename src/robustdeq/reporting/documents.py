@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 from robustdeq.base.files import write_text
 from robustdeq.reporting.figures import save_drawing
 from robustdeq.reporting.markdown import markdown
@@ -34,8 +34,7 @@ def reproduction_sections(runs: Sequence[ReportedRun], figures: Path) -> str:
         figures: the folder for the figures; the sections refer to it by its name.
     """
     found = [(run, reproduction) for run in runs for reproduction in run.reproductions]
-    if not found:
-        raise InputError("the folders hold no reproductions; make some with `robustdeq reproduce`.")
+    require(found, "the folders hold no reproductions; make some with `robustdeq reproduce`.")
     order = list(EXPERIMENTS)
     found.sort(key=lambda pair: order.index(pair[1].name) if pair[1].name in order else len(order))
     sections = []
@@ -94,8 +93,7 @@ def performance_sections(folder: Path) -> str:
     """
     patterns = [pattern for name in BENCHES for pattern in (f"{name}.json", f"{name}-*.json")]
     files = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
-    if not files:
-        raise InputError(f"{folder} holds no benchmarks; make some with `robustdeq bench`.")
+    require(files, f"{folder} holds no benchmarks; make some with `robustdeq bench`.")
     return "\n".join(map(_benchmark, files))
 
 

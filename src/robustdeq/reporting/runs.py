@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.evaluation import GridResult, Store, assemble
 from robustdeq.evaluation.exhibits import FILE as EXHIBITS
 from robustdeq.evaluation.exhibits import Exhibits
@@ -54,8 +54,7 @@ def read_run(folder: Path) -> ReportedRun:
     Raises:
         InputError: there is no such folder, it holds no results, its evaluation is not finished, or a file is damaged.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is no folder; give one that `robustdeq evaluate` or `reproduce` wrote.")
+    require(folder.is_dir(), f"{folder} is no folder; give one that `robustdeq evaluate` or `reproduce` wrote.")
     evaluated = any((folder / name).is_file() for name in (STORE, _RESULTS))
     result, alignment = _evaluation(folder) if evaluated else (None, None)
     exhibits = Exhibits.read(folder / EXHIBITS) if (folder / EXHIBITS).is_file() else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 from robustdeq.base.shapes import Injected, Logits, Pixels
 from robustdeq.deq.gradients.base import Family
 from robustdeq.deq.model import DEQ, Loss, total_loss
@@ -37,8 +37,7 @@ class SimultaneousAdjoint(Family):
     transpose: bool = True
 
     def __post_init__(self) -> None:
-        if not self.step_size > 0:
-            raise InputError(f"step_size is {self.step_size}; give a positive number.")
+        require(self.step_size > 0, f"step_size is {self.step_size}; give a positive number.")
 
     @property
     @override

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 from robustdeq.base.shapes import State
 from robustdeq.deq.cell import Linearization
 from robustdeq.deq.gradients.implicit import Implicit, JacobianFree
@@ -18,10 +18,8 @@ from robustdeq.deq.tail import Unroll
 
 def check_steps(steps: int, damping: float) -> None:
     """Raise `InputError` unless there is at least one step and 0 < damping ≤ 1."""
-    if steps < 1:
-        raise InputError(f"steps is {steps}; a gradient needs at least 1 step.")
-    if not 0 < damping <= 1:
-        raise InputError(f"damping is {damping}; give a number in (0, 1].")
+    require(steps >= 1, f"steps is {steps}; a gradient needs at least 1 step.")
+    require(0 < damping <= 1, f"damping is {damping}; give a number in (0, 1].")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 from robustdeq.base.files import write_text
 from robustdeq.evaluation.exhibits import Exhibits
 from robustdeq.reporting.page.charts import templates
@@ -38,8 +38,7 @@ def save_page(runs: Sequence[ReportedRun], path: Path, title: str = "How robust 
     Raises:
         InputError: there are no runs.
     """
-    if not runs:
-        raise InputError("there is nothing to report; give at least one folder of results.")
+    require(runs, "there is nothing to report; give at least one folder of results.")
     here = files("robustdeq.reporting.page")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["label"] = label
