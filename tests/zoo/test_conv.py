@@ -74,7 +74,7 @@ def test_injection_puts_patches_of_pixels_into_channels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "channels", "side", "parameters"), [("digits", 1, 8, 19_802), ("small", 3, 32, 296_906)]
+    ("size", "channels", "side", "parameters"), [("digits", 1, 8, 24_442), ("small", 3, 32, 296_906)]
 )
 def test_sizes(size: str, channels: int, side: int, parameters: int) -> None:
     deq = conv(size, in_channels=channels).eval()

@@ -161,7 +161,7 @@ class ConvDEQ(EquilibriumModel[ConvConfig]):
 
 
 CONV_SIZES: Mapping[str, ConvConfig] = {
-    "digits": ConvConfig(channels=16, hidden=32, pooled=8, image_size=8),
+    "digits": ConvConfig(channels=16, hidden=48, pooled=8, image_size=8),
     "small": ConvConfig(channels=64, hidden=224, patch=4),
 }
 
@@ -172,7 +172,7 @@ def conv(
     """A single-scale DEQ with fresh weights.
 
     Args:
-        size: "digits" (20 k parameters) or "small" (0.3 M), or a configuration of your own.
+        size: "digits" (24 k parameters) or "small" (0.3 M), or a configuration of your own.
         num_classes: Number of logits.
         in_channels: Channels of the images.
         image_size: Side, or height and width, of the images in pixels; that of the size by default.
