@@ -40,7 +40,7 @@ class TargetedDLRPGD(PGD):
     likeliest on the image itself, the next for the second, each on the samples that none before has fooled.
 
     Raises:
-        InputError: `targeted` is true, or, when it meets a model, that has fewer than 4 classes or not one for each run.
+        InputError: `targeted` is true, or the model it meets has fewer than 4 classes, or not a wrong one for each run.
     """
 
     @override
