@@ -1,6 +1,7 @@
-"""Wilson's interval of a proportion, against its closed form."""
+"""Wilson's interval of a proportion, and McNemar's test, against their closed forms and by counting all cases."""
 
-from math import sqrt
+from itertools import product
+from math import comb, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustdeq.base.statistics import wilson_intervals
+from robustdeq.base.statistics import paired_test, wilson_intervals
 from robustdeq.evaluation import wilson_interval
 
 
@@ -42,3 +43,44 @@ def test_intervals_are_those_of_the_last_axis() -> None:
     for i in range(2):
         for j in range(3):
             assert intervals[i, j].tolist() == pytest.approx(wilson(int(outcomes[i, j].sum()), 4, 0.95), abs=1e-9)
+
+
+def pairs(both: int, lost: int, gained: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    first = np.repeat([True, True, False, False], [both, lost, gained, neither])
+    second = np.repeat([True, False, True, False], [both, lost, gained, neither])
+    return first, second
+
+
+@given(st.integers(0, 8), st.integers(0, 5), st.integers(0, 5), st.integers(1, 8))
+def test_p_is_the_share_of_all_exchanges_that_are_as_uneven(both: int, lost: int, gained: int, neither: int) -> None:
+    """McNemar's null hypothesis: the two outcomes of a sample may be exchanged."""
+    found = paired_test(*pairs(both, lost, gained, neither))
+    exchanges = [abs(sum(signs)) for signs in product((-1, 1), repeat=lost + gained)]
+    uneven = sum(total >= abs(gained - lost) for total in exchanges) / len(exchanges)
+    assert found.p == pytest.approx(uneven)
+    assert found.difference == pytest.approx((gained - lost) / (both + lost + gained + neither))
+    assert -1 <= found.low <= found.difference <= found.high <= 1
+    assert found.low < found.high
+
+
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30), st.integers(1, 30), st.floats(0.5, 0.99))
+def test_exchanging_the_outcomes_mirrors_the_test(
+    both: int, lost: int, gained: int, neither: int, confidence: float
+) -> None:
+    first, second = pairs(both, lost, gained, neither)
+    there, back = paired_test(first, second, confidence), paired_test(second, first, confidence)
+    assert there.p == back.p
+    np.testing.assert_allclose((there.difference, there.low, there.high), (-back.difference, -back.high, -back.low))
+
+
+@pytest.mark.parametrize(("down", "up"), [(0.02, 0.02), (0.1, 0.2), (0.05, 0.4), (0.3, 0.3)])
+def test_interval_of_a_paired_difference_covers_it(down: float, up: float) -> None:
+    """Over all counts that 30 samples can give."""
+    n, covered = 30, 0.0
+    for lost in range(n + 1):
+        for gained in range(n + 1 - lost):
+            rest = n - lost - gained
+            chance = comb(n, lost) * comb(n - lost, gained) * down**lost * up**gained * (1 - down - up) ** rest
+            found = paired_test(*pairs(rest, lost, gained, 0))
+            covered += chance * (found.low <= up - down <= found.high)
+    assert covered > 0.93

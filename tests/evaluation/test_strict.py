@@ -11,6 +11,7 @@ from torch import Tensor
 import robustdeq as rd
 from robustdeq.attacks import APGD, PGD, AutoAttack, Cascade, Square, StoppingPGD, TargetedAPGD, TargetedFAB
 from robustdeq.attacks.losses import correct
+from robustdeq.base.provenance import describe
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState
 from robustdeq.evaluation import Estimators, GridResult, Network, Paper, Store, Strict, assemble, measure
 from robustdeq.evaluation.column import Role, Row, Rule
@@ -70,6 +71,11 @@ def test_strict_goes_beyond_the_paper_with_every_attack_of_the_design(trained: M
     assert StoppingPGD.like(ATTACK, steps=3, restarts=2) in attacks
     assert APGD(eps=0.1, steps=4) in attacks
     assert Square(eps=0.1, queries=10) in attacks
+    (ready_made,) = (column for column in columns if column.label == "ready-made, targeted APGD")
+    for attempt in ready_made.attempts:
+        assert attempt.attack == TargetedAPGD(eps=0.1, targets=2, steps=4)
+        assert attempt.climbs.description == describe(ESTIMATORS.ready_made(trained))
+        assert not attempt.survivors
     for column in columns[len(paper) :]:
         if column.rule is Rule.EVERY:
             assert [attempt.against for attempt in column.attempts] == rows

@@ -6,6 +6,7 @@ from robustdeq.attacks.components import APGD, FAB, Component, Square, TargetedA
 from robustdeq.attacks.continued import ContinuedPGD, Stages
 from robustdeq.attacks.joint import JointAttack
 from robustdeq.attacks.judged import Judged
+from robustdeq.attacks.margins import MarginPGD, TargetedDLRPGD
 from robustdeq.attacks.pgd import FGSM, PGD
 from robustdeq.attacks.stopping import StoppingPGD
 from robustdeq.base.norms import L1, L2, Linf, Norm
@@ -28,11 +29,13 @@ __all__ = [
     "JointAttack",
     "Judged",
     "Linf",
+    "MarginPGD",
     "Norm",
     "Square",
     "Stages",
     "StoppingPGD",
     "TargetedAPGD",
+    "TargetedDLRPGD",
     "TargetedFAB",
     "ThreatModel",
 ]

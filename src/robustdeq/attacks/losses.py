@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError
@@ -16,6 +18,40 @@ LabelledLoss = Callable[[Tensor, Tensor], Tensor]
 def cross_entropy(logits: Logits, y: Labels) -> PerSample:
     """The cross-entropy of each sample, in nats."""
     return nn.functional.cross_entropy(logits, y, reduction="none")
+
+
+def margin(logits: Logits, y: Labels) -> PerSample:
+    """By how much the likeliest wrong class exceeds y, max_{j ≠ y} z_j − z_y (Carlini and Wagner, S&P 2017, f_6)."""
+    return _wrong(logits, y).amax(dim=1) - _of(logits, y)
+
+
+def targeted_dlr(logits: Logits, y: Labels, target: Labels) -> PerSample:
+    """The targeted difference of logits ratio, (z_t − z_y) / (z_(1) − (z_(3) + z_(4)) / 2), of 4 classes or more.
+
+    Args:
+        logits: of each sample.
+        y: the classes to be left.
+        target: the classes t to be reached.
+
+    Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+    attacks", ICML 2020, Eq. 7.
+    """
+    first, _, third, fourth = logits.topk(4, dim=1).values.unbind(dim=1)
+    return (_of(logits, target) - _of(logits, y)) / (first - (third + fourth) / 2 + 1e-12)
+
+
+def wrong_classes(logits: Logits, y: Labels) -> Int[Tensor, "batch wrong"]:
+    """The classes other than y of each sample, the likeliest first."""
+    return _wrong(logits, y).argsort(dim=1, descending=True)[:, :-1]
+
+
+def _of(logits: Logits, classes: Labels) -> PerSample:
+    return logits.gather(1, classes[:, None]).squeeze(1)
+
+
+def _wrong(logits: Logits, y: Labels) -> Logits:
+    """The logits with that of y out of the running."""
+    return logits.scatter(1, y[:, None], -torch.inf)
 
 
 def correct(logits: Logits, y: Labels) -> Mask:

@@ -49,17 +49,17 @@ def _assembled(store: Store) -> GridResult:
             withstood[:, :made] &= found[key].standing
             errors[:, :made] |= found[key].errors
     shown = [column for column in columns if Role(column["role"]).shown]
-    table, words, climbed = [], [], []
+    table, words, climbed, tried = [], [], [], []
     for column in shown:
         outcomes = [found[attempt["key"]].standing for attempt in column["attempts"]]
         climbs = [attempt["climbs"] for attempt in column["attempts"]]
+        tried.append(np.stack([outcome.sum(axis=1) for outcome in outcomes], axis=1))
         if column["rule"] == Rule.EVERY:
             table.append(np.logical_and.reduce(outcomes))
             words.append("; ".join(dict.fromkeys(climbs)))
             climbed.append(None)
         else:
-            hurt = [int(outcome[manifest["searched"]].sum()) for outcome in outcomes]
-            climbed.append(hurt.index(min(hurt)))
+            climbed.append(int(tried[-1][manifest["searched"]].argmin()))
             table.append(outcomes[climbed[-1]])
             words.append(climbs[climbed[-1]])
     ready_made = [column["attempts"][0]["key"] for column in shown if column["ready_made"]]
@@ -80,6 +80,7 @@ def _assembled(store: Store) -> GridResult:
         ids=tuple(column["id"] for column in shown),
         climbed=tuple(climbed),
         ready_made=tuple(column["ready_made"] for column in shown),
+        tried=tuple(tried),
     )
     evidence = _evidence(manifest, found, result)
     return result if evidence is None else replace(result, checks=checks(evidence))

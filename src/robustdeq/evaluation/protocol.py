@@ -185,6 +185,11 @@ def climb(attack: Attack, model: nn.Module, *gradients: Gradient) -> tuple[Attem
     return tuple(Attempt(attack, estimated(model, gradient)) for gradient in gradients)
 
 
+def judged(attack: Attack, model: nn.Module, gradient: Gradient, rows: Sequence[Row]) -> tuple[Attempt, ...]:
+    """An attack on a gradient of a DEQ, judged by a row, for every row."""
+    return tuple(Attempt(attack, estimated(model, gradient), row) for row in rows)
+
+
 def adaptive(attack: Attack, rows: Sequence[Row], survivors: bool = False) -> tuple[Attempt, ...]:
     """An attack on everything that stands for a row, judged by that row, for every row."""
     return tuple(Attempt(attack, climbed, row, survivors) for row in rows for climbed in row.surrogates)
@@ -240,7 +245,8 @@ class Strict(Paper):
     """The paper's columns, and every stronger attack we know; a sample is robust only if all of them fail.
 
     The adaptive attacks go against each defense with that defense as the judge; what they find for one is tried on all
-    others. PGD with restarts leaves an image at its first success; the costly ones attack what still stands.
+    others. PGD with restarts leaves an image at its first success; the costly ones attack what still stands. Targeted
+    APGD climbs the ready-made gradient too, on all images, so that what its loss does shows apart from the gradient.
 
     Args:
         steps: of adaptive PGD against each defense.
@@ -300,6 +306,12 @@ class Strict(Paper):
             *(
                 beyond(f"transfer-{name}", f"transferred, {name}", (Attempt(attack, transferred(name, network)),))
                 for name, network in self.sources.items()
+            ),
+            beyond(
+                "ready-made-apgd-t",
+                "ready-made, targeted APGD",
+                judged(targeted, model, self.estimators.ready_made(deq), rows),
+                Rule.EVERY,
             ),
             beyond("restarts", f"through the solver, {runs}", adaptive(restarted, rows), Rule.EVERY),
             beyond("apgd", "through the solver, APGD", adaptive(apgd, rows, True), Rule.EVERY),
@@ -367,13 +379,13 @@ class AutoAttackTable(Estimating):
         auto = AutoAttack(attack.eps, attack.norm, seed=attack.seed, bounds=attack.bounds)
         columns = []
         for column in self.estimators.candidates(last):
-            climbed = estimated(model, strongest.get(column.id, column.gradients[0]))
+            climbed = strongest.get(column.id, column.gradients[0])
             label = f"{column.label}, judged on the"
-            judged = tuple(Attempt(auto, climbed, row) for row in rows)
+            own, defended = climb(auto, model, climbed), judged(auto, model, climbed, rows)
             ready_made = column.id == "unrolled-final"
             columns += [
-                Column(column.id, f"{label} surrogate", (Attempt(auto, climbed),), ready_made=ready_made),
-                Column(f"{column.id}-judged", f"{label} defense", judged, Rule.EVERY, Role.BEYOND),
+                Column(column.id, f"{label} surrogate", own, ready_made=ready_made),
+                Column(f"{column.id}-judged", f"{label} defense", defended, Rule.EVERY, Role.BEYOND),
             ]
         return [*columns, *self.climbing(model, gradients)]
 

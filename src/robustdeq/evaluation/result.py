@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
@@ -43,6 +43,7 @@ class GridResult:
         ids: the short names of the columns.
         climbed: the index of the strongest candidate of each column, None where all its attempts count.
         ready_made: which columns are the ready-made attack, which needs no thought about the solver.
+        tried: for each column, how many samples stand behind each defense under each of its attempts.
     """
 
     defenses: tuple[str, ...]
@@ -60,6 +61,7 @@ class GridResult:
     ids: tuple[str, ...] = ()
     climbed: tuple[int | None, ...] = ()
     ready_made: tuple[bool, ...] = ()
+    tried: tuple[Int[np.ndarray, "defenses attempts"], ...] = ()
 
     @property
     def accuracy(self) -> Float[np.ndarray, "defenses columns"]:

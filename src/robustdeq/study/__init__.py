@@ -5,6 +5,7 @@ from __future__ import annotations
 from robustdeq.base.errors import InputError, hint
 from robustdeq.study.beyond.alignment import ALIGNMENT
 from robustdeq.study.beyond.epsilon_curve import EPSILON_CURVE
+from robustdeq.study.beyond.gradient_or_loss import GRADIENT_OR_LOSS
 from robustdeq.study.beyond.overestimate import OVERESTIMATE
 from robustdeq.study.beyond.steps_curve import STEPS_CURVE
 from robustdeq.study.beyond.strict_vs_paper import STRICT_VS_PAPER
@@ -59,6 +60,7 @@ EXPERIMENTS = {
         TRUE_GRADIENT,
         STRICT_VS_PAPER,
         OVERESTIMATE,
+        GRADIENT_OR_LOSS,
         EPSILON_CURVE,
         STEPS_CURVE,
         ALIGNMENT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import itemgetter
 
 import numpy as np
 from jaxtyping import Bool
@@ -49,6 +50,17 @@ def paper_part(result: GridResult) -> Outcomes:
 def grid_panel(title: str, outcomes: Outcomes, paper: Matrix) -> Panel:
     """The accuracies of such a part, the paper's beside them."""
     return accuracies(title, DEFENSES, COLUMNS, outcomes, row_axis="Defense", column_axis="Attack", paper=paper)
+
+
+def strongest_on(row: int, result: GridResult, estimators: Estimators, last: int) -> Gradient:
+    """Of all candidates behind the paper's six columns in a grid of `white_box`, the one that hurts a row most."""
+    tried = dict(zip(result.ids, result.tried, strict=True))
+    candidates = [
+        (standing, gradient)
+        for column in estimators.candidates(last)
+        for standing, gradient in zip(tried[column.id][row], column.gradients, strict=True)
+    ]
+    return min(candidates, key=itemgetter(0))[1]
 
 
 def strongest(result: GridResult, estimators: Estimators, last: int) -> dict[str, Gradient]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
-from robustdeq.base.statistics import wilson_intervals
+from robustdeq.base.statistics import paired_test, wilson_intervals
 
 Matrix = Float[np.ndarray, "rows columns"]
 CONFIDENCE = "95 % interval"
@@ -196,6 +196,33 @@ def averages(
     mean = samples.mean(axis=-1)
     error = 1.96 * samples.std(axis=-1, ddof=min(1, samples.shape[-1] - 1)) / math.sqrt(samples.shape[-1])
     return Panel(title, unit, tuple(rows), tuple(columns), mean, low=mean - error, high=mean + error, **shown)
+
+
+def paired(
+    title: str,
+    rows: Iterable[str],
+    columns: Iterable[str],
+    before: Bool[np.ndarray, "rows columns samples"],
+    after: Bool[np.ndarray, "rows columns samples"],
+    **shown: Any,
+) -> Panels:
+    """By how many points accuracies fall on the same images, with 95 % intervals, and McNemar's p of each fall.
+
+    Args:
+        title: what falls.
+        rows: their names.
+        columns: their names.
+        before: whether each sample is classified correctly.
+        after: whether it still is.
+        shown: further settings of both panels.
+    """
+    rows, columns = tuple(rows), tuple(columns)
+    tests = [
+        [astuple(paired_test(*pair)) for pair in zip(*row, strict=True)] for row in zip(after, before, strict=True)
+    ]
+    points, low, high, p = np.moveaxis(np.array(tests), -1, 0)
+    yield Panel(title, "points", rows, columns, 100 * points, low=100 * low, high=100 * high, **shown)
+    yield Panel(f"{title}: exact McNemar test", "p", rows, columns, p, logarithmic=True, **shown)
 
 
 def bars(
