@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -14,10 +15,22 @@ from hypothesis.extra.numpy import arrays
 from robustdeq.data import load
 from robustdeq.reporting import findings_table, markdown, reproduction_latex
 from robustdeq.study import Finding, Reproduction, Study, Verdict, scale_named
-from robustdeq.study.claims import CLAIMS, STATEMENTS
+from robustdeq.study.claims import CLAIMS, STATEMENTS, gradients
 from robustdeq.study.claims.statement import Evidence, Statement, decide, hardest, hurts_most, mildest, points
-from robustdeq.study.configurations import UNROLLED
+from robustdeq.study.configurations import CONFIGURATIONS, UNROLLED
 from robustdeq.study.finding import FEWEST_SEEDS, LEVEL, verdict
+from robustdeq.study.grids import paper_grid
+from robustdeq.study.paper.accumulation import states_under_ready_made
+from robustdeq.study.paper.adjoint_convergence import distances
+from robustdeq.study.paper.fig2b import residuals
+from robustdeq.study.paper.fig4 import states_under_adjoints
+from robustdeq.study.paper.table1 import ready_made
+from robustdeq.study.paper.table3 import attacked_twice
+from robustdeq.study.paper.table4 import network
+from robustdeq.study.paper.training_speed import training_steps
+from robustdeq.study.stopwatch import Timing
+
+TITLES = tuple(way.title for way in CONFIGURATIONS)
 
 finite = st.floats(-1e3, 1e3)
 shares = st.floats(0, 1)
@@ -149,3 +162,47 @@ def test_every_medium_shows_the_verdicts_in_one_table() -> None:
         for (i, word), part in product(enumerate(WORDS), "tc"):
             assert f"{part}{i}" in text or part == "t"
             assert word in text
+
+
+def outcomes_of(images: int, attacked: bool) -> dict[object, object]:
+    """What every measurement finds where no attack fools any image, or every attack all."""
+    rights = partial(np.full, fill_value=not attacked)
+    twice = rights((3, 7, images))
+    found: dict[object, object] = {
+        residuals: np.linspace(1.0, 0.1, 9)[:, None].repeat(images, axis=1),
+        paper_grid: twice,
+        attacked_twice: (twice, twice),
+        states_under_ready_made: (np.ones((9, images), bool), rights((9, images))),
+        ready_made: rights((6, images)),
+        network: rights((3, images)),
+        states_under_adjoints: rights((9, 9, images)),
+        distances: {"β = 0.5, B_nᵀ": np.logspace(0, -2, 30)[:, None].repeat(images, axis=1)},
+        gradients._early_state: 3,
+        gradients._damped: rights((2, 3, 8, images)),
+        gradients._undamped: rights((2, 3, 8, images)),
+    }
+    return found
+
+
+@pytest.mark.parametrize("attacked", [False, True])
+def test_every_claim_is_a_number_per_image_and_nothing_where_attacks_do_not_differ(
+    attacked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, known = 6, outcomes_of(6, attacked)
+    monkeypatch.setattr(Evidence, "of", lambda self, measure, way, size=None: known[measure])
+    evidence = Evidence(at_work(tmp_path, 1, images), 0)
+    evidence.kept[training_steps] = dict.fromkeys(TITLES, Timing([2.0] * images))
+    found = {statement.title: statement.contrast(evidence) for statement in STATEMENTS}
+    assert {contrast.shape for contrast in found.values()} == {(images,)}
+    constants = {
+        "exact (8/7) violates the fixed-point structure": 0.1 - 0.75,
+        "its errors fall from state to state": 0.9 / 8,
+        "unrolled training reaches 0.04": 0.045 - 0.1,
+        "the adjoint converges": 2.0,
+    }
+    for title, contrast in found.items():
+        if "vanilla" in title:
+            expected = 12.0 if attacked else -88.0
+        else:
+            expected = 10.0 if "competitive" in title else constants.get(title, 0.0)
+        np.testing.assert_allclose(contrast, expected, atol=1e-9, err_msg=title)
