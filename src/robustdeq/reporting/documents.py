@@ -48,6 +48,7 @@ def reproduction_sections(runs: Sequence[ReportedRun], figures: Path) -> str:
             f"What the paper says: {reproduction.remark}" if reproduction.remark else "",
             reproduction.legend,
             run.notes.get(reproduction.name, ""),
+            markdown(findings_table(reproduction.findings)) if reproduction.findings else "",
             *(markdown(panel_table(panel)) for panel in reproduction.panels),
             figure,
             _provenance(reproduction),

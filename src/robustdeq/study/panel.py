@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
 from robustdeq.base.statistics import paired_test, wilson_intervals
+from robustdeq.study.finding import Finding
 
 Matrix = Float[np.ndarray, "rows columns"]
 CONFIDENCE = "95 % interval"
@@ -109,8 +110,9 @@ class Reproduction:
         title: what it is about.
         panels: what was measured.
         remark: what the paper says of it.
-        legend: how our numbers are to be read.
         provenance: the command, the models with their fingerprints, the data, the device and the versions behind it.
+        legend: how our numbers are to be read.
+        findings: what became of claims.
     """
 
     name: str
@@ -120,11 +122,12 @@ class Reproduction:
     remark: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     legend: str = ""
+    findings: tuple[Finding, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """As plain values, with null for what is not there."""
-        panels = [panel.plain() for panel in self.panels]
-        return vars(self) | {"panels": panels, "provenance": dict(self.provenance)}
+        parts = {name: [part.plain() for part in getattr(self, name)] for name in ("findings", "panels")}
+        return vars(self) | parts | {"provenance": dict(self.provenance)}
 
     def save(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
@@ -140,7 +143,8 @@ class Reproduction:
 
         def made(plain: dict[str, Any]) -> Reproduction:
             panels = tuple(map(Panel.from_plain, plain.pop("panels")))
-            return cls(**plain, panels=panels)
+            findings = tuple(map(Finding.from_plain, plain.pop("findings", ())))
+            return cls(**plain, panels=panels, findings=findings)
 
         return read_plain(path, made, "reproduction; make it with `robustdeq reproduce`.")
 
@@ -243,6 +247,26 @@ def bars(
     )
     ranges = {"low": low, "high": high, "interval": RANGE} if any(map(np.ndim, sides.values())) else {}
     return Panel(title, unit, tuple(sides), (column,), median, row_axis, drawing=Drawing.BARS, **ranges)
+
+
+def effects(findings: Sequence[Finding]) -> Panels:
+    """The effects behind some verdicts, a panel for each unit."""
+    for unit in dict.fromkeys(finding.unit for finding in findings):
+        rows = [finding for finding in findings if finding.unit == unit]
+        values, low, high = (
+            np.array([[getattr(row, name)] for row in rows], float) for name in ("effect", "low", "high")
+        )
+        yield Panel(
+            "effects, positive where the paper's claim holds",
+            unit,
+            tuple(row.title for row in rows),
+            ("Effect",),
+            values,
+            row_axis="Claim",
+            low=low,
+            high=high,
+            drawing=Drawing.BARS,
+        )
 
 
 def _plain(matrix: Matrix | None) -> list[list[float | None]] | None:
