@@ -281,7 +281,7 @@ def test_names_are_text_and_never_markup(tmp_path: Path, page: Reader) -> None:
     panel = replace(PANELS[0], title=EVIL, rows=(EVIL, "b"))
     found = read(tmp_path, ReportedRun(EVIL, evil, replace(EXHIBITS, classes=(EVIL, "b", "c")), panel, ()))
     assert not any("alert(1)" in script for script in found.scripts[-1:])
-    assert len(found.scripts) == 1 + 2 + 2 + 2 + 1 + len(PANELS)
+    assert len(found.scripts) == 1 + 2 + 2 + 2 + 1 + 3
     drawn = [json.loads(script) for script in found.scripts[:-2]]
     assert not any("<script" in json.dumps(chart) or "<b>co" in json.dumps(chart) for chart in drawn)
     assert found.text.count(EVIL) > 5
@@ -321,7 +321,8 @@ def test_panel_shows_its_numbers_and_the_papers() -> None:
         first, second = ([cell.text for cell in row.cells] for row in table.rows)
         assert first == ["50.0 (10.0–80.0) / 49.0", "40.0 (10.0–80.0)", "– (10.0–80.0)"]
         assert second[1] == "30.0 (10.0–80.0) / 30.0"
-    heat, curves, bars = (panel_chart(panel).plain["data"] for panel in PANELS)
+    heat, curves, bars, scatter = (panel_chart(panel).plain["data"] for panel in PANELS)
+    assert [(trace["x"], trace["y"]) for trace in scatter] == [([50.0, 12.5], [40.0, 30.0])]
     assert heat[0]["z"] == [[50.0, 40.0, None], [12.5, 30.0, 70.0]]
     assert [trace["y"] for trace in curves] == [
         [50.0, 40.0, None],
