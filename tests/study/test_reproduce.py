@@ -55,6 +55,7 @@ QUICK = [
     *("--scale", "nano", "-n", str(IMAGES), "--batch_size", "4", "--device", "cpu"),
     *("--budget", '{"max_steps": 2, "validation_images": 8, "validations": 1}'),
     *("--effort", '{"steps": 1, "long_steps": 3, "apgd_steps": 2, "targets": 2, "queries": 3, "repetitions": 2}'),
+    *("--effort.models", "6"),
     *("--strict", '{"steps": 1, "restarts": 2, "apgd_steps": 2, "targets": 2, "queries": 3, "probe_images": 4}'),
     *("--estimators", '{"steps": [1, 5], "dampings": [0.5, 1.0]}'),
 ]
@@ -73,6 +74,10 @@ UNROLLED_STEPS = ["k = 1", "k = 5"]
 PROTOCOLS = ["Clean", "Ready-made PGD-1", "Paper's protocol", "PGD-1 through the solver", "Strict protocol"]
 ESTIMATES = ["adjoint u_n", "adjoint u_{n+1}", *(f"unrolled, k = {k}, λ = {d}" for d in ("0.5", "1") for k in (1, 5))]
 ESTIMATES += ["ready-made, unrolled", "ready-made, exact", "SHINE", "Jacobian-free"]
+
+VARIED = [f"{base}, {kind}" for kind in ("phantom", "exact", "through") for base in ("conv-digits", "nano")]
+SIGNS = ["relative residual of z*", "spectral radius of ∂f/∂z at z*"]
+SIGNS += ["cosine of the ready-made gradient and that through the solver"]
 
 LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
     "table1": [(["Exact", "Unrolling"], ["Clean", "PGD-1", "PGD-3", "SQUARE"])],
@@ -141,6 +146,10 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
         ),
         (["seed 0", "seed 1"], ["Clean", "Ready-made", "Through the solver"]),
         ([f"{t}, seed {s}" for s in (0, 1) for t in (TRAININGS[3], "(8) Solver-Aligned")], ["Residual"]),
+    ],
+    "when": [
+        *((VARIED, [sign, "overestimate, points"]) for sign in SIGNS),
+        (VARIED, ["Clean", "Ready-made", "Paper's best", "Through the solver"]),
     ],
 }
 

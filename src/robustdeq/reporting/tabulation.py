@@ -192,8 +192,8 @@ def panel_table(panel: Panel) -> Table:
         return Cell(number(panel.values[i, j], log), ends, number(reported) if np.isfinite(reported) else "")
 
     rows = (Line(name, tuple(cell(i, j) for j in range(len(panel.columns)))) for i, name in enumerate(panel.rows))
-    unit = (f"in {panel.unit}",) if panel.unit else ()
-    return Table(panel.title, panel.row_axis, panel.columns, (tuple(rows),), unit, panel.interval, panel.column_axis)
+    notes = tuple(filter(None, (panel.unit and f"in {panel.unit}", panel.finding)))
+    return Table(panel.title, panel.row_axis, panel.columns, (tuple(rows),), notes, panel.interval, panel.column_axis)
 
 
 def claims_table(claims: Sequence[Claim]) -> Table:

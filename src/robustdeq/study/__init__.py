@@ -10,6 +10,7 @@ from robustdeq.study.beyond.overestimate import OVERESTIMATE
 from robustdeq.study.beyond.steps_curve import STEPS_CURVE
 from robustdeq.study.beyond.strict_vs_paper import STRICT_VS_PAPER
 from robustdeq.study.beyond.true_gradient import TRUE_GRADIENT
+from robustdeq.study.beyond.when import WHEN
 from robustdeq.study.claims import CLAIMS
 from robustdeq.study.experiment import Experiment
 from robustdeq.study.finding import Finding, Verdict
@@ -67,6 +68,7 @@ EXPERIMENTS = {
         EPSILON_CURVE,
         STEPS_CURVE,
         ALIGNMENT,
+        WHEN,
     )
 }
 

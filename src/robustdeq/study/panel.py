@@ -31,6 +31,7 @@ class Drawing(StrEnum):
     HEATMAP = "heat map"
     CURVES = "curves over the columns"
     BARS = "bars"
+    SCATTER = "the second column over the first, a point for each row"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,9 @@ class Panel:
         drawing: how it is best looked at.
         logarithmic: whether the numbers span orders of magnitude.
         interval: what the intervals are.
+        groups: what kind each row is of, told apart by colour in a scatter; empty where all are alike.
+        line: the corners of a fit through the points of a scatter, each (first column, second column).
+        finding: what the numbers come to, in words without a full stop.
 
     Raises:
         InputError: the shapes of the matrices are not those of the labels.
@@ -69,6 +73,9 @@ class Panel:
     drawing: Drawing = Drawing.HEATMAP
     logarithmic: bool = False
     interval: str = CONFIDENCE
+    groups: tuple[str, ...] = ()
+    line: tuple[tuple[float, ...], ...] = ()
+    finding: str = ""
 
     def __post_init__(self) -> None:
         shape = (len(self.rows), len(self.columns))
@@ -76,6 +83,10 @@ class Panel:
             matrix = getattr(self, name)
             if matrix is not None and matrix.shape != shape:
                 raise InputError(f"{name} of the panel {self.title!r} has shape {matrix.shape}; make it {shape}.")
+        if self.groups and len(self.groups) != len(self.rows):
+            raise InputError(
+                f"the panel {self.title!r} has {len(self.groups)} groups for {len(self.rows)} rows; give one for each."
+            )
 
     @property
     def reported(self) -> Matrix:
@@ -92,7 +103,8 @@ class Panel:
         settings = dict(values)
         for name in _MATRICES:
             settings[name] = _matrix(settings[name], (len(settings["rows"]), len(settings["columns"])))
-        settings |= {name: tuple(settings[name]) for name in ("rows", "columns")}
+        settings |= {name: tuple(settings.get(name, ())) for name in ("rows", "columns", "groups")}
+        settings["line"] = tuple(map(tuple, settings.get("line", ())))
         settings["drawing"] = Drawing(settings["drawing"])
         return cls(**settings)
 
