@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from robustdeq.base.provenance import describe
 from robustdeq.study.beyond.when import POINTS, SIGNS, VARIATIONS, scatter
@@ -25,6 +26,7 @@ def test_there_are_forty_models_and_the_first_are_of_every_kind() -> None:
     assert {variation.kind for variation in VARIATIONS[: len(kinds)]} == kinds
 
 
+@pytest.mark.slow
 def test_each_differs_from_its_base_in_one_thing() -> None:
     bases = {variation.kind: parts(variation.plan(Budget())) for variation in VARIATIONS if not variation.change}
     for variation in VARIATIONS:

@@ -87,5 +87,5 @@ class Finding:
     def from_plain(cls, values: Mapping[str, Any]) -> Finding:
         """The finding that `plain` wrote down; raises `KeyError` or `TypeError` where it is none."""
         settings = {name: value for name, value in values.items() if name != "verdict"}
-        numbers = {name: math.nan if settings[name] is None else float(settings[name]) for name in _NUMBERS}
-        return cls(**settings | numbers)
+        settings |= {name: math.nan if settings[name] is None else float(settings[name]) for name in _NUMBERS}
+        return cls(**settings)

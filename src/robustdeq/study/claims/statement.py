@@ -87,6 +87,7 @@ def decide(statements: Sequence[Statement], study: Study) -> Iterator[Finding]:
     effects = [paired_effect(contrast) for contrast in contrasts]
     corrected = holm([effect.p for effect in effects])
     for statement, contrast, effect, p in zip(asked, contrasts, effects, corrected, strict=True):
+        seeds, images = contrast.shape
         yield Finding(
             statement.title,
             statement.sentence,
@@ -96,7 +97,8 @@ def decide(statements: Sequence[Statement], study: Study) -> Iterator[Finding]:
             effect.high,
             statement.unit,
             p,
-            *contrast.shape,
+            seeds,
+            images,
             study.scale.name,
         )
 
