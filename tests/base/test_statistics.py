@@ -1,4 +1,4 @@
-"""Wilson's interval of a proportion, and McNemar's test, against their closed forms and by counting all cases."""
+"""Intervals and tests, against closed forms, scipy's, and by counting all cases."""
 
 from itertools import product
 from math import comb, sqrt
@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
 
-from robustdeq.base.statistics import paired_test, wilson_intervals
+from robustdeq.base.statistics import holm, paired_effect, paired_test, weakest, wilson_intervals
 from robustdeq.evaluation import wilson_interval
 
 
@@ -84,3 +86,66 @@ def test_interval_of_a_paired_difference_covers_it(down: float, up: float) -> No
             found = paired_test(*pairs(rest, lost, gained, 0))
             covered += chance * (found.low <= up - down <= found.high)
     assert covered > 0.93
+
+
+signs = st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=2, max_size=12)
+
+
+@given(signs)
+def test_the_sign_flip_test_of_outcomes_under_one_seed_is_mcnemars(differences: list[float]) -> None:
+    gained, lost = differences.count(1.0), differences.count(-1.0)
+    expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    assert paired_effect(np.array([differences])).p == pytest.approx(expected)
+
+
+def test_the_sign_flip_test_of_many_images_is_near_mcnemars() -> None:
+    differences = np.repeat([1.0, -1.0, 0.0], [40, 20, 100])[None]
+    assert paired_effect(differences).p == pytest.approx(stats.binomtest(40, 60).pvalue, abs=0.004)
+
+
+@given(arrays(float, (1, 9), elements=st.floats(-5, 5)))
+def test_the_interval_for_one_seed_is_that_of_the_paired_t_test(differences: np.ndarray) -> None:
+    effect = paired_effect(differences)
+    error = differences.std(ddof=1) / 3
+    reach = stats.t.ppf(0.975, 8) * error
+    assert (effect.mean, effect.high - effect.mean) == pytest.approx((differences.mean(), reach), abs=1e-9)
+
+
+@given(arrays(float, 5, elements=st.floats(-5, 5)))
+def test_the_interval_of_seeds_that_treat_all_images_alike_is_that_of_the_t_test_over_seeds(seeds: np.ndarray) -> None:
+    effect = paired_effect(np.repeat(seeds[:, None], 7, axis=1))
+    assert effect.high - effect.mean == pytest.approx(stats.t.ppf(0.975, 4) * seeds.std(ddof=1) / sqrt(5), abs=1e-6)
+
+
+@pytest.mark.parametrize(("by_seed", "by_image"), [(1.0, 0.2), (0.2, 1.0), (0.0, 0.0), (0.5, 0.5)])
+def test_the_interval_covers_the_mean_of_crossed_random_effects(by_seed: float, by_image: float) -> None:
+    rng, rounds = np.random.default_rng(0), 300
+    covered = 0
+    for _ in range(rounds):
+        drawn = by_seed * rng.normal(size=(3, 1)) + by_image * rng.normal(size=(1, 40)) + rng.normal(size=(3, 40))
+        effect = paired_effect(drawn)
+        covered += effect.low <= 0 <= effect.high
+    assert covered >= 0.91 * rounds
+
+
+@given(arrays(float, (3, 6), elements=st.floats(-5, 5)))
+def test_the_opposite_differences_have_the_opposite_effect(differences: np.ndarray) -> None:
+    effect, opposite = paired_effect(differences), paired_effect(-differences)
+    assert (-opposite.mean, -opposite.high, -opposite.low, opposite.p) == pytest.approx(
+        (effect.mean, effect.low, effect.high, effect.p)
+    )
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.floats(0.001, 0.999))
+def test_holm_rejects_what_his_step_down_procedure_rejects(ps: list[float], level: float) -> None:
+    rejected, left = set(), sorted(range(len(ps)), key=ps.__getitem__)
+    while left and ps[left[0]] * len(left) <= level:
+        rejected.add(left.pop(0))
+    assert {i for i, p in enumerate(holm(ps)) if p <= level} == rejected
+
+
+def test_the_weakest_is_chosen_on_the_other_half() -> None:
+    candidates = np.array([[0, 1, 0, 1, 0, 1], [1, 0, 1, 0, 1, 0], [2, 2, 2, 2, 2, 2]], float)
+    assert weakest(candidates).tolist() == [1.0] * 6
+    assert weakest(np.array([[3.0, 3.0], [1.0, 2.0]])).tolist() == [1.0, 2.0]
+    assert weakest(np.array([[3.0]])).tolist() == [3.0]

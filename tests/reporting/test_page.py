@@ -253,7 +253,8 @@ def test_page_loads_nothing(page: Reader) -> None:
 
 def test_every_chart_says_what_it_shows_and_has_a_table(page: Reader) -> None:
     charts = [attributes for attributes in page.attributes("div") if attributes.get("class") == "chart"]
-    assert len(charts) == 1 + 2 + 2 + 2 + 3 + 1 + 3 + 1
+    panels = 2 * len(PANELS)
+    assert len(charts) == 1 + 2 + 2 + 2 + panels + 1 + 1
     assert all(chart["role"] == "img" and len(chart["aria-label"].split()) > 4 for chart in charts)
     assert len(page.tables) == len(charts) + len(GRID.checks)
 
@@ -320,7 +321,8 @@ def test_panel_shows_its_numbers_and_the_papers() -> None:
         first, second = ([cell.text for cell in row.cells] for row in table.rows)
         assert first == ["50.0 (10.0–80.0) / 49.0", "40.0 (10.0–80.0)", "– (10.0–80.0)"]
         assert second[1] == "30.0 (10.0–80.0) / 30.0"
-    heat, curves, bars = (panel_chart(panel).plain["data"] for panel in PANELS)
+    heat, curves, bars, scatter = (panel_chart(panel).plain["data"] for panel in PANELS)
+    assert [(trace["x"], trace["y"]) for trace in scatter] == [([50.0, 12.5], [40.0, 30.0])]
     assert heat[0]["z"] == [[50.0, 40.0, None], [12.5, 30.0, 70.0]]
     assert [trace["y"] for trace in curves] == [
         [50.0, 40.0, None],

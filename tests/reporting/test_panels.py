@@ -142,7 +142,7 @@ def test_picture_of_every_kind_is_written_in_every_format(drawing: Drawing, suff
         for expected in (
             "Fig. 9: about",
             "title",
-            "first" if drawing is not Drawing.HEATMAP else "30",
+            {Drawing.HEATMAP: "30", Drawing.SCATTER: "z₂"}.get(drawing, "first"),
             "robust & small",
         ):
             assert expected in words

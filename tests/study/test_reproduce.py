@@ -31,6 +31,7 @@ from robustdeq.study import (
     published,
     scale_named,
 )
+from robustdeq.study.claims import STATEMENTS
 from robustdeq.study.configurations import (
     ALIGNED,
     CONFIGURATIONS,
@@ -41,6 +42,7 @@ from robustdeq.study.configurations import (
     UNROLLED,
     Configuration,
 )
+from robustdeq.study.grids import grid_panels
 from robustdeq.study.paper.accumulation import states_under_ready_made
 from robustdeq.study.run import reproduce
 from robustdeq.study.times import collect, measured_times
@@ -53,12 +55,14 @@ QUICK = [
     *("--scale", "nano", "-n", str(IMAGES), "--batch_size", "4", "--device", "cpu"),
     *("--budget", '{"max_steps": 2, "validation_images": 8, "validations": 1}'),
     *("--effort", '{"steps": 1, "long_steps": 3, "apgd_steps": 2, "targets": 2, "queries": 3, "repetitions": 2}'),
+    *("--effort.models", "6"),
     *("--strict", '{"steps": 1, "restarts": 2, "apgd_steps": 2, "targets": 2, "queries": 3, "probe_images": 4}'),
     *("--estimators", '{"steps": [1, 5], "dampings": [0.5, 1.0]}'),
 ]
 READS = ("Final", "Intermediate", "Ensemble")
 GRID = ["Clean", *(f"{f}, {r}" for f in ("Simultaneous Adjoint", "Unrolled Intermediates") for r in READS)]
 DEFENSES = ["Final", "Early", "Ensemble"]
+WHITE_BOX = (["Weakest column"], [*DEFENSES, "Best defense"])
 STATES = [f"z_{n}" for n in range(1, 10)]
 ADJOINTS = [f"u_{n}" for n in range(1, 10)]
 TRAININGS = ["(8/7) Exact-Trained", "(18/20) Exact-Trained", "(50/50) Exact-Trained", "(8/7) Unrolling-Trained"]
@@ -71,16 +75,20 @@ PROTOCOLS = ["Clean", "Ready-made PGD-1", "Paper's protocol", "PGD-1 through the
 ESTIMATES = ["adjoint u_n", "adjoint u_{n+1}", *(f"unrolled, k = {k}, λ = {d}" for d in ("0.5", "1") for k in (1, 5))]
 ESTIMATES += ["ready-made, unrolled", "ready-made, exact", "SHINE", "Jacobian-free"]
 
+VARIED = [f"{base}, {kind}" for kind in ("phantom", "exact", "through") for base in ("conv-digits", "nano")]
+SIGNS = ["relative residual of z*", "spectral radius of ∂f/∂z at z*"]
+SIGNS += ["cosine of the ready-made gradient and that through the solver"]
+
 LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
     "table1": [(["Exact", "Unrolling"], ["Clean", "PGD-1", "PGD-3", "SQUARE"])],
-    "table2": [(DEFENSES, GRID)] * 2,
-    "table3": [(DEFENSES, GRID)] * 4,
+    "table2": [(DEFENSES, GRID), WHITE_BOX] * 2,
+    "table3": [(DEFENSES, GRID), WHITE_BOX] * 4,
     "table4": [
         (["ResNet-18", "DEQ-nano", "WRN-34-10", "DEQ-tiny"], ["Clean", "PGD-1", "AA"]),
         (["ResNet-18", "DEQ-nano", "WRN-34-10", "DEQ-tiny"], ["#Params"]),
     ],
     "table5": [(["Clean Acc.", "Robust Acc."], STATES[:8])],
-    "table6": [(DEFENSES, GRID)],
+    "table6": [(DEFENSES, GRID), WHITE_BOX],
     "fig2a": [(TRAININGS, ["Final state", "Intermediate state"])],
     "fig2b": [([TRAININGS[0], TRAININGS[1], TRAININGS[3]], STATES)],
     "fig3a": [([f"{t}, {s} state" for t in (TRAININGS[3], TRAININGS[0]) for s in ("early", "final")], ADJOINTS)],
@@ -108,6 +116,10 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
         ([*(name.capitalize() for name in GRID[1:]), *(f"Through the solver, {d.lower()}" for d in DEFENSES)], [unit])
         for unit in ("evaluations", "time")
     ],
+    "claims": [
+        ([statement.title for statement in STATEMENTS if statement.unit == unit], ["Effect"])
+        for unit in dict.fromkeys(statement.unit for statement in STATEMENTS)
+    ],
     "true-gradient": [(ESTIMATES, STATES)] * 4,
     "strict-vs-paper": [(DEFENSES, PROTOCOLS)],
     "overestimate": [
@@ -134,6 +146,10 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
         ),
         (["seed 0", "seed 1"], ["Clean", "Ready-made", "Through the solver"]),
         ([f"{t}, seed {s}" for s in (0, 1) for t in (TRAININGS[3], "(8) Solver-Aligned")], ["Residual"]),
+    ],
+    "when": [
+        *((VARIED, [sign, "overestimate, points"]) for sign in SIGNS),
+        (VARIED, ["Clean", "Ready-made", "Paper's best", "Through the solver"]),
     ],
 }
 
@@ -225,9 +241,38 @@ PAPERS = {
 
 @experiments(PAPERS)
 def test_the_papers_numbers_stand_beside_ours(folder: Path, name: str) -> None:
-    for panel, paper in zip(found(folder, name).panels, PAPERS[name], strict=True):
+    panels = [panel for panel in found(folder, name).panels if list(panel.columns) != WHITE_BOX[1]]
+    for panel, paper in zip(panels, PAPERS[name], strict=True):
         assert panel.paper is not None
         np.testing.assert_array_equal(panel.paper, paper)
+
+
+WHITE_BOXES = {
+    "table2": [[42.67, 29.38, 47.12, 47.12], [36.70, 12.44, 39.18, 39.18]],
+    "table3": [
+        *([42.67, 29.38, 47.12, 47.12], [37.27, 25.41, 48.37, 48.37]),
+        *([48.58, 48.88, 51.70, 51.70], [43.97, 56.58, 54.09, 56.58]),
+    ],
+    "table6": [[0.00, 1.31, 0.00, 1.31]],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WHITE_BOXES)
+def test_under_each_white_box_table_stand_the_weakest_columns_and_the_best_defense(folder: Path, name: str) -> None:
+    grids, lines = found(folder, name).panels[::2], found(folder, name).panels[1::2]
+    for grid, line, papers in zip(grids, lines, WHITE_BOXES[name], strict=True):
+        weakest = grid.values[:, 1:].min(axis=1)
+        np.testing.assert_allclose(line.values, [[*weakest, weakest.max()]])
+        np.testing.assert_allclose(line.reported, [papers])
+
+
+def test_weakest_columns_stand_beside_the_papers() -> None:
+    outcomes = np.arange(3 * 7 * 5).reshape(3, 7, 5) % 4 == 0
+    grid, line = grid_panels("t", outcomes, published.XL)
+    weakest = grid.values[:, 1:].min(axis=1)
+    np.testing.assert_allclose(line.values, [[*weakest, weakest.max()]])
+    np.testing.assert_allclose(line.reported, [WHITE_BOXES["table3"][2]])
 
 
 @pytest.mark.slow
@@ -524,5 +569,7 @@ def test_list_says_how_long_each_took(
 def test_the_times_that_are_shipped_are_those_of_the_stored_results() -> None:
     times = measured_times()
     assert times == collect(sorted(STORED.glob("reproduction-*")))
-    tables = {e.name for e in EXPERIMENTS.values() if e.source.startswith(("Table", "Fig", "Appendix", "Sec"))}
+    tables = {
+        e.name for e in EXPERIMENTS.values() if e.source.startswith(("Table", "Figure", "Fig", "Appendix", "Sec"))
+    }
     assert tables <= set(times["nano"])

@@ -14,7 +14,14 @@ from robustdeq.cli.device import device_named
 from robustdeq.cli.outputs import refuse_file
 from robustdeq.data import load as load_data
 from robustdeq.evaluation import Estimators, Strict
-from robustdeq.reporting import experiments_table, panel_table, reproduction_latex, save_drawing, terminal
+from robustdeq.reporting import (
+    experiments_table,
+    findings_table,
+    panel_table,
+    reproduction_latex,
+    save_drawing,
+    terminal,
+)
 from robustdeq.study import (
     EXPERIMENTS,
     Budget,
@@ -64,7 +71,7 @@ def reproduce(
         estimators: the settings of the estimated gradients.
         strict: how hard the strict protocol tries.
         effort: how hard the other attacks try.
-        seeds: how many trainings of each kind the experiment alignment compares.
+        seeds: how many trainings of each kind alignment, overestimate and claims compare; claims needs 3 for a verdict.
         batch_size: how many images are attacked at once.
         device: cpu, cuda or auto.
         format: of the figures.
@@ -119,6 +126,8 @@ def _reproduce(experiment: Experiment, study: Study, format: str, overwrite: boo
     console.print(f"[bold]{found.source}: {found.title}[/bold]")
     for sentence in filter(None, (found.remark and f"The paper: {found.remark}", found.legend)):
         console.print(sentence, markup=False)
+    if found.findings:
+        console.print(terminal(findings_table(found.findings)))
     for panel in found.panels:
         console.print(terminal(panel_table(panel)))
     console.print(

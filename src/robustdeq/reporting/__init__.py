@@ -12,6 +12,7 @@ from robustdeq.reporting.tabulation import (
     checks_table,
     claims_table,
     experiments_table,
+    findings_table,
     grid_table,
     panel_table,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "claims_table",
     "experiments_table",
     "export",
+    "findings_table",
     "grid_table",
     "is_report",
     "latex",

@@ -11,7 +11,7 @@ from robustdeq.base.files import write_text
 from robustdeq.reporting.figures import save_drawing
 from robustdeq.reporting.markdown import markdown
 from robustdeq.reporting.runs import MARKS, ReportedRun
-from robustdeq.reporting.tabulation import claims_table, panel_table
+from robustdeq.reporting.tabulation import claims_table, findings_table, panel_table
 from robustdeq.study import EXPERIMENTS, Reproduction
 from robustdeq.study.bench import BENCHES, BenchResult
 
@@ -48,6 +48,7 @@ def reproduction_sections(runs: Sequence[ReportedRun], figures: Path) -> str:
             f"What the paper says: {reproduction.remark}" if reproduction.remark else "",
             reproduction.legend,
             run.notes.get(reproduction.name, ""),
+            markdown(findings_table(reproduction.findings)) if reproduction.findings else "",
             *(markdown(panel_table(panel)) for panel in reproduction.panels),
             figure,
             _provenance(reproduction),

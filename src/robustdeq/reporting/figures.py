@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "robustdeq",  # the same picture is the same file
 }
+_HEIGHTS = {Drawing.CURVES: 3.8, Drawing.SCATTER: 5.2}
 _DATED = {".svg": "Date", ".pdf": "CreationDate"}
 
 
@@ -71,7 +73,7 @@ def _width(panel: Panel) -> float:
 
 
 def _height(panel: Panel) -> float:
-    return max(3.4, 1.2 + 0.4 * len(panel.rows)) if panel.drawing is not Drawing.CURVES else 3.8
+    return _HEIGHTS[panel.drawing] if panel.drawing in _HEIGHTS else max(3.4, 1.2 + 0.4 * len(panel.rows))
 
 
 def _curves(panel: Panel, axes: Any) -> None:
@@ -110,6 +112,24 @@ def _bars(panel: Panel, axes: Any) -> None:
         axes.legend(frameon=False, fontsize=8)
 
 
+def _scatter(panel: Panel, axes: Any) -> None:
+    kinds = np.array(panel.groups or ("",) * len(panel.rows))
+    for i, kind in enumerate(dict.fromkeys(kinds.tolist())):
+        x, y = panel.values[kinds == kind, :2].T
+        ends = None
+        if panel.low is not None and panel.high is not None:
+            ends = np.abs([y - panel.low[kinds == kind, 1], panel.high[kinds == kind, 1] - y])
+        axes.errorbar(x, y, ends, linestyle="none", elinewidth=0.5, alpha=0.8, label=kind or None, **_style(i))
+    if panel.line:
+        axes.plot(*zip(*panel.line, strict=True), color="black", linewidth=1.2, linestyle="--")
+    axes.set_xscale("log" if panel.logarithmic else "linear")
+    axes.set_xlabel("\n".join([label(panel.columns[0]), *textwrap.wrap(panel.finding, 90)]))
+    axes.set_ylabel(label(panel.columns[1]))
+    axes.grid(alpha=0.25, linewidth=0.6)
+    if panel.groups:
+        axes.legend(frameon=False, fontsize=7)
+
+
 def _heatmap(panel: Panel, axes: Any) -> None:
     values = np.log10(panel.values) if panel.logarithmic else panel.values
     low, high = (0.0, 100.0) if panel.unit == "%" else (np.nanmin(values), np.nanmax(values))
@@ -125,7 +145,7 @@ def _heatmap(panel: Panel, axes: Any) -> None:
     axes.set_ylabel(panel.row_axis)
 
 
-_DRAW = {Drawing.CURVES: _curves, Drawing.BARS: _bars, Drawing.HEATMAP: _heatmap}
+_DRAW = {Drawing.CURVES: _curves, Drawing.BARS: _bars, Drawing.HEATMAP: _heatmap, Drawing.SCATTER: _scatter}
 
 
 def save_profile_figure(result: GridResult, path: Path, title: str = "") -> None:

@@ -2,7 +2,7 @@ r"""Tables in LaTeX; the document needs `\usepackage{booktabs}`."""
 
 from __future__ import annotations
 
-from robustdeq.reporting.tabulation import Cell, Emphasis, Table, panel_table
+from robustdeq.reporting.tabulation import Cell, Emphasis, Table, findings_table, panel_table
 from robustdeq.study import Reproduction
 
 _CHARACTERS = str.maketrans(
@@ -53,7 +53,6 @@ def _cell(cell: Cell) -> str:
 def reproduction_latex(reproduction: Reproduction) -> str:
     """All panels of a reproduction in LaTeX."""
     label = f"tab:{reproduction.name}"
-    return "\n".join(
-        latex(panel_table(panel), f"{label}-{i}" if len(reproduction.panels) > 1 else label)
-        for i, panel in enumerate(reproduction.panels, 1)
-    )
+    tables = [findings_table(reproduction.findings)] * bool(reproduction.findings)
+    tables += map(panel_table, reproduction.panels)
+    return "\n".join(latex(table, f"{label}-{i}" if len(tables) > 1 else label) for i, table in enumerate(tables, 1))

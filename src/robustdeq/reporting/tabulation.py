@@ -16,10 +16,10 @@ from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import GridResult
 from robustdeq.reporting.columns import shown_columns
 from robustdeq.reporting.wording import count, measured, number, percent, percents, span
-from robustdeq.study import EXPERIMENTS, Panel, Scale
+from robustdeq.study import EXPERIMENTS, Finding, Panel, Scale, Verdict
 from robustdeq.study.bench import Claim
 from robustdeq.study.experiment import BEYOND
-from robustdeq.study.panel import RANGE
+from robustdeq.study.panel import CONFIDENCE, RANGE
 from robustdeq.study.times import Time, measured_times
 
 
@@ -192,8 +192,8 @@ def panel_table(panel: Panel) -> Table:
         return Cell(number(panel.values[i, j], log), ends, number(reported) if np.isfinite(reported) else "")
 
     rows = (Line(name, tuple(cell(i, j) for j in range(len(panel.columns)))) for i, name in enumerate(panel.rows))
-    unit = (f"in {panel.unit}",) if panel.unit else ()
-    return Table(panel.title, panel.row_axis, panel.columns, (tuple(rows),), unit, panel.interval, panel.column_axis)
+    notes = tuple(filter(None, (panel.unit and f"in {panel.unit}", panel.finding)))
+    return Table(panel.title, panel.row_axis, panel.columns, (tuple(rows),), notes, panel.interval, panel.column_axis)
 
 
 def claims_table(claims: Sequence[Claim]) -> Table:
@@ -210,6 +210,29 @@ def claims_table(claims: Sequence[Claim]) -> Table:
         for claim in claims
     )
     return Table("", "ratio", ("measured", "bound", "holds"), (tuple(rows),), interval=RANGE)
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """What became of each claim: its verdict, and the numbers behind it."""
+    rows = (
+        Line(
+            finding.claim,
+            (
+                Cell(finding.source),
+                Cell(finding.verdict, emphasis=_VERDICTS.get(finding.verdict, Emphasis.NONE)),
+                Cell(f"{number(finding.effect)} {finding.unit}", span(finding.low, finding.high)),
+                Cell(f"{finding.p:.2g}"),
+                Cell(f"{finding.seeds} × {finding.images:,}"),
+            ),
+        )
+        for finding in findings
+    )
+    columns = ("where", "verdict", "effect", "p", "seeds × images")
+    scales = ", ".join(dict.fromkeys(finding.scale for finding in findings))
+    return Table("", "claim", columns, (tuple(rows),), (f"scale {scales}",), interval=CONFIDENCE, words=True)
+
+
+_VERDICTS = {Verdict.HOLDS: Emphasis.GOOD, Verdict.REVERSED: Emphasis.BAD}
 
 
 def experiments_table(scale: Scale) -> Table:

@@ -10,7 +10,10 @@ from robustdeq.study.beyond.overestimate import OVERESTIMATE
 from robustdeq.study.beyond.steps_curve import STEPS_CURVE
 from robustdeq.study.beyond.strict_vs_paper import STRICT_VS_PAPER
 from robustdeq.study.beyond.true_gradient import TRUE_GRADIENT
+from robustdeq.study.beyond.when import WHEN
+from robustdeq.study.claims import CLAIMS
 from robustdeq.study.experiment import Experiment
+from robustdeq.study.finding import Finding, Verdict
 from robustdeq.study.panel import Drawing, Panel, Reproduction
 from robustdeq.study.paper.accumulation import ACCUMULATION
 from robustdeq.study.paper.adjoint_convergence import APPENDIX_B
@@ -57,6 +60,7 @@ EXPERIMENTS = {
         LIPSCHITZ,
         MEMORY,
         ATTACK_TIME,
+        CLAIMS,
         TRUE_GRADIENT,
         STRICT_VS_PAPER,
         OVERESTIMATE,
@@ -64,6 +68,7 @@ EXPERIMENTS = {
         EPSILON_CURVE,
         STEPS_CURVE,
         ALIGNMENT,
+        WHEN,
     )
 }
 
@@ -83,10 +88,12 @@ __all__ = [
     "Drawing",
     "Effort",
     "Experiment",
+    "Finding",
     "Panel",
     "Reproduction",
     "Scale",
     "Study",
+    "Verdict",
     "experiment_named",
     "scale_named",
 ]

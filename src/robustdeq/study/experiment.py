@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from robustdeq.study.configurations import Configuration
+from robustdeq.study.finding import Finding
 from robustdeq.study.panel import Panels
 from robustdeq.study.study import Study
 
@@ -26,6 +27,7 @@ class Experiment:
         legend: how our numbers are to be read.
         every_size: whether it needs these models in every size of the scale, not only in the first.
         trains: whether weights that were given do not serve, because the training itself is looked at.
+        decide: says what became of the claims that it decides; they are drawn before its panels.
     """
 
     name: str
@@ -37,3 +39,4 @@ class Experiment:
     legend: str = ""
     every_size: bool = False
     trains: bool = False
+    decide: Callable[[Study], Iterator[Finding]] = lambda study: iter(())

@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from robustdeq.deq.gradients import Gradient
 from robustdeq.evaluation import Estimators, GridResult, Paper, Strict
-from robustdeq.study.panel import Matrix, Panel, accuracies
+from robustdeq.study.panel import Drawing, Matrix, Panels, accuracies
 from robustdeq.study.study import Study, Trained
 
 DEFENSES = ("Final", "Early", "Ensemble")
@@ -47,9 +47,26 @@ def paper_part(result: GridResult) -> Outcomes:
     return np.concatenate([result.clean[:, None], result.per_sample[:, ~np.asarray(result.beyond_paper)]], axis=1)
 
 
-def grid_panel(title: str, outcomes: Outcomes, paper: Matrix) -> Panel:
-    """The accuracies of such a part, the paper's beside them."""
-    return accuracies(title, DEFENSES, COLUMNS, outcomes, row_axis="Defense", column_axis="Attack", paper=paper)
+def paper_grid(study: Study, trained: Trained, title: str) -> Outcomes:
+    """Clean and the paper's six columns under PGD: final, early and ensemble × `COLUMNS` × samples."""
+    return paper_part(white_box(study, trained, title))
+
+
+def grid_panels(title: str, outcomes: Outcomes, paper: Matrix) -> Panels:
+    """The accuracies of such a part; then the weakest column of each defense, and the best of these: its robustness."""
+    yield accuracies(title, DEFENSES, COLUMNS, outcomes, row_axis="Defense", column_axis="Attack", paper=paper)
+    counts = outcomes[:, 1:].sum(axis=-1)
+    rows = [*range(len(counts)), int(counts.min(axis=1).argmax())]
+    weakest, lines = outcomes[rows, 1 + counts.argmin(axis=1)[rows]][None], paper[:, 1:].min(axis=1)
+    yield accuracies(
+        f"{title}: white-box robustness",
+        ("Weakest column",),
+        (*DEFENSES, "Best defense"),
+        weakest,
+        column_axis="Defense",
+        paper=np.append(lines, lines.max())[None],
+        drawing=Drawing.BARS,
+    )
 
 
 def strongest_on(row: int, result: GridResult, estimators: Estimators, last: int) -> Gradient:

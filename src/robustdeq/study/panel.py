@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
 from robustdeq.base.statistics import paired_test, wilson_intervals
+from robustdeq.study.finding import Finding
 
 Matrix = Float[np.ndarray, "rows columns"]
 CONFIDENCE = "95 % interval"
@@ -30,6 +31,7 @@ class Drawing(StrEnum):
     HEATMAP = "heat map"
     CURVES = "curves over the columns"
     BARS = "bars"
+    SCATTER = "the second column over the first, a point for each row"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,9 @@ class Panel:
         drawing: how it is best looked at.
         logarithmic: whether the numbers span orders of magnitude.
         interval: what the intervals are.
+        groups: what kind each row is of, told apart by colour in a scatter; empty where all are alike.
+        line: the corners of a fit through the points of a scatter, each (first column, second column).
+        finding: what the numbers come to, in words without a full stop.
 
     Raises:
         InputError: the shapes of the matrices are not those of the labels.
@@ -68,6 +73,9 @@ class Panel:
     drawing: Drawing = Drawing.HEATMAP
     logarithmic: bool = False
     interval: str = CONFIDENCE
+    groups: tuple[str, ...] = ()
+    line: tuple[tuple[float, ...], ...] = ()
+    finding: str = ""
 
     def __post_init__(self) -> None:
         shape = (len(self.rows), len(self.columns))
@@ -75,6 +83,10 @@ class Panel:
             matrix = getattr(self, name)
             if matrix is not None and matrix.shape != shape:
                 raise InputError(f"{name} of the panel {self.title!r} has shape {matrix.shape}; make it {shape}.")
+        if self.groups and len(self.groups) != len(self.rows):
+            raise InputError(
+                f"the panel {self.title!r} has {len(self.groups)} groups for {len(self.rows)} rows; give one for each."
+            )
 
     @property
     def reported(self) -> Matrix:
@@ -91,7 +103,8 @@ class Panel:
         settings = dict(values)
         for name in _MATRICES:
             settings[name] = _matrix(settings[name], (len(settings["rows"]), len(settings["columns"])))
-        settings |= {name: tuple(settings[name]) for name in ("rows", "columns")}
+        settings |= {name: tuple(settings.get(name, ())) for name in ("rows", "columns", "groups")}
+        settings["line"] = tuple(map(tuple, settings.get("line", ())))
         settings["drawing"] = Drawing(settings["drawing"])
         return cls(**settings)
 
@@ -109,8 +122,9 @@ class Reproduction:
         title: what it is about.
         panels: what was measured.
         remark: what the paper says of it.
-        legend: how our numbers are to be read.
         provenance: the command, the models with their fingerprints, the data, the device and the versions behind it.
+        legend: how our numbers are to be read.
+        findings: what became of claims.
     """
 
     name: str
@@ -120,11 +134,12 @@ class Reproduction:
     remark: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     legend: str = ""
+    findings: tuple[Finding, ...] = ()
 
     def plain(self) -> dict[str, Any]:
         """As plain values, with null for what is not there."""
-        panels = [panel.plain() for panel in self.panels]
-        return vars(self) | {"panels": panels, "provenance": dict(self.provenance)}
+        parts = {name: [part.plain() for part in getattr(self, name)] for name in ("findings", "panels")}
+        return vars(self) | parts | {"provenance": dict(self.provenance)}
 
     def save(self, path: Path) -> None:
         """Write it as JSON, whole or not at all."""
@@ -140,7 +155,8 @@ class Reproduction:
 
         def made(plain: dict[str, Any]) -> Reproduction:
             panels = tuple(map(Panel.from_plain, plain.pop("panels")))
-            return cls(**plain, panels=panels)
+            findings = tuple(map(Finding.from_plain, plain.pop("findings", ())))
+            return cls(**plain, panels=panels, findings=findings)
 
         return read_plain(path, made, "reproduction; make it with `robustdeq reproduce`.")
 
@@ -243,6 +259,26 @@ def bars(
     )
     ranges = {"low": low, "high": high, "interval": RANGE} if any(map(np.ndim, sides.values())) else {}
     return Panel(title, unit, tuple(sides), (column,), median, row_axis, drawing=Drawing.BARS, **ranges)
+
+
+def effects(findings: Sequence[Finding]) -> Panels:
+    """The effects behind some verdicts, a panel for each unit."""
+    for unit in dict.fromkeys(finding.unit for finding in findings):
+        rows = [finding for finding in findings if finding.unit == unit]
+        values, low, high = (
+            np.array([[getattr(row, name)] for row in rows], float) for name in ("effect", "low", "high")
+        )
+        yield Panel(
+            "effects, positive where the paper's claim holds",
+            unit,
+            tuple(row.title for row in rows),
+            ("Effect",),
+            values,
+            row_axis="Claim",
+            low=low,
+            high=high,
+            drawing=Drawing.BARS,
+        )
 
 
 def _plain(matrix: Matrix | None) -> list[list[float | None]] | None:

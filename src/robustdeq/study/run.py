@@ -12,7 +12,7 @@ import torch
 
 from robustdeq.base.provenance import DISPLAY, code_fingerprint, describe
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.panel import Reproduction
+from robustdeq.study.panel import Reproduction, effects
 from robustdeq.study.study import Study
 
 
@@ -46,7 +46,8 @@ def reproduce(experiment: Experiment, study: Study) -> Reproduction:
     """
     begun = time.perf_counter()
     study = replace(study, used={}, kept={}, weights={} if experiment.trains else study.weights)
-    panels = tuple(experiment.measure(study))
+    findings = tuple(experiment.decide(study))
+    panels = (*effects(findings), *experiment.measure(study))
     provenance = settings(experiment, study) | {
         "models": dict(study.used),
         "command": " ".join(["robustdeq", *sys.argv[1:]]),
@@ -60,5 +61,12 @@ def reproduce(experiment: Experiment, study: Study) -> Reproduction:
         "torch": torch.__version__,
     }
     return Reproduction(
-        experiment.name, experiment.source, experiment.title, panels, experiment.remark, provenance, experiment.legend
+        experiment.name,
+        experiment.source,
+        experiment.title,
+        panels,
+        experiment.remark,
+        provenance,
+        experiment.legend,
+        findings,
     )

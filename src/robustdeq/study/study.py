@@ -28,6 +28,7 @@ from robustdeq.evaluation.store import seconds_spent
 from robustdeq.study.configurations import Configuration
 from robustdeq.study.scales import Budget, Scale
 from robustdeq.training import fit, seconds_trained
+from robustdeq.training.plan import Plan
 from robustdeq.training.record import METRICS
 from robustdeq.zoo import ZooModel, load
 from robustdeq.zoo.card import fingerprint
@@ -53,6 +54,7 @@ class Effort:
         targets: how many classes the targeted attacks of AutoAttack try.
         queries: of Square, alone and in AutoAttack.
         repetitions: how often what is timed is done; the range of six holds the median with 97 %.
+        models: the most trainings that one experiment compares.
 
     Raises:
         InputError: a count is not positive.
@@ -64,6 +66,7 @@ class Effort:
     targets: int = 9
     queries: int = 5000
     repetitions: int = 6
+    models: int = 50
 
     def __post_init__(self) -> None:
         check_counts(**asdict(self))
@@ -134,7 +137,7 @@ class Study:
         batch_size: how many images are attacked at once.
         device: where everything is computed.
         progress: makes, for each training or measurement, something that shows how far it is.
-        used: the fingerprints of the models that were asked for, by name; `trained` notes them.
+        used: the fingerprints of the models that were asked for, by name; `trained` and `planned` note them.
         kept: the seconds that went, before this run, into each folder of a training or measurement that it uses.
 
     Raises:
@@ -197,16 +200,25 @@ class Study:
             InputError: the weights cannot be read or do not fit the images, or the training came to nothing.
         """
         size = self.size if size is None else size
-        found = self._found(configuration, size, seed)
-        self.used[" ".join([size, configuration.name, *[f"seed {seed}"] * (seed > 0)])] = found.fingerprint
-        return found
-
-    def _found(self, configuration: Configuration, size: str, seed: int) -> Trained:
         name = f"{configuration.name}-{seed}" if seed else configuration.name
         given = self.weights.get(f"{size}-{name}", self.weights.get(name))
         training = self.scale.plan(configuration, size, self.budget, seed)
-        if given is not None:
-            return self._given(given, training.gradient)
+        known_as = " ".join([size, configuration.name, *[f"seed {seed}"] * (seed > 0)])
+        if given is None:
+            return self.planned(training, configuration, known_as)
+        return self._noted(known_as, self._given(given, training.gradient))
+
+    def planned(self, training: Plan, configuration: Configuration, known_as: str) -> Trained:
+        """The model that a plan makes, whose training may go on from before.
+
+        Args:
+            training: the plan.
+            configuration: the way of training it starts from, after which its folder is named.
+            known_as: the name under which its fingerprint is noted.
+
+        Raises:
+            InputError: the training came to nothing.
+        """
         train = self.splits.require("train")
         named = digest([describe(training), train.fingerprint()])
         folder = self.folder / "trained" / f"{training.model}-{configuration.name}-{named}"
@@ -216,7 +228,12 @@ class Study:
         with self.progress(f"training {training.model} {configuration.name}") as report:
             weights = fit(model, self.splits, training.recipe, folder, report, resume=True)
         model.to(self.device)
-        return Trained(model, read_card(weights).early, folder / METRICS, fingerprint(model))
+        found = Trained(model, read_card(weights).early, folder / METRICS, fingerprint(model))
+        return self._noted(known_as, found)
+
+    def _noted(self, known_as: str, found: Trained) -> Trained:
+        self.used[known_as] = found.fingerprint
+        return found
 
     def _given(self, weights: str, gradient: StateGradient) -> Trained:
         model, early = load(weights).to(self.device), read_card(weights).early

@@ -23,6 +23,7 @@ from robustdeq.reporting.page.grid_charts import check_table, grid_chart, headli
 from robustdeq.reporting.page.panel_chart import alignment_chart, panel_chart
 from robustdeq.reporting.page.pictures import agreement_chart, largest_change, shown
 from robustdeq.reporting.runs import ReportedRun
+from robustdeq.reporting.tabulation import findings_table
 from robustdeq.reporting.wording import count, flat, label
 from robustdeq.study import Reproduction
 
@@ -95,6 +96,7 @@ def _experiment(found: Reproduction, note: str, slug: str) -> dict[str, Any]:
         "remark": label(found.remark),
         "legend": label(found.legend),
         "note": label(note),
+        "findings": findings_table(found.findings) if found.findings else None,
         "charts": [*map(panel_chart, found.panels)],
         "provenance": flat(found.provenance),
         "download": _download(f"{slug}-{found.name}.json", found.plain()),

@@ -229,6 +229,31 @@ def bars(panel: Panel) -> go.Figure:
     return figure
 
 
+def scatter(panel: Panel) -> go.Figure:
+    """A point for each row, its second number over its first, told apart by group; the fit is a dashed line."""
+    figure = go.Figure(layout=_layout(380 + 12 * len(set(panel.groups))))
+    kinds = np.array(panel.groups or ("",) * len(panel.rows))
+    for i, kind in enumerate(dict.fromkeys(kinds.tolist())):
+        chosen = kinds == kind
+        figure.add_scatter(
+            x=_plain(panel.values[chosen, 0]),
+            y=_plain(panel.values[chosen, 1]),
+            name=wrapped(label(kind), 40) or "ours",
+            mode="markers",
+            marker={"symbol": _SYMBOLS[i % len(_SYMBOLS)], "size": 8},
+            error_y=_errors(panel, (chosen, 1)),
+            customdata=[wrapped(label(row), 40) for row, mine in zip(panel.rows, chosen, strict=True) if mine],
+            hovertemplate="%{customdata}<br>%{x:.3g}: %{y:.3g}<extra></extra>",
+            meta=i,
+        )
+    if panel.line:
+        x, y = zip(*panel.line, strict=True)
+        figure.add_scatter(x=x, y=y, name="fit", mode="lines", line={"dash": "dash"}, meta=len(set(kinds)))
+    figure.update_xaxes(title_text=wrapped(label(panel.columns[0]), 60), type="log" if panel.logarithmic else "linear")
+    figure.update_yaxes(title_text=wrapped(label(panel.columns[1]), 60))
+    return figure
+
+
 def dots(panel: Panel, rules: Sequence[int] = ()) -> go.Figure:
     """For each row its percentages as symbols on one scale, one symbol for each column.
 

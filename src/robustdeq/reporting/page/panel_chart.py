@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from plotly import graph_objects as go
 
-from robustdeq.reporting.page.charts import Chart, bars, curves, heat_map, wrapped
+from robustdeq.reporting.page.charts import Chart, bars, curves, heat_map, scatter, wrapped
 from robustdeq.reporting.tabulation import Table, panel_table
 from robustdeq.reporting.wording import label, number
 from robustdeq.study import Drawing, Panel
@@ -26,6 +26,9 @@ def panel_chart(panel: Panel, span: tuple[float, float] | None = None) -> Chart:
         figure = _heat_map(panel, table, span)
         notes = [f"Rows: {panel.row_axis.lower()}."] * bool(panel.row_axis)
         notes += ["Beside ours, after a stroke, the paper's number."] * reports
+    elif panel.drawing is Drawing.SCATTER:
+        figure, notes = scatter(panel), [f"The thin lines: {panel.interval}."] * (panel.low is not None)
+        notes += ["The dashed line: the fit."] * bool(panel.line)
     else:
         lines = panel.drawing is Drawing.CURVES
         figure, symbols = (curves(panel), "open symbols") if lines else (bars(panel), "hatched bars")
@@ -60,7 +63,9 @@ def _logarithm(values: np.ndarray) -> np.ndarray:
 
 
 def _finding(panel: Panel) -> str:
-    """The least and the greatest number, and how far the paper's are from ours."""
+    """What the panel says it comes to, or else its least and greatest number, and how far the paper's are from ours."""
+    if panel.finding:
+        return f"{label(panel.finding[:1].upper() + panel.finding[1:])}."
     if not np.isfinite(panel.values).any():
         return "Nothing was measured here."
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool
 
+from robustdeq.deq import DEQ
+from robustdeq.deq.defenses import Defense
 from robustdeq.evaluation import GridResult, Protocol
 from robustdeq.study.configurations import ALIGNED, EXACT_8_7, EXACT_18_20, UNROLLED, Configuration
 from robustdeq.study.experiment import BEYOND, Experiment
@@ -38,9 +40,14 @@ def readings(result: GridResult) -> Outcomes:
 def measured(study: Study, configuration: Configuration, protocol: Protocol, seed: int = 0) -> Outcomes:
     """The readings of a model that was trained in some way, which is trained where it is missing."""
     trained = study.trained(configuration, seed=seed)
-    gradients = {READY_MADE: study.estimators.ready_made(trained.deq)}
     title = f"attacking {configuration.name}" + f", seed {seed}" * (seed > 0)
-    return readings(study.measure(title, trained.deq, protocol, trained.defenses, gradients))
+    return attacked(study, trained.deq, protocol, trained.defenses, title)
+
+
+def attacked(study: Study, deq: DEQ, protocol: Protocol, defenses: Mapping[str, Defense], title: str) -> Outcomes:
+    """The readings of a model under a protocol and its ready-made attack; the first of the defenses is what is read."""
+    gradients = {READY_MADE: study.estimators.ready_made(deq)}
+    return readings(study.measure(title, deq, protocol, defenses, gradients))
 
 
 def panels(found: Mapping[str, Outcomes], steps: int) -> Panels:

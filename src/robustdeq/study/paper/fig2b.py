@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from robustdeq.deq.defenses import state_logits
 from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, UNROLLED
 from robustdeq.study.experiment import Experiment
 from robustdeq.study.panel import Drawing, Panels, averages
-from robustdeq.study.study import Study
+from robustdeq.study.study import Study, Trained
 
 _COMPARED = (EXACT_8_7, EXACT_18_20, UNROLLED)
 
 
+def residuals(study: Study, trained: Trained, title: str) -> Float[np.ndarray, "states samples"]:
+    """The relative residual of every state on every clean image."""
+    found = [state_logits(trained.deq, x)[1] for x, _ in study.batches(title)]
+    return torch.cat(found, dim=1).double().cpu().numpy()
+
+
 def _measure(study: Study) -> Panels:
-    x, _ = study.tensors()
-    rows = []
-    for configuration in _COMPARED:
-        deq = study.trained(configuration).deq
-        residuals = torch.cat([state_logits(deq, images)[1] for images in x.split(study.batch_size)], dim=1)
-        rows.append(residuals.double().cpu().numpy())
+    rows = [residuals(study, study.trained(way), f"{FIGURE_2B.name}, {way.name}") for way in _COMPARED]
     shown = min(map(len, rows))
     yield averages(
         "relative residual of the states, clean images",

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Bool
 
 from robustdeq.evaluation import ReadyMade
 from robustdeq.study import published
 from robustdeq.study.configurations import EXACT_8_7
 from robustdeq.study.experiment import Experiment
 from robustdeq.study.panel import Panels, accuracies
-from robustdeq.study.study import Study
+from robustdeq.study.study import Study, Trained
+
+Outcomes = Bool[np.ndarray, "attacks samples"]
+
+
+def ready_made(study: Study, trained: Trained, title: str) -> Outcomes:
+    """The final state: clean, under PGD and long PGD by the exact, then by the unrolled gradient, and under Square."""
+    protocol = ReadyMade(study.attack, study.estimators, study.effort.long_steps, study.effort.queries)
+    result = study.measure(title, trained.deq, protocol, {"final": trained.defenses["final"]})
+    return np.concatenate([result.clean, result.per_sample[0]])
 
 
 def _measure(study: Study) -> Panels:
-    trained, effort, attack = study.trained(EXACT_8_7), study.effort, study.attack
-    protocol = ReadyMade(attack, study.estimators, effort.long_steps, effort.queries)
-    result = study.measure(TABLE_1.name, trained.deq, protocol, {"final": trained.defenses["final"]})
-    (clean,), ((*climbed, queried),) = result.clean, result.per_sample
+    clean, *climbed, queried = ready_made(study, study.trained(EXACT_8_7), TABLE_1.name)
     yield accuracies(
         "exact-trained DEQ, 8 forward and 7 backward solver steps",
         ("Exact", "Unrolling"),
-        ("Clean", f"PGD-{attack.steps}", f"PGD-{effort.long_steps}", "SQUARE"),
+        ("Clean", f"PGD-{study.attack.steps}", f"PGD-{study.effort.long_steps}", "SQUARE"),
         np.stack([[clean, *climbed[:2], queried], [clean, *climbed[2:], queried]]),
         row_axis="Gradient",
         paper=published.EXACT_SMALL,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from robustdeq.study import published
 from robustdeq.study.configurations import EXACT_50_50, UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.grids import grid_panel, paper_part, white_box
+from robustdeq.study.grids import grid_panels, paper_part, white_box
 from robustdeq.study.panel import Panels
 from robustdeq.study.study import Study
 
@@ -13,7 +13,7 @@ from robustdeq.study.study import Study
 def _measure(study: Study) -> Panels:
     for configuration, paper in {UNROLLED: published.UNROLLED, EXACT_50_50: published.EXACT_LARGE}.items():
         result = white_box(study, study.trained(configuration), f"table2, {configuration.name}")
-        yield grid_panel(configuration.title, paper_part(result), paper)
+        yield from grid_panels(configuration.title, paper_part(result), paper)
 
 
 TABLE_2 = Experiment(

@@ -10,7 +10,7 @@ from robustdeq.evaluation import Chosen
 from robustdeq.study import published
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.grids import Outcomes, grid_panel, paper_part, strongest, white_box
+from robustdeq.study.grids import Outcomes, grid_panels, paper_part, strongest, white_box
 from robustdeq.study.panel import Panels
 from robustdeq.study.study import Study, Trained
 
@@ -34,7 +34,7 @@ def _measure(study: Study) -> Panels:
     for size, (_, papers) in zip(study.scale.sizes, PAPERS.items(), strict=False):
         outcomes = attacked_twice(study, study.trained(UNROLLED, size), f"table3, {size}")
         for attack, outcome, paper in zip((f"PGD-{study.attack.steps}", "AutoAttack"), outcomes, papers, strict=True):
-            yield grid_panel(f"DEQ-{size}, {attack}", outcome, paper)
+            yield from grid_panels(f"DEQ-{size}, {attack}", outcome, paper)
 
 
 TABLE_3 = Experiment(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Bool
 
 from robustdeq.deq import AsIs
 from robustdeq.evaluation import Chosen
@@ -11,21 +12,26 @@ from robustdeq.study.configurations import NETWORKS, UNROLLED
 from robustdeq.study.experiment import Experiment
 from robustdeq.study.panel import Panel, Panels, accuracies
 from robustdeq.study.paper.table3 import PAPERS, attacked_twice
-from robustdeq.study.study import Study
+from robustdeq.study.study import Study, Trained
+
+
+def network(study: Study, trained: Trained, title: str) -> Bool[np.ndarray, "attacks samples"]:
+    """Whether an explicit network classifies each image correctly, clean, under PGD and under AutoAttack."""
+    auto = study.effort.autoattack(study.attack)
+    protocol = Chosen(study.attack, {"PGD": (study.attack, None), "AutoAttack": (auto, None)})
+    found = study.measure(title, trained.model, protocol, {"network": AsIs()})
+    return np.concatenate([found.clean, found.per_sample[0]])
 
 
 def _measure(study: Study) -> Panels:
     outcomes, paper, sizes = {}, [], {}
-    auto = study.effort.autoattack(study.attack)
-    for network, size, published_size in zip(NETWORKS, study.scale.sizes, PAPERS, strict=False):
-        explicit, deq = study.trained(network), study.trained(UNROLLED, size)
-        protocol = Chosen(study.attack, {"PGD": (study.attack, None), "AutoAttack": (auto, None)})
-        found = study.measure(f"table4, {network.name}", explicit.model, protocol, {"network": AsIs()})
-        outcomes[network.title] = [found.clean[0], *found.per_sample[0]]
+    for way, size, published_size in zip(NETWORKS, study.scale.sizes, PAPERS, strict=False):
+        explicit, deq = study.trained(way), study.trained(UNROLLED, size)
+        outcomes[way.title] = network(study, explicit, f"table4, {way.name}")
         climbed, automatic = attacked_twice(study, deq, f"table3, {size}")
         outcomes[f"DEQ-{size}"] = [climbed[2, 0], _weakest(climbed[2, 1:]), _weakest(automatic[2, 1:])]
-        paper += [published.COMPARISON[network.name], published.COMPARISON[published_size]]
-        for row, model in ((network.title, explicit.model), (f"DEQ-{size}", deq.model)):
+        paper += [published.COMPARISON[way.name], published.COMPARISON[published_size]]
+        for row, model in ((way.title, explicit.model), (f"DEQ-{size}", deq.model)):
             sizes[row] = sum(p.numel() for p in model.parameters()) / 1e6
     yield accuracies(
         "networks, and DEQs under the ensemble defense",

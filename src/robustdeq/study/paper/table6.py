@@ -5,14 +5,14 @@ from __future__ import annotations
 from robustdeq.study import published
 from robustdeq.study.configurations import STANDARD
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.grids import grid_panel, paper_part, white_box
+from robustdeq.study.grids import grid_panels, paper_part, white_box
 from robustdeq.study.panel import Panels
 from robustdeq.study.study import Study
 
 
 def _measure(study: Study) -> Panels:
     result = white_box(study, study.trained(STANDARD), TABLE_6.name)
-    yield grid_panel("standardly trained DEQ", paper_part(result), published.STANDARD)
+    yield from grid_panels("standardly trained DEQ", paper_part(result), published.STANDARD)
 
 
 TABLE_6 = Experiment(

@@ -1,0 +1,32 @@
+"""The claims of the paper's text, each put to a test over seeds and images."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from robustdeq.study.claims.cost import COST
+from robustdeq.study.claims.defenses import DEFENSES
+from robustdeq.study.claims.gradients import GRADIENTS
+from robustdeq.study.claims.obfuscation import OBFUSCATION
+from robustdeq.study.claims.statement import decide
+from robustdeq.study.claims.structure import STRUCTURE
+from robustdeq.study.claims.vanilla import VANILLA
+from robustdeq.study.experiment import Experiment
+from robustdeq.study.finding import FEWEST_SEEDS
+
+STATEMENTS = (*STRUCTURE, *OBFUSCATION, *DEFENSES, *GRADIENTS, *VANILLA, *COST)
+
+CLAIMS = Experiment(
+    "claims",
+    "The paper's text",
+    "Every claim of the paper, one by one",
+    tuple(dict.fromkeys(way for statement in STATEMENTS for way in statement.configurations)),
+    lambda study: iter(()),
+    legend="Effects are means over trainings and images, positive where the claim holds, with the 95 % interval for "
+    "new trainings and new images; what is called strongest or best is chosen on other images. p is that of the "
+    "sign-flip test on the same images, corrected by Holm for the number of claims. A claim holds, or is reversed, "
+    "where p is below 0.05 and the interval leaves zero out; with fewer than "
+    f"{FEWEST_SEEDS} seeds (`--seeds`) nothing is decided.",
+    every_size=True,
+    decide=partial(decide, STATEMENTS),
+)

@@ -1,0 +1,33 @@
+"""§6.1 and Appendix E.3: what the solver steps that retain the fixed-point structure cost in training."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from robustdeq.study.claims.statement import Evidence, Samples, Statement
+from robustdeq.study.configurations import EXACT_18_20, EXACT_50_50, UNROLLED, Configuration
+from robustdeq.study.paper.training_speed import training_steps
+
+
+def _slower(found: Evidence, configuration: Configuration) -> Samples:
+    if training_steps not in found.kept:
+        found.kept[training_steps] = training_steps(found.study, found.seed)[1]
+    seconds = found.kept[training_steps]
+    ours, unrolled = (np.array(seconds[way.title].seconds) for way in (configuration, UNROLLED))
+    return ours / unrolled - 1
+
+
+COST = tuple(
+    Statement(
+        f"{way.title} trains slower",
+        "§6.1, Appendix E.3",
+        f"A step of {way.title} training takes longer than one of {UNROLLED.title} training (rounds in the place of "
+        "images, fresh weights).",
+        (),
+        partial(_slower, configuration=way),
+        "times longer",
+    )
+    for way in (EXACT_18_20, EXACT_50_50)
+)

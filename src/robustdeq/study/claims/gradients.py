@@ -1,0 +1,165 @@
+"""§6.4, Figs. 3 and 4, Appendices B and E.1: which intermediate gradient hurts which state."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from robustdeq.base.statistics import weakest
+from robustdeq.study.claims.statement import Evidence, Samples, Statement, hardest, hurts_most, points
+from robustdeq.study.configurations import EXACT_8_7, UNROLLED
+from robustdeq.study.paper.adjoint_convergence import distances
+from robustdeq.study.paper.fig4 import states_under_adjoints
+from robustdeq.study.paper.unroll_ablation import under_unrolled
+from robustdeq.study.study import Study, Trained
+
+_EARLY = 0
+_damped, _undamped = (partial(under_unrolled, damping=damping) for damping in (0.5, 1.0))
+
+
+def _early_state(study: Study, trained: Trained, title: str) -> int:
+    assert trained.early is not None
+    return trained.early
+
+
+def _last_adjoint(found: Evidence, final: bool) -> Samples:
+    outcomes = found.of(states_under_adjoints, EXACT_8_7)
+    read = -1 if final else found.of(_early_state, EXACT_8_7) - 1
+    return hurts_most(outcomes[:, read], len(outcomes) - 2)
+
+
+def _increasingly(found: Evidence) -> Samples:
+    outcomes = found.of(states_under_adjoints, UNROLLED)[:, -1].astype(float)
+    places = np.arange(len(outcomes)) - (len(outcomes) - 1) / 2
+    return -100.0 * (places @ outcomes) / (places @ places)
+
+
+def _next_hurts_early(found: Evidence) -> Samples:
+    early = found.of(_early_state, UNROLLED)
+    outcomes = found.of(states_under_adjoints, UNROLLED)[:, early - 1]
+    return hurts_most(outcomes, min(early, len(outcomes) - 1))
+
+
+def _diagonal(found: Evidence) -> np.ndarray:
+    """For every state but the last, by how much the adjoint state after it hurts it more than any other."""
+    outcomes = found.of(states_under_adjoints, UNROLLED)
+    return np.stack([hurts_most(outcomes[:, n], n + 1) for n in range(len(outcomes) - 1)])
+
+
+def _on_average(found: Evidence) -> Samples:
+    return _diagonal(found).mean(axis=0)
+
+
+def _always(found: Evidence) -> Samples:
+    return weakest(_diagonal(found))
+
+
+def _too_many(found: Evidence, state: int) -> Samples:
+    few, many = (
+        np.mean([found.of(measure, UNROLLED)[_EARLY, steps, state - 1] for measure in (_damped, _undamped)], axis=0)
+        for steps in (0, -1)
+    )
+    return points(many, few)
+
+
+def _first_state_strongest(found: Evidence) -> Samples:
+    return hurts_most(found.of(_undamped, UNROLLED)[_EARLY, 0], 0)
+
+
+def _first_setting_strongest(found: Evidence) -> Samples:
+    every = np.concatenate([found.of(measure, UNROLLED)[_EARLY] for measure in (_undamped, _damped)])
+    return hurts_most(every.reshape(-1, every.shape[-1]), 0)
+
+
+def _own_unrolling_weak(found: Evidence) -> Samples:
+    outcomes = found.of(_undamped, UNROLLED)[_EARLY, 0]
+    own = min(found.of(_early_state, UNROLLED), len(outcomes)) - 1
+    return points(outcomes[own], hardest(np.delete(outcomes, own, axis=0)))
+
+
+def _adjoint_converges(found: Evidence) -> Samples:
+    apart = found.of(distances, UNROLLED)["β = 0.5, B_nᵀ"]
+    return np.log10(apart[0] / apart[-1])
+
+
+GRADIENTS = (
+    *(
+        Statement(
+            f"u_8 hurts the {name} state of exact (8/7) most",
+            "§6.4, Fig. 3a",
+            f"For the exact-trained DEQ (8/7) the last adjoint state of the solver, u_8, hurts the {name} state most.",
+            (EXACT_8_7,),
+            partial(_last_adjoint, final=name == "final"),
+        )
+        for name in ("early", "final")
+    ),
+    Statement(
+        "later adjoint states hurt the final state more",
+        "§6.4, Fig. 3a",
+        "Later adjoint states form ever stronger attacks on the final state of the unrolling-trained DEQ.",
+        (UNROLLED,),
+        _increasingly,
+        "points per state",
+    ),
+    Statement(
+        "u_{n+1} hurts the early state z_n most",
+        "§6.4, Fig. 3a",
+        "The early state z_n of the unrolling-trained DEQ is hurt most by the adjoint state after it (u_4 for z_3).",
+        (UNROLLED,),
+        _next_hurts_early,
+    ),
+    Statement(
+        "u_{n+1} hurts z_n most, on average",
+        "§6.4, Fig. 4",
+        "Averaged over n, u_{n+1} hurts z_n more than the strongest other adjoint state.",
+        (UNROLLED,),
+        _on_average,
+    ),
+    Statement(
+        "u_{n+1} always hurts z_n most",
+        "§6.4, Fig. 4",
+        "For every n, even where it does so least, u_{n+1} hurts z_n more than the strongest other adjoint state.",
+        (UNROLLED,),
+        _always,
+    ),
+    *(
+        Statement(
+            f"unrolling z_{state} too far hurts less",
+            "§6.4, Figs. 3b and 3c, Appendix E.1",
+            f"The most unrolling steps from z_{state} make a weaker attack on the early state than the fewest.",
+            (UNROLLED,),
+            partial(_too_many, state=state),
+        )
+        for state in (1, 2)
+    ),
+    Statement(
+        "unrolling z_1 hurts the early state most",
+        "§6.4, Fig. 3c",
+        "Of all states, unrolled by one undamped step, z_1 hurts the early state most.",
+        (UNROLLED,),
+        _first_state_strongest,
+    ),
+    Statement(
+        "… more than any number of steps and damping",
+        "§6.4, Figs. 3b and 3c",
+        "Unrolling z_1 with k = 1 and λ = 1 hurts the early state more than any other state, k and λ.",
+        (UNROLLED,),
+        _first_setting_strongest,
+    ),
+    Statement(
+        "unrolling the early state attacks it weakly",
+        "§6.4, Fig. 3c",
+        "The gradient by unrolling the early state is a weaker attack on it than that by unrolling another state.",
+        (UNROLLED,),
+        _own_unrolling_weak,
+    ),
+    Statement(
+        "the adjoint converges",
+        "Remark 4.1, Appendix B",
+        "For β = 0.5 the gradient at the adjoint state comes nearer to the exact gradient as the solve goes on.",
+        (UNROLLED,),
+        _adjoint_converges,
+        "orders of magnitude",
+    ),
+)

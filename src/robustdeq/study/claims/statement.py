@@ -1,0 +1,123 @@
+"""A claim of the paper, and the contrast per image that decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from robustdeq.base.statistics import holm, paired_effect, weakest
+from robustdeq.study.configurations import Configuration
+from robustdeq.study.finding import Finding
+from robustdeq.study.study import Study, Trained
+
+POINTS = "points"
+Samples = Float[np.ndarray, "samples"]
+Outcomes = Bool[np.ndarray, "candidates samples"]
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The models of one seed, and what was measured of them; each is made once.
+
+    Args:
+        study: where they are trained and measured.
+        seed: added to that of the recipes.
+        kept: what was made.
+    """
+
+    study: Study
+    seed: int
+    kept: dict[Any, Any] = field(default_factory=dict)
+
+    def of(
+        self,
+        measure: Callable[[Study, Trained, str], Found],
+        configuration: Configuration,
+        size: str | None = None,
+    ) -> Found:
+        """What a measurement finds of the model that was trained in some way, in the first size or in another."""
+        model = (configuration, size or self.study.size)
+        if model not in self.kept:
+            self.kept[model] = self.study.trained(*model, self.seed)
+        if (measure, *model) not in self.kept:
+            title = f"claims, {configuration.name}, seed {self.seed}"
+            self.kept[measure, *model] = measure(self.study, self.kept[model], title)
+        return self.kept[measure, *model]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A claim that a test can decide.
+
+    Args:
+        title: short, and different from all others.
+        source: where the paper makes it.
+        sentence: what it says.
+        configurations: the ways of training whose models it is about.
+        contrast: for one seed, a number per image whose mean is positive where the claim holds.
+        unit: of this number.
+        sizes: how many sizes of the DEQ it needs.
+    """
+
+    title: str
+    source: str
+    sentence: str
+    configurations: tuple[Configuration, ...]
+    contrast: Callable[[Evidence], Samples]
+    unit: str = POINTS
+    sizes: int = 1
+
+
+def decide(statements: Sequence[Statement], study: Study) -> Iterator[Finding]:
+    """What became of the statements, over all seeds of a study; Holm's correction is over all of them.
+
+    Args:
+        statements: those that need more sizes than the scale has are left out.
+        study: the study.
+    """
+    asked = [statement for statement in statements if statement.sizes <= len(study.scale.sizes)]
+    evidence = (Evidence(study, seed) for seed in range(study.seeds))
+    by_seed = [[np.asarray(statement.contrast(found), float) for statement in asked] for found in evidence]
+    contrasts = [np.stack(found) for found in zip(*by_seed, strict=True)]
+    effects = [paired_effect(contrast) for contrast in contrasts]
+    corrected = holm([effect.p for effect in effects])
+    for statement, contrast, effect, p in zip(asked, contrasts, effects, corrected, strict=True):
+        seeds, images = contrast.shape
+        yield Finding(
+            statement.title,
+            statement.sentence,
+            statement.source,
+            effect.mean,
+            effect.low,
+            effect.high,
+            statement.unit,
+            p,
+            seeds,
+            images,
+            study.scale.name,
+        )
+
+
+def points(more: np.ndarray | float, less: np.ndarray | float) -> Samples:
+    """By how many points of accuracy the first exceeds the second."""
+    return 100.0 * (np.asarray(more, float) - np.asarray(less, float))
+
+
+def hardest(candidates: Outcomes) -> Samples:
+    """The outcomes under the candidate that hurts most, chosen on other images."""
+    return weakest(candidates)
+
+
+def mildest(candidates: Outcomes) -> Samples:
+    """The outcomes under the candidate that hurts least, chosen on other images."""
+    return -weakest(-candidates.astype(float))
+
+
+def hurts_most(candidates: Outcomes, index: int) -> Samples:
+    """By how many points one candidate hurts more than the strongest of the others."""
+    return points(hardest(np.delete(candidates, index, axis=0)), candidates[index])

@@ -1,0 +1,102 @@
+"""§6.1, Fig. 2b, and §3: whether the models have fixed points, and what adversarial training costs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from robustdeq.base.statistics import weakest
+from robustdeq.study.claims.statement import Evidence, Samples, Statement, points
+from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, STANDARD, UNROLLED
+from robustdeq.study.grids import paper_grid
+from robustdeq.study.paper.fig2b import residuals
+
+_UNIT = "relative error"
+_LARGE, _SMALL = 0.75, 0.045
+"""The paper's bounds: above 0.75 everywhere, and 0.04 (that is, below 0.045) at the final state."""
+
+
+def _violated(found: Evidence) -> Samples:
+    return weakest(found.of(residuals, EXACT_8_7)) - _LARGE
+
+
+def _retained_by_steps(found: Evidence) -> Samples:
+    return found.of(residuals, EXACT_8_7)[-1] - found.of(residuals, EXACT_18_20)[-1]
+
+
+def _retained_by_unrolling(found: Evidence) -> Samples:
+    return found.of(residuals, EXACT_8_7)[-1] - found.of(residuals, UNROLLED)[-1]
+
+
+def _converged(found: Evidence) -> Samples:
+    return _SMALL - found.of(residuals, UNROLLED)[-1]
+
+
+def _falling(found: Evidence) -> Samples:
+    return weakest(-np.diff(found.of(residuals, UNROLLED), axis=0))
+
+
+def _more_steps(found: Evidence) -> Samples:
+    return found.of(residuals, EXACT_8_7)[-1] - found.of(residuals, STANDARD)[-1]
+
+
+def _trade_off(found: Evidence) -> Samples:
+    return points(found.of(paper_grid, STANDARD)[0, 0], found.of(paper_grid, UNROLLED)[0, 0])
+
+
+STRUCTURE = (
+    Statement(
+        "exact (8/7) violates the fixed-point structure",
+        "§6.1, Fig. 2b",
+        "For the exact-trained DEQ with few iterations (8/7) the relative errors of all states are larger than 0.75.",
+        (EXACT_8_7,),
+        _violated,
+        _UNIT,
+    ),
+    Statement(
+        "more iterations (18/20) retain it",
+        "§6.1, Fig. 2b",
+        "Exact training with more iterations (18/20) ends nearer to the fixed point than with few (8/7).",
+        (EXACT_8_7, EXACT_18_20),
+        _retained_by_steps,
+        _UNIT,
+    ),
+    Statement(
+        "unrolled training (8/7) retains it",
+        "§6.1, Fig. 2b",
+        "With as few iterations (8/7), unrolled training ends nearer to the fixed point than exact training.",
+        (EXACT_8_7, UNROLLED),
+        _retained_by_unrolling,
+        _UNIT,
+    ),
+    Statement(
+        "unrolled training reaches 0.04",
+        "§6.1, Fig. 2b",
+        "The relative error of the unrolling-trained DEQ reaches 0.04 at the final state.",
+        (UNROLLED,),
+        _converged,
+        _UNIT,
+    ),
+    Statement(
+        "its errors fall from state to state",
+        "§6.1, Fig. 2b",
+        "The relative errors of the unrolling-trained DEQ become lower from every state to the next.",
+        (UNROLLED,),
+        _falling,
+        _UNIT,
+    ),
+    Statement(
+        "adversarial training needs more steps",
+        "Abstract, §3",
+        "An adversarially (exact-) trained DEQ is farther from its equilibrium after as many steps than a vanilla one.",
+        (EXACT_8_7, STANDARD),
+        _more_steps,
+        _UNIT,
+    ),
+    Statement(
+        "robustness costs accuracy",
+        "§3",
+        "Adversarial training lowers the clean accuracy of a DEQ.",
+        (STANDARD, UNROLLED),
+        _trade_off,
+    ),
+)
