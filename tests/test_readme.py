@@ -30,8 +30,8 @@ def test_table_of_the_demo_is_the_stored_one(name: str, label: str) -> None:
 def test_what_is_said_of_other_machines_is_what_was_measured() -> None:
     runs = json.loads((DEMO / "machines.json").read_text())["runs"]
     said = re.search(
-        r"With other processor \[instructions\]\(\S+\) the digits differ: over (\d+) runs the worst case is (\d+) to (\d+) "
-        r"points below the paper's best attack in the first row, and (\d+) to (\d+) in the second\.",
+        r"With other processor \[instructions\]\(\S+\) the digits differ: over (\d+) runs the worst case is "
+        r"(\d+) to (\d+) points below the paper's best attack in the first row, and (\d+) to (\d+) in the second\.",
         " ".join(README.split()),
     )
     assert said is not None
