@@ -15,8 +15,8 @@ from hypothesis.extra.numpy import arrays
 from robustdeq.data import load
 from robustdeq.reporting import findings_table, markdown, reproduction_latex
 from robustdeq.study import Finding, Reproduction, Study, Verdict, scale_named
-from robustdeq.study.claims import CLAIMS, STATEMENTS, gradients
-from robustdeq.study.claims.statement import Evidence, Statement, decide, hardest, hurts_most, mildest, points
+from robustdeq.study.claims import CLAIMS, STATEMENTS, estimates
+from robustdeq.study.claims.statement import Seed, Statement, decide, hardest, hurts_most, mildest, points
 from robustdeq.study.configurations import CONFIGURATIONS, UNROLLED
 from robustdeq.study.finding import FEWEST_SEEDS, LEVEL, verdict
 from robustdeq.study.grids import paper_grid
@@ -72,7 +72,7 @@ def at_work(tmp_path: Path, seeds: int, images: int) -> Study:
 def known(title: str, kept: float, fallen: float) -> Statement:
     """A statement about two attacks on images that fall independently: the first leaves `kept`, the second `fallen`."""
 
-    def contrast(found: Evidence) -> np.ndarray:
+    def contrast(found: Seed) -> np.ndarray:
         draws = np.random.default_rng([found.seed, *title.encode()]).random((2, len(found.study.images)))
         return points(draws[0] < kept, draws[1] < fallen)
 
@@ -100,7 +100,7 @@ def test_a_statement_that_needs_more_sizes_than_there_are_is_left_out(tmp_path: 
 def test_evidence_is_made_once_for_each_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(Study, "trained", lambda self, *what: asked.append(what))
-    found, calls = Evidence(at_work(tmp_path, 1, 4), 5), []
+    found, calls = Seed(at_work(tmp_path, 1, 4), 5), []
 
     def measure(study: Study, trained: object, title: str) -> int:
         calls.append(title)
@@ -177,9 +177,9 @@ def outcomes_of(images: int, attacked: bool) -> dict[object, object]:
         network: rights((3, images)),
         states_under_adjoints: rights((9, 9, images)),
         distances: {"β = 0.5, B_nᵀ": np.logspace(0, -2, 30)[:, None].repeat(images, axis=1)},
-        gradients._early_state: 3,
-        gradients._damped: rights((2, 3, 8, images)),
-        gradients._undamped: rights((2, 3, 8, images)),
+        estimates._early_state: 3,
+        estimates._damped: rights((2, 3, 8, images)),
+        estimates._undamped: rights((2, 3, 8, images)),
     }
     return found
 
@@ -189,8 +189,8 @@ def test_every_claim_is_a_number_per_image_and_nothing_where_attacks_do_not_diff
     attacked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, known = 6, outcomes_of(6, attacked)
-    monkeypatch.setattr(Evidence, "of", lambda self, measure, way, size=None: known[measure])
-    evidence = Evidence(at_work(tmp_path, 1, images), 0)
+    monkeypatch.setattr(Seed, "of", lambda self, measure, way, size=None: known[measure])
+    evidence = Seed(at_work(tmp_path, 1, images), 0)
     evidence.kept[training_steps] = dict.fromkeys(TITLES, Timing([2.0] * images))
     found = {statement.title: statement.contrast(evidence) for statement in STATEMENTS}
     assert {contrast.shape for contrast in found.values()} == {(images,)}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from robustdeq.study.claims.cost import COST
-from robustdeq.study.claims.defenses import DEFENSES
-from robustdeq.study.claims.gradients import GRADIENTS
+from robustdeq.study.claims.defended import DEFENSES
+from robustdeq.study.claims.estimates import GRADIENTS
 from robustdeq.study.claims.obfuscation import OBFUSCATION
 from robustdeq.study.claims.statement import decide
 from robustdeq.study.claims.structure import STRUCTURE

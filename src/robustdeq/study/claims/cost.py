@@ -6,12 +6,12 @@ from functools import partial
 
 import numpy as np
 
-from robustdeq.study.claims.statement import Evidence, Samples, Statement
+from robustdeq.study.claims.statement import Samples, Seed, Statement
 from robustdeq.study.configurations import EXACT_18_20, EXACT_50_50, UNROLLED, Configuration
 from robustdeq.study.paper.training_speed import training_steps
 
 
-def _slower(found: Evidence, configuration: Configuration) -> Samples:
+def _slower(found: Seed, configuration: Configuration) -> Samples:
     if training_steps not in found.kept:
         found.kept[training_steps] = training_steps(found.study, found.seed)[1]
     seconds = found.kept[training_steps]

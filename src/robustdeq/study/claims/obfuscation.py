@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from robustdeq.study.claims.statement import Evidence, Samples, Statement, mildest, points
+from robustdeq.study.claims.statement import Samples, Seed, Statement, mildest, points
 from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, EXACT_50_50, UNROLLED, Configuration
 from robustdeq.study.paper.accumulation import ADVERSARIAL, states_under_ready_made
 from robustdeq.study.paper.table1 import ready_made
@@ -14,33 +14,33 @@ from robustdeq.study.paper.table1 import ready_made
 _EXACT, _UNROLLED, _UNROLLED_LONG, _SQUARE = 1, 3, 4, 5
 
 
-def _overrated(found: Evidence) -> Samples:
+def _overrated(found: Seed) -> Samples:
     outcomes = found.of(ready_made, EXACT_8_7)
     return points(outcomes[_EXACT], outcomes[_UNROLLED])
 
 
-def _queried(found: Evidence) -> Samples:
+def _queried(found: Seed) -> Samples:
     outcomes = found.of(ready_made, EXACT_8_7)
     return points(outcomes[_UNROLLED_LONG], outcomes[_SQUARE])
 
 
-def _intermediate(found: Evidence, configuration: Configuration) -> Samples:
+def _intermediate(found: Seed, configuration: Configuration) -> Samples:
     return mildest(found.of(states_under_ready_made, configuration)[1][:-1])
 
 
-def _final(found: Evidence, configuration: Configuration) -> Samples:
+def _final(found: Seed, configuration: Configuration) -> Samples:
     return found.of(states_under_ready_made, configuration)[1][-1].astype(float)
 
 
-def _accumulated(found: Evidence, configuration: Configuration) -> Samples:
+def _accumulated(found: Seed, configuration: Configuration) -> Samples:
     return points(_intermediate(found, configuration), _final(found, configuration))
 
 
-def _larger(found: Evidence) -> Samples:
+def _larger(found: Seed) -> Samples:
     return points(_intermediate(found, EXACT_50_50), _intermediate(found, EXACT_8_7))
 
 
-def _highest(found: Evidence) -> Samples:
+def _highest(found: Seed) -> Samples:
     others = np.stack([_final(found, way) for way in (EXACT_18_20, EXACT_50_50)])
     return points(_final(found, UNROLLED), mildest(others))
 

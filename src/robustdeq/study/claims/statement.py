@@ -21,7 +21,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class Seed:
     """The models of one seed, and what was measured of them; each is made once.
 
     Args:
@@ -68,7 +68,7 @@ class Statement:
     source: str
     sentence: str
     configurations: tuple[Configuration, ...]
-    contrast: Callable[[Evidence], Samples]
+    contrast: Callable[[Seed], Samples]
     unit: str = POINTS
     sizes: int = 1
 
@@ -81,7 +81,7 @@ def decide(statements: Sequence[Statement], study: Study) -> Iterator[Finding]:
         study: the study.
     """
     asked = [statement for statement in statements if statement.sizes <= len(study.scale.sizes)]
-    evidence = (Evidence(study, seed) for seed in range(study.seeds))
+    evidence = (Seed(study, seed) for seed in range(study.seeds))
     by_seed = [[np.asarray(statement.contrast(found), float) for statement in asked] for found in evidence]
     contrasts = [np.stack(found) for found in zip(*by_seed, strict=True)]
     effects = [paired_effect(contrast) for contrast in contrasts]

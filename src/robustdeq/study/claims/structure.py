@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from robustdeq.base.statistics import weakest
-from robustdeq.study.claims.statement import Evidence, Samples, Statement, points
+from robustdeq.study.claims.statement import Samples, Seed, Statement, points
 from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, STANDARD, UNROLLED
 from robustdeq.study.grids import paper_grid
 from robustdeq.study.paper.fig2b import residuals
@@ -15,31 +15,31 @@ _LARGE, _SMALL = 0.75, 0.045
 """The paper's bounds: above 0.75 everywhere, and 0.04 (that is, below 0.045) at the final state."""
 
 
-def _violated(found: Evidence) -> Samples:
+def _violated(found: Seed) -> Samples:
     return weakest(found.of(residuals, EXACT_8_7)) - _LARGE
 
 
-def _retained_by_steps(found: Evidence) -> Samples:
+def _retained_by_steps(found: Seed) -> Samples:
     return found.of(residuals, EXACT_8_7)[-1] - found.of(residuals, EXACT_18_20)[-1]
 
 
-def _retained_by_unrolling(found: Evidence) -> Samples:
+def _retained_by_unrolling(found: Seed) -> Samples:
     return found.of(residuals, EXACT_8_7)[-1] - found.of(residuals, UNROLLED)[-1]
 
 
-def _converged(found: Evidence) -> Samples:
+def _converged(found: Seed) -> Samples:
     return _SMALL - found.of(residuals, UNROLLED)[-1]
 
 
-def _falling(found: Evidence) -> Samples:
+def _falling(found: Seed) -> Samples:
     return weakest(-np.diff(found.of(residuals, UNROLLED), axis=0))
 
 
-def _more_steps(found: Evidence) -> Samples:
+def _more_steps(found: Seed) -> Samples:
     return found.of(residuals, EXACT_8_7)[-1] - found.of(residuals, STANDARD)[-1]
 
 
-def _trade_off(found: Evidence) -> Samples:
+def _trade_off(found: Seed) -> Samples:
     return points(found.of(paper_grid, STANDARD)[0, 0], found.of(paper_grid, UNROLLED)[0, 0])
 
 

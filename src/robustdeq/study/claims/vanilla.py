@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from robustdeq.study.claims.statement import Evidence, Samples, Statement, hardest, mildest, points
+from robustdeq.study.claims.statement import Samples, Seed, Statement, hardest, mildest, points
 from robustdeq.study.configurations import STANDARD
 from robustdeq.study.grids import paper_grid
 from robustdeq.study.paper.accumulation import states_under_ready_made
@@ -13,16 +13,16 @@ _BOUND = 0.12
 """The paper's mildest attack leaves 11.45 %, and its most robust state 2 %."""
 
 
-def _no_state_stands(found: Evidence) -> Samples:
+def _no_state_stands(found: Seed) -> Samples:
     return points(_BOUND, mildest(found.of(states_under_ready_made, STANDARD)[1]))
 
 
-def _no_defense_stands(found: Evidence) -> Samples:
+def _no_defense_stands(found: Seed) -> Samples:
     rows = [hardest(row[1:]) for row in found.of(paper_grid, STANDARD)]
     return points(_BOUND, mildest(np.stack(rows)))
 
 
-def _every_attack_defeats(found: Evidence) -> Samples:
+def _every_attack_defeats(found: Seed) -> Samples:
     return points(_BOUND, mildest(found.of(paper_grid, STANDARD)[0, 1:]))
 
 

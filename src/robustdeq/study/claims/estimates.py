@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from robustdeq.base.statistics import weakest
-from robustdeq.study.claims.statement import Evidence, Samples, Statement, hardest, hurts_most, points
+from robustdeq.study.claims.statement import Samples, Seed, Statement, hardest, hurts_most, points
 from robustdeq.study.configurations import EXACT_8_7, UNROLLED
 from robustdeq.study.paper.adjoint_convergence import distances
 from robustdeq.study.paper.fig4 import states_under_adjoints
@@ -23,39 +23,39 @@ def _early_state(study: Study, trained: Trained, title: str) -> int:
     return trained.early
 
 
-def _last_adjoint(found: Evidence, final: bool) -> Samples:
+def _last_adjoint(found: Seed, final: bool) -> Samples:
     outcomes = found.of(states_under_adjoints, EXACT_8_7)
     read = -1 if final else found.of(_early_state, EXACT_8_7) - 1
     return hurts_most(outcomes[:, read], len(outcomes) - 2)
 
 
-def _increasingly(found: Evidence) -> Samples:
+def _increasingly(found: Seed) -> Samples:
     outcomes = found.of(states_under_adjoints, UNROLLED)[:, -1].astype(float)
     places = np.arange(len(outcomes)) - (len(outcomes) - 1) / 2
     return -100.0 * (places @ outcomes) / (places @ places)
 
 
-def _next_hurts_early(found: Evidence) -> Samples:
+def _next_hurts_early(found: Seed) -> Samples:
     early = found.of(_early_state, UNROLLED)
     outcomes = found.of(states_under_adjoints, UNROLLED)[:, early - 1]
     return hurts_most(outcomes, min(early, len(outcomes) - 1))
 
 
-def _diagonal(found: Evidence) -> np.ndarray:
+def _diagonal(found: Seed) -> np.ndarray:
     """For every state but the last, by how much the adjoint state after it hurts it more than any other."""
     outcomes = found.of(states_under_adjoints, UNROLLED)
     return np.stack([hurts_most(outcomes[:, n], n + 1) for n in range(len(outcomes) - 1)])
 
 
-def _on_average(found: Evidence) -> Samples:
+def _on_average(found: Seed) -> Samples:
     return _diagonal(found).mean(axis=0)
 
 
-def _always(found: Evidence) -> Samples:
+def _always(found: Seed) -> Samples:
     return weakest(_diagonal(found))
 
 
-def _too_many(found: Evidence, state: int) -> Samples:
+def _too_many(found: Seed, state: int) -> Samples:
     few, many = (
         np.mean([found.of(measure, UNROLLED)[_EARLY, steps, state - 1] for measure in (_damped, _undamped)], axis=0)
         for steps in (0, -1)
@@ -63,22 +63,22 @@ def _too_many(found: Evidence, state: int) -> Samples:
     return points(many, few)
 
 
-def _first_state_strongest(found: Evidence) -> Samples:
+def _first_state_strongest(found: Seed) -> Samples:
     return hurts_most(found.of(_undamped, UNROLLED)[_EARLY, 0], 0)
 
 
-def _first_setting_strongest(found: Evidence) -> Samples:
+def _first_setting_strongest(found: Seed) -> Samples:
     every = np.concatenate([found.of(measure, UNROLLED)[_EARLY] for measure in (_undamped, _damped)])
     return hurts_most(every.reshape(-1, every.shape[-1]), 0)
 
 
-def _own_unrolling_weak(found: Evidence) -> Samples:
+def _own_unrolling_weak(found: Seed) -> Samples:
     outcomes = found.of(_undamped, UNROLLED)[_EARLY, 0]
     own = min(found.of(_early_state, UNROLLED), len(outcomes)) - 1
     return points(outcomes[own], hardest(np.delete(outcomes, own, axis=0)))
 
 
-def _adjoint_converges(found: Evidence) -> Samples:
+def _adjoint_converges(found: Seed) -> Samples:
     apart = found.of(distances, UNROLLED)["β = 0.5, B_nᵀ"]
     return np.log10(apart[0] / apart[-1])
 

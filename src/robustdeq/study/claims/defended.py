@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 
 from robustdeq.study.claims.statement import (
-    Evidence,
     Outcomes,
     Samples,
+    Seed,
     Statement,
     hardest,
     hurts_most,
@@ -28,67 +28,67 @@ _COMPETITIVE = 10.0
 """By how many points a DEQ may be less robust than a network that it is competitive with; the paper's is 6.5 less."""
 
 
-def _size(found: Evidence, index: int) -> str:
+def _size(found: Seed, index: int) -> str:
     return found.study.scale.sizes[index]
 
 
-def _row(found: Evidence, row: int, configuration: Configuration = UNROLLED, size: int = 0) -> Outcomes:
+def _row(found: Seed, row: int, configuration: Configuration = UNROLLED, size: int = 0) -> Outcomes:
     """One defense, clean and under the six columns."""
     return found.of(paper_grid, configuration, _size(found, size))[row]
 
 
-def _unrolling_strongest(found: Evidence, row: int) -> Samples:
+def _unrolling_strongest(found: Seed, row: int) -> Samples:
     outcomes = _row(found, row)
     return points(hardest(outcomes[_ADJOINT]), hardest(outcomes[_UNROLLED]))
 
 
-def _adjoint_strongest(found: Evidence) -> Samples:
+def _adjoint_strongest(found: Seed) -> Samples:
     outcomes = _row(found, _EARLY, EXACT_50_50)
     return points(hardest(outcomes[_UNROLLED]), hardest(outcomes[_ADJOINT]))
 
 
-def _strongest_on_ensemble(found: Evidence, column: int, size: int) -> Samples:
+def _strongest_on_ensemble(found: Seed, column: int, size: int) -> Samples:
     return hurts_most(_row(found, _ENSEMBLE, size=size)[1:], column - 1)
 
 
-def _ensemble_best(found: Evidence, configuration: Configuration, size: int) -> Samples:
+def _ensemble_best(found: Seed, configuration: Configuration, size: int) -> Samples:
     rows = [hardest(_row(found, row, configuration, size)[1:]) for row in (_FINAL, _EARLY, _ENSEMBLE)]
     return points(rows[_ENSEMBLE], mildest(np.stack(rows[:_ENSEMBLE])))
 
 
-def _balanced(found: Evidence) -> Samples:
+def _balanced(found: Seed) -> Samples:
     spreads = [points(mildest(row[1:]), hardest(row[1:])) for row in (_row(found, _FINAL), _row(found, _ENSEMBLE))]
     return spreads[0] - spreads[1]
 
 
-def _early_looks_better(found: Evidence) -> Samples:
+def _early_looks_better(found: Seed) -> Samples:
     return points(_row(found, _EARLY)[_UNROLLED_FINAL], _row(found, _FINAL)[_UNROLLED_FINAL])
 
 
-def _before_exact(found: Evidence) -> Samples:
+def _before_exact(found: Seed) -> Samples:
     return points(hardest(_row(found, _ENSEMBLE)[1:]), hardest(_row(found, _ENSEMBLE, EXACT_50_50)[1:]))
 
 
-def _before_few_exact(found: Evidence) -> Samples:
+def _before_few_exact(found: Seed) -> Samples:
     return points(hardest(_row(found, _FINAL)[1:]), hardest(_row(found, _FINAL, EXACT_8_7)[1:]))
 
 
-def _ensembles_hurt_early(found: Evidence) -> Samples:
+def _ensembles_hurt_early(found: Seed) -> Samples:
     columns = [_ADJOINT_ENSEMBLE, _UNROLLED_ENSEMBLE]
     return points(_row(found, _FINAL)[columns], _row(found, _EARLY)[columns]).mean(axis=0)
 
 
-def _pgd_hurts_more(found: Evidence) -> Samples:
+def _pgd_hurts_more(found: Seed) -> Samples:
     climbed, automatic = found.of(attacked_twice, UNROLLED, _size(found, 0))
     return points(automatic[:, 1:], climbed[:, 1:]).mean(axis=(0, 1))
 
 
-def _autoattack_hurts_networks_more(found: Evidence) -> Samples:
+def _autoattack_hurts_networks_more(found: Seed) -> Samples:
     _, climbed, automatic = found.of(network, RESNET)
     return points(climbed, automatic)
 
 
-def _competitive(found: Evidence, rival: Configuration, size: int, attack: int) -> Samples:
+def _competitive(found: Seed, rival: Configuration, size: int, attack: int) -> Samples:
     outcomes = found.of(attacked_twice, UNROLLED, _size(found, size))[attack]
     return points(hardest(outcomes[_ENSEMBLE, 1:]), found.of(network, rival)[1 + attack]) + _COMPETITIVE
 
