@@ -16,12 +16,14 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 import robustdeq as rd
 from robustdeq import cli
 from robustdeq.attacks import PGD
 from robustdeq.cli.commands import COMMANDS, command
 from robustdeq.cli.parser import parse
+from robustdeq.data.splits import Splits
 from robustdeq.evaluation import Store
 from robustdeq.evaluation.measure import plan
 from robustdeq.evaluation.store import FILE
@@ -170,7 +172,7 @@ def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str])
         ([*TRAIN, "--objective", "TRADE"], "did you mean TRADES?"),
         ([*TRAIN, "--objective", "TRADES", "--objective.bet", "3"], "did you mean beta?"),
         (["train", "misspelt.yaml"], "did you mean optimization.learning_rate?"),
-        (["train", "broken.yaml"], "config"),
+        (["train", "broken.yaml"], "broken.yaml is no YAML"),
         (["train", "smal-fast"], "did you mean small-fast?"),
         (["train", "small-fast", "--model", "nano", "--data", "colours"], "'colours'"),
         ([*TRAIN, "--devices", "3"], "a batch of 16 images cannot be shared by 3 processes"),
@@ -338,8 +340,10 @@ def test_recipe_is_a_configuration_that_options_override(folder: Path) -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_is_a_training(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[tuple[torch.nn.Module, Recipe]] = []
-    digits = rd.data.load("digits")
-    monkeypatch.setattr("robustdeq.cli.train.load_data", lambda _: digits)
+    digits, side = rd.data.load("digits"), 32 if name.startswith("conv-small") else 8
+    parts = (digits.require(role) for role in ("train", "development", "test"))
+    enlarged = [replace(part, pixels=F.pad(part.pixels, (0, side - 8, 0, side - 8))) for part in parts]
+    monkeypatch.setattr("robustdeq.cli.train.load_data", lambda _: Splits(*enlarged))
     monkeypatch.setattr("robustdeq.cli.train.save_training_figure", lambda *_: None)
     monkeypatch.setattr(
         "robustdeq.cli.train.fit", lambda model, splits, recipe, folder, *_: begun.append((model, recipe)) or folder
@@ -347,8 +351,8 @@ def test_every_recipe_is_a_training(name: str, monkeypatch: pytest.MonkeyPatch) 
     with torch.device("meta"):
         cli.main(["train", name])
     ((model, recipe),) = begun
-    kind = rd.models.MDEQ if name.split("-")[0] in rd.models.PRESETS else (ResNet, WideResNet)
-    assert isinstance(model, kind)
+    kinds = dict.fromkeys(rd.models.PRESETS, rd.models.MDEQ) | {"conv": rd.models.ConvDEQ}
+    assert isinstance(model, kinds.get(name.split("-")[0], (ResNet, WideResNet)))
     steps = recipe.schedule.max_steps or recipe.schedule.epochs * 50_000 // recipe.schedule.batch_size
     assert steps > recipe.pretraining.steps
 

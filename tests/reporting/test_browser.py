@@ -104,7 +104,7 @@ def test_every_chart_is_drawn_as_wide_as_its_place(page: Page) -> None:
     for name in ("strict", "a-run", "panels"):
         page.get_by_role("radio", name=name).check()
         assert undrawn(page) == 0
-    assert page.locator(".chart .main-svg").count() >= page.locator(".chart").count() == 15
+    assert page.locator(".chart .main-svg").count() >= page.locator(".chart").count() == 17
 
 
 def test_pointer_over_a_cell_shows_what_is_behind_it(page: Page) -> None:

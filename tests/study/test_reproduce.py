@@ -199,12 +199,12 @@ def test_it_has_the_rows_and_axes_of_the_paper_and_finite_numbers(folder: Path, 
     reproduction = found(folder, name)
     assert len(reproduction.panels) == len(LAYOUT[name])
     for panel, (rows, columns) in zip(reproduction.panels, LAYOUT[name], strict=True):
-        assert [_without_choice(row) for row in panel.rows] == rows
+        assert [_without_choice(row) for row in panel.rows] == [_without_choice(row) for row in rows]
         assert list(panel.columns) == columns
         assert np.isfinite(panel.values).all()
         if panel.low is not None and panel.high is not None:
-            assert (panel.low <= panel.values + 1e-9).all()
-            assert (panel.values <= panel.high + 1e-9).all()
+            assert not (panel.low > panel.values + 1e-9).any()
+            assert not (panel.values > panel.high + 1e-9).any()
         if panel.unit == "%":
             shares = panel.values * IMAGES / 100
             assert name == "true-gradient" or np.allclose(shares, shares.round())

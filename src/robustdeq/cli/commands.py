@@ -12,7 +12,7 @@ from typing import NoReturn
 from robustdeq.base.errors import InputError, hint
 
 COMMANDS = {
-    "demo": "Train a small model adversarially on digits, attack it through every gradient, and show the table.",
+    "demo": "Train one small DEQ in two ways on digits, attack both, and show what looks robust and what is.",
     "train": "Train a model by a recipe and keep the weights that resist best on the development split.",
     "evaluate": "Attack a model through every gradient, under every defense, and show the table.",
     "reproduce": "Measure a table or figure of the paper, or one that it could not show, beside the paper's numbers.",

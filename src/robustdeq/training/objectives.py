@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import ClassVar
 
@@ -165,7 +165,7 @@ class AdversarialTraining(Objective):
     @override
     def strengthened(self) -> AdversarialTraining:
         steps = self.attack.steps + 1
-        settings = {name: getattr(self.attack, name) for name in PGD.__dataclass_fields__}
+        settings = {setting.name: getattr(self.attack, setting.name) for setting in fields(PGD)}
         attack = PGD(**settings | {"steps": steps, "step_size": 2 * self.attack.eps / steps})
         return replace(self, attack=attack)
 
