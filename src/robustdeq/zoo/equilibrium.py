@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 from typing_extensions import override
@@ -14,6 +14,8 @@ from robustdeq.deq.model import DEQ, StateGradient
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Broyden
 from robustdeq.zoo.architecture import Architecture, ZooModel
+
+Sized = TypeVar("Sized", bound="EquilibriumConfig")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class EquilibriumConfig(Architecture):
             "tail": Unroll(steps=self.tail_steps, damping=self.tail_damping, from_image=True),
         }
 
-    def sized(self, image_size: int | tuple[int, int] | None) -> Self:
+    def sized(self: Sized, image_size: int | tuple[int, int] | None) -> Sized:
         """The same settings for images of another size; None for this one."""
         return self if image_size is None else replace(self, image_size=image_size)
 
