@@ -61,7 +61,7 @@ class GridResult:
     ids: tuple[str, ...] = ()
     climbed: tuple[int | None, ...] = ()
     ready_made: tuple[bool, ...] = ()
-    tried: tuple[Int[np.ndarray, "defenses attempts"], ...] = ()
+    tried: tuple[Int[np.ndarray, "defenses _"], ...] = ()
 
     @property
     def accuracy(self) -> Float[np.ndarray, "defenses columns"]:
