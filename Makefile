@@ -46,7 +46,7 @@ types: install
 docs: install
 	$(BIN)/mkdocs build --strict
 
-bench: .venv/installed
+bench: install
 	$(BIN)/robustdeq bench
 
 clean:

@@ -60,8 +60,8 @@ def test_p_is_the_share_of_all_exchanges_that_are_as_uneven(both: int, lost: int
     exchanges = [abs(sum(signs)) for signs in product((-1, 1), repeat=lost + gained)]
     uneven = sum(total >= abs(gained - lost) for total in exchanges) / len(exchanges)
     assert found.p == pytest.approx(uneven)
-    assert found.difference == pytest.approx((gained - lost) / (both + lost + gained + neither))
-    assert -1 <= found.low <= found.difference <= found.high <= 1
+    assert found.mean == pytest.approx((gained - lost) / (both + lost + gained + neither))
+    assert -1 <= found.low <= found.mean <= found.high <= 1
     assert found.low < found.high
 
 
@@ -72,7 +72,7 @@ def test_exchanging_the_outcomes_mirrors_the_test(
     first, second = pairs(both, lost, gained, neither)
     there, back = paired_test(first, second, confidence), paired_test(second, first, confidence)
     assert there.p == back.p
-    np.testing.assert_allclose((there.difference, there.low, there.high), (-back.difference, -back.high, -back.low))
+    np.testing.assert_allclose((there.mean, there.low, there.high), (-back.mean, -back.high, -back.low))
 
 
 @pytest.mark.parametrize(("down", "up"), [(0.02, 0.02), (0.1, 0.2), (0.05, 0.4), (0.3, 0.3)])

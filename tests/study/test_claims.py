@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from robustdeq.base.statistics import weakest
 from robustdeq.data import load
 from robustdeq.reporting import findings_table, markdown, reproduction_latex
 from robustdeq.study import Finding, Reproduction, Study, Verdict, scale_named
 from robustdeq.study.claims import CLAIMS, STATEMENTS, estimates
-from robustdeq.study.claims.statement import Seed, Statement, decide, hardest, hurts_most, mildest, points
+from robustdeq.study.claims.statement import Seed, Statement, decide, hurts_most, mildest, points
 from robustdeq.study.configurations import CONFIGURATIONS, UNROLLED
 from robustdeq.study.finding import FEWEST_SEEDS, LEVEL, verdict
 from robustdeq.study.grids import paper_grid
@@ -117,10 +118,10 @@ def test_evidence_is_made_once_for_each_model(tmp_path: Path, monkeypatch: pytes
 @given(arrays(bool, (4, 12)), st.integers(0, 3))
 def test_rivals_lie_between_the_weakest_and_the_strongest(outcomes: np.ndarray, index: int) -> None:
     means = outcomes.mean(axis=1)
-    assert means.min() - 1e-9 <= hardest(outcomes).mean()
+    assert means.min() - 1e-9 <= weakest(outcomes).mean()
     assert mildest(outcomes).mean() <= means.max() + 1e-9
     others = np.delete(outcomes, index, axis=0)
-    assert hurts_most(outcomes, index).mean() == pytest.approx(100 * (hardest(others) - outcomes[index]).mean())
+    assert hurts_most(outcomes, index).mean() == pytest.approx(100 * (weakest(others) - outcomes[index]).mean())
 
 
 def test_every_statement_is_told_apart_and_says_where_the_paper_makes_it() -> None:

@@ -26,9 +26,7 @@ class LinearConfig(Architecture):
     def summary(self) -> str:
         return f"a linear classifier of {self.side} × {self.side} pixels"
 
-    def build(
-        self, num_classes: int = 10, in_channels: int = 3, image_size: Any = None, gradient: Any = None
-    ) -> "Linear":
+    def network(self, num_classes: int, in_channels: int) -> "Linear":
         return Linear(self, num_classes, in_channels)
 
 

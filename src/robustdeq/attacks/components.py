@@ -118,15 +118,15 @@ class Component(BallAttack):
             )
 
     @property
-    def library_settings(self) -> dict[str, Any]:
-        """What the library calls the threat model, the seed and the restarts, where pixels are scaled to [0, 1]."""
+    def shared_settings(self) -> dict[str, Any]:
+        """Threat model, seed and restarts under their names in the authors' code, for pixels scaled to [0, 1]."""
         low, high = self.bounds
         restarts = getattr(self, "restarts", 1)
         return {"norm": str(self.norm), "eps": self.eps / (high - low), "seed": self.seed, "n_restarts": restarts}
 
     @abstractmethod
     def build(self, model: nn.Module, classes: int) -> Any:
-        """The library's attack on a model, of so many classes, of pixels in [0, 1]."""
+        """The authors' attack on a model, of so many classes, of pixels in [0, 1]."""
 
     def check(self, x: Pixels, classes: int) -> None:
         """Raise `InputError` where it cannot attack such images, or a model with so many classes."""
@@ -190,8 +190,8 @@ class _AutoPGD(Component):
 
     @property
     @override
-    def library_settings(self) -> dict[str, Any]:
-        return super().library_settings | {"n_iter": self.steps, "use_largereps": self.widened, "logger": _SILENT}
+    def shared_settings(self) -> dict[str, Any]:
+        return super().shared_settings | {"n_iter": self.steps, "use_largereps": self.widened, "logger": _SILENT}
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class APGD(_AutoPGD):
 
     @override
     def build(self, model: nn.Module, classes: int) -> APGDAttack:
-        return APGDAttack(model, loss=str(self.loss), **self.library_settings)
+        return APGDAttack(model, loss=str(self.loss), **self.shared_settings)
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ class TargetedAPGD(_AutoPGD):
 
     @override
     def build(self, model: nn.Module, classes: int) -> APGDAttack_targeted:
-        return APGDAttack_targeted(model, n_target_classes=min(self.targets, classes - 1), **self.library_settings)
+        return APGDAttack_targeted(model, n_target_classes=min(self.targets, classes - 1), **self.shared_settings)
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ class FAB(Component):
 
     @override
     def build(self, model: nn.Module, classes: int) -> FABAttack_PT:
-        return FABAttack_PT(model, n_iter=self.steps, **self.library_settings)
+        return FABAttack_PT(model, n_iter=self.steps, **self.shared_settings)
 
 
 @dataclass(frozen=True)
@@ -363,4 +363,4 @@ class Square(Component):
 
     @override
     def build(self, model: nn.Module, classes: int) -> SquareAttack:
-        return SquareAttack(model, n_queries=self.queries, resc_schedule=False, **self.library_settings)
+        return SquareAttack(model, n_queries=self.queries, resc_schedule=False, **self.shared_settings)

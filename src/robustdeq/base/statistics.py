@@ -40,18 +40,17 @@ def wilson_intervals(outcomes: np.ndarray, confidence: float = 0.95) -> np.ndarr
 
 
 @dataclass(frozen=True)
-class PairedTest:
-    """How two proportions differ on the same samples.
+class Effect:
+    """The mean of paired differences, and how far it can be trusted.
 
     Attributes:
-        difference: the second less the first.
+        mean: of all differences.
         low: the lower end of its interval.
         high: the upper end.
-        p: how probable so uneven a split of the samples that differ is, in either direction, if each were as likely to
-            go one way as the other.
+        p: how probable a mean so far from 0 is if every difference were as likely with the other sign.
     """
 
-    difference: float
+    mean: float
     low: float
     high: float
     p: float
@@ -59,7 +58,7 @@ class PairedTest:
 
 def paired_test(
     first: Bool[np.ndarray, "samples"], second: Bool[np.ndarray, "samples"], confidence: float = 0.95
-) -> PairedTest:
+) -> Effect:
     """McNemar's exact test, and the adjusted Wald interval of the difference.
 
     Args:
@@ -77,24 +76,7 @@ def paired_test(
     p = float(binomtest(gained, lost + gained).pvalue) if lost + gained else 1.0
     down, up = (lost + 1) / (n + 2), (gained + 1) / (n + 2)
     half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt((down + up - (up - down) ** 2) / (n + 2))
-    return PairedTest((gained - lost) / n, max(up - down - half, -1.0), min(up - down + half, 1.0), p)
-
-
-@dataclass(frozen=True)
-class Effect:
-    """The mean of paired differences and how far it can be trusted.
-
-    Attributes:
-        mean: of all differences.
-        low: the lower end of its interval, for new seeds and new images.
-        high: the upper end.
-        p: of the sign-flip test, for new images.
-    """
-
-    mean: float
-    low: float
-    high: float
-    p: float
+    return Effect((gained - lost) / n, max(up - down - half, -1.0), min(up - down + half, 1.0), p)
 
 
 def paired_effect(differences: Float[np.ndarray, "seeds images"], confidence: float = 0.95) -> Effect:

@@ -52,8 +52,9 @@ def demo(output: Path = Path("runs/demo"), n: int = 200) -> None:
     tasks = {title: partial(_attacked, recipe, output / name, n) for name, (title, recipe) in TRAININGS.items()}
     results: dict[str, GridResult] = _in_processes(tasks)
     found = {title: readings(result) for title, result in results.items()}
-    accuracy, *_ = panels(found, 10)
-    shown = Reproduction("demo", "digits, ε = 0.25", "what looks robust, and what is", (accuracy,))
+    attack = read_plan(next(iter(TRAININGS.values()))[1]).recipe.validation.attack
+    accuracy, *_ = panels(found, attack.steps)
+    shown = Reproduction("demo", f"digits, ε = {attack.eps:g}", "what looks robust, and what is", (accuracy,))
     save_drawing(shown, output / "demo.png")
     summary = {
         name: {key: round(100 * float(stands.mean()), 1) for key, stands in zip(KEYS, found[title], strict=True)}
@@ -64,8 +65,8 @@ def demo(output: Path = Path("runs/demo"), n: int = 200) -> None:
     save_page([read_run(output / name) for name in TRAININGS], output / "report.html")
     console.print(terminal(panel_table(accuracy)))
     console.print(
-        f"{n} held-out digits, L∞ ε = 0.25, accuracy in % with Wilson 95 % intervals. The numbers are in "
-        f"{output / 'summary.json'}, the picture is {output / 'demo.png'}; all of it, to look at: "
+        f"{n} held-out digits, {attack.norm} ε = {attack.eps:g}, accuracy in % with Wilson 95 % intervals. The numbers "
+        f"are in {output / 'summary.json'}, the picture is {output / 'demo.png'}; all of it, to look at: "
         f"{output / 'report.html'}."
     )
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.files import write_text
 from robustdeq.base.progress import progress_bar
 from robustdeq.cli.console import console
@@ -83,8 +83,12 @@ def reproduce(
         return
     if name is None:
         raise InputError("there is nothing to reproduce; name a table or figure, or pass --list to see them all.")
-    experiments = [*EXPERIMENTS.values()] if name == "all" else [experiment_named(name)]
     chosen = scale_named(scale)
+    here = [experiment for experiment in EXPERIMENTS.values() if not experiment.scales or scale in experiment.scales]
+    experiments = here if name == "all" else [experiment_named(name)]
+    for experiment in experiments:
+        only = " or ".join(experiment.scales)
+        require(experiment in here, f"{experiment.name} is not measured at the scale {scale}; give --scale {only}.")
     splits = load_data(data or chosen.data)
     images = splits.require("test")
     study = Study(

@@ -27,6 +27,7 @@ class Experiment:
         legend: how our numbers are to be read.
         every_size: whether it needs these models in every size of the scale, not only in the first.
         trains: whether weights that were given do not serve, because the training itself is looked at.
+        scales: the names of the only scales at which it can be measured; empty for all.
         decide: says what became of the claims that it decides; they are drawn before its panels.
     """
 
@@ -39,4 +40,5 @@ class Experiment:
     legend: str = ""
     every_size: bool = False
     trains: bool = False
+    scales: tuple[str, ...] = ()
     decide: Callable[[Study], Iterator[Finding]] = lambda study: iter(())

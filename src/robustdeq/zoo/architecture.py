@@ -17,6 +17,8 @@ from torch import nn
 from robustdeq.base.errors import InputError
 from robustdeq.deq.model import StateGradient
 
+Settings = TypeVar("Settings", bound="Architecture")
+
 
 @dataclass(frozen=True)
 class Architecture(ABC):
@@ -29,6 +31,13 @@ class Architecture(ABC):
     kind: ClassVar[str]
 
     @abstractmethod
+    def network(self, num_classes: int, in_channels: int) -> ZooModel[Any]:
+        """The network with fresh weights, of so many logits, for images of so many channels."""
+
+    def sized(self: Settings, image_size: int | tuple[int, int] | None) -> Settings:
+        """The same settings for images of another size, None for their own; of a network for any size, themselves."""
+        return self
+
     def build(
         self,
         num_classes: int = 10,
@@ -45,14 +54,14 @@ class Architecture(ABC):
                 for images of any size ignores it.
             gradient: how a DEQ is differentiated in training; an explicit network ignores it.
         """
+        network = self.sized(image_size).network(num_classes, in_channels)
+        network.differentiate_by(gradient)
+        return network
 
     @property
     @abstractmethod
     def summary(self) -> str:
         """What it is, in a few words."""
-
-
-Settings = TypeVar("Settings", bound=Architecture)
 
 
 class ZooModel(nn.Module, Generic[Settings]):
@@ -72,6 +81,9 @@ class ZooModel(nn.Module, Generic[Settings]):
     def image_shape(self) -> tuple[int, int | None, int | None]:
         """(channels, height, width) of its images, None where any will do."""
         return self.in_channels, None, None
+
+    def differentiate_by(self, gradient: StateGradient | None) -> None:
+        """Be differentiated by a gradient in training; an explicit network is by autograd, whatever is given."""
 
     def check_images(self, shape: Sequence[int], classes: int, source: str, name: str = "the model") -> None:
         """Raise `InputError` unless it was made for such images.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -49,25 +48,9 @@ class EquilibriumConfig(Architecture):
             "tail": Unroll(steps=self.tail_steps, damping=self.tail_damping, from_image=True),
         }
 
-    def sized(self: Sized, image_size: int | tuple[int, int] | None) -> Sized:
-        """The same settings for images of another size; None for this one."""
-        return self if image_size is None else replace(self, image_size=image_size)
-
-    @abstractmethod
-    def network(self, num_classes: int, in_channels: int) -> EquilibriumModel[Any]:
-        """The DEQ with fresh weights, for images of this size."""
-
     @override
-    def build(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int | tuple[int, int] | None = None,
-        gradient: StateGradient | None = None,
-    ) -> EquilibriumModel[Any]:
-        deq = self.sized(image_size).network(num_classes, in_channels)
-        deq.gradient = gradient
-        return deq
+    def sized(self: Sized, image_size: int | tuple[int, int] | None) -> Sized:
+        return self if image_size is None else replace(self, image_size=image_size)
 
 
 Config = TypeVar("Config", bound=EquilibriumConfig)
@@ -75,6 +58,10 @@ Config = TypeVar("Config", bound=EquilibriumConfig)
 
 class EquilibriumModel(DEQ, ZooModel[Config]):
     """A DEQ of the zoo, which refuses images of another size than its own."""
+
+    @override
+    def differentiate_by(self, gradient: StateGradient | None) -> None:
+        self.gradient = gradient
 
     @property
     @override

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class ResNetConfig(Architecture):
         return f"ResNet-{layers}, stages of {blocks} blocks, {self.width} feature maps"
 
     @override
-    def build(self, num_classes: int = 10, in_channels: int = 3, *_: Any, **__: Any) -> ResNet:
+    def network(self, num_classes: int, in_channels: int) -> ResNet:
         return ResNet(self, num_classes, in_channels)
 
 
@@ -83,7 +83,7 @@ class WideResNetConfig(Architecture):
         return f"WRN-{self.depth}-{self.widening}, a wide residual network"
 
     @override
-    def build(self, num_classes: int = 10, in_channels: int = 3, *_: Any, **__: Any) -> WideResNet:
+    def network(self, num_classes: int, in_channels: int) -> WideResNet:
         return WideResNet(self, num_classes, in_channels)
 
 
@@ -208,9 +208,9 @@ def resnet18(num_classes: int = 10, in_channels: int = 3) -> ResNet:
     Returns:
         The model: raw pixels in [0, 1], (B, in_channels, H, W), to logits (B, num_classes).
     """
-    return ResNetConfig().build(num_classes, in_channels)
+    return ResNetConfig().network(num_classes, in_channels)
 
 
 def wide_resnet34_10(num_classes: int = 10, in_channels: int = 3) -> WideResNet:
     """WRN-34-10 with fresh weights: 46,160,474 parameters for 10 classes and 3 channels; used as `resnet18` is."""
-    return WideResNetConfig().build(num_classes, in_channels)
+    return WideResNetConfig().network(num_classes, in_channels)

@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from robustdeq.deq import DEQ
 from robustdeq.deq.defenses import Defense
 from robustdeq.evaluation import GridResult, Protocol
-from robustdeq.study.configurations import ALIGNED, EXACT_8_7, EXACT_18_20, UNROLLED, Configuration
+from robustdeq.study.configurations import ALIGNED, EXACT_8_7, EXACT_18_20, UNROLLED
 from robustdeq.study.experiment import BEYOND, Experiment
 from robustdeq.study.grids import strict_protocol
 from robustdeq.study.panel import Drawing, Panels, accuracies, averages
@@ -35,13 +35,6 @@ def readings(result: GridResult) -> Outcomes:
     best = row[paper][row[paper].mean(axis=1).argmin()]
     ready, through = (row[result.ids.index(id)] for id in (f"own-{READY_MADE}", "through-final"))
     return np.stack([result.clean[0], ready, best, through, result.standing[0]])
-
-
-def measured(study: Study, configuration: Configuration, protocol: Protocol, seed: int = 0) -> Outcomes:
-    """The readings of a model that was trained in some way, which is trained where it is missing."""
-    trained = study.trained(configuration, seed=seed)
-    title = f"attacking {configuration.name}" + f", seed {seed}" * (seed > 0)
-    return attacked(study, trained.deq, protocol, trained.defenses, title)
 
 
 def attacked(study: Study, deq: DEQ, protocol: Protocol, defenses: Mapping[str, Defense], title: str) -> Outcomes:
@@ -67,13 +60,14 @@ def panels(found: Mapping[str, Outcomes], steps: int) -> Panels:
 
 
 def _measure(study: Study) -> Panels:
-    found = {
-        configuration.title + f", seed {seed}" * (study.seeds > 1): measured(
-            study, configuration, strict_protocol(study), seed
-        )
-        for configuration in OVERESTIMATE.configurations
-        for seed in range(study.seeds)
-    }
+    found = {}
+    for configuration in OVERESTIMATE.configurations:
+        for seed in range(study.seeds):
+            trained, name = study.trained(configuration, seed=seed), f", seed {seed}" * (study.seeds > 1)
+            title = f"attacking {configuration.name}{name}"
+            found[configuration.title + name] = attacked(
+                study, trained.deq, strict_protocol(study), trained.defenses, title
+            )
     yield from panels(found, study.attack.steps)
 
 

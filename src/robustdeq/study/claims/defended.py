@@ -6,12 +6,12 @@ from functools import partial
 
 import numpy as np
 
+from robustdeq.base.statistics import weakest
 from robustdeq.study.claims.statement import (
     Outcomes,
     Samples,
     Seed,
     Statement,
-    hardest,
     hurts_most,
     mildest,
     points,
@@ -39,12 +39,12 @@ def _row(found: Seed, row: int, configuration: Configuration = UNROLLED, size: i
 
 def _unrolling_strongest(found: Seed, row: int) -> Samples:
     outcomes = _row(found, row)
-    return points(hardest(outcomes[_ADJOINT]), hardest(outcomes[_UNROLLED]))
+    return points(weakest(outcomes[_ADJOINT]), weakest(outcomes[_UNROLLED]))
 
 
 def _adjoint_strongest(found: Seed) -> Samples:
     outcomes = _row(found, _EARLY, EXACT_50_50)
-    return points(hardest(outcomes[_UNROLLED]), hardest(outcomes[_ADJOINT]))
+    return points(weakest(outcomes[_UNROLLED]), weakest(outcomes[_ADJOINT]))
 
 
 def _strongest_on_ensemble(found: Seed, column: int, size: int) -> Samples:
@@ -52,12 +52,12 @@ def _strongest_on_ensemble(found: Seed, column: int, size: int) -> Samples:
 
 
 def _ensemble_best(found: Seed, configuration: Configuration, size: int) -> Samples:
-    rows = [hardest(_row(found, row, configuration, size)[1:]) for row in (_FINAL, _EARLY, _ENSEMBLE)]
+    rows = [weakest(_row(found, row, configuration, size)[1:]) for row in (_FINAL, _EARLY, _ENSEMBLE)]
     return points(rows[_ENSEMBLE], mildest(np.stack(rows[:_ENSEMBLE])))
 
 
 def _balanced(found: Seed) -> Samples:
-    spreads = [points(mildest(row[1:]), hardest(row[1:])) for row in (_row(found, _FINAL), _row(found, _ENSEMBLE))]
+    spreads = [points(mildest(row[1:]), weakest(row[1:])) for row in (_row(found, _FINAL), _row(found, _ENSEMBLE))]
     return spreads[0] - spreads[1]
 
 
@@ -66,11 +66,11 @@ def _early_looks_better(found: Seed) -> Samples:
 
 
 def _before_exact(found: Seed) -> Samples:
-    return points(hardest(_row(found, _ENSEMBLE)[1:]), hardest(_row(found, _ENSEMBLE, EXACT_50_50)[1:]))
+    return points(weakest(_row(found, _ENSEMBLE)[1:]), weakest(_row(found, _ENSEMBLE, EXACT_50_50)[1:]))
 
 
 def _before_few_exact(found: Seed) -> Samples:
-    return points(hardest(_row(found, _FINAL)[1:]), hardest(_row(found, _FINAL, EXACT_8_7)[1:]))
+    return points(weakest(_row(found, _FINAL)[1:]), weakest(_row(found, _FINAL, EXACT_8_7)[1:]))
 
 
 def _ensembles_hurt_early(found: Seed) -> Samples:
@@ -90,7 +90,7 @@ def _autoattack_hurts_networks_more(found: Seed) -> Samples:
 
 def _competitive(found: Seed, rival: Configuration, size: int, attack: int) -> Samples:
     outcomes = found.of(attacked_twice, UNROLLED, _size(found, size))[attack]
-    return points(hardest(outcomes[_ENSEMBLE, 1:]), found.of(network, rival)[1 + attack]) + _COMPETITIVE
+    return points(weakest(outcomes[_ENSEMBLE, 1:]), found.of(network, rival)[1 + attack]) + _COMPETITIVE
 
 
 DEFENSES = (

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from robustdeq.base.statistics import weakest
-from robustdeq.study.claims.statement import Samples, Seed, Statement, hardest, hurts_most, points
+from robustdeq.study.claims.statement import Samples, Seed, Statement, hurts_most, points
 from robustdeq.study.configurations import EXACT_8_7, UNROLLED
 from robustdeq.study.paper.adjoint_convergence import distances
 from robustdeq.study.paper.fig4 import states_under_adjoints
@@ -75,7 +75,7 @@ def _first_setting_strongest(found: Seed) -> Samples:
 def _own_unrolling_weak(found: Seed) -> Samples:
     outcomes = found.of(_undamped, UNROLLED)[_EARLY, 0]
     own = min(found.of(_early_state, UNROLLED), len(outcomes)) - 1
-    return points(outcomes[own], hardest(np.delete(outcomes, own, axis=0)))
+    return points(outcomes[own], weakest(np.delete(outcomes, own, axis=0)))
 
 
 def _adjoint_converges(found: Seed) -> Samples:

@@ -108,11 +108,6 @@ def points(more: np.ndarray | float, less: np.ndarray | float) -> Samples:
     return 100.0 * (np.asarray(more, float) - np.asarray(less, float))
 
 
-def hardest(candidates: Outcomes) -> Samples:
-    """The outcomes under the candidate that hurts most, chosen on other images."""
-    return weakest(candidates)
-
-
 def mildest(candidates: Outcomes) -> Samples:
     """The outcomes under the candidate that hurts least, chosen on other images."""
     return -weakest(-candidates.astype(float))
@@ -120,4 +115,4 @@ def mildest(candidates: Outcomes) -> Samples:
 
 def hurts_most(candidates: Outcomes, index: int) -> Samples:
     """By how many points one candidate hurts more than the strongest of the others."""
-    return points(hardest(np.delete(candidates, index, axis=0)), candidates[index])
+    return points(weakest(np.delete(candidates, index, axis=0)), candidates[index])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from robustdeq.study.claims.statement import Samples, Seed, Statement, hardest, mildest, points
+from robustdeq.base.statistics import weakest
+from robustdeq.study.claims.statement import Samples, Seed, Statement, mildest, points
 from robustdeq.study.configurations import STANDARD
 from robustdeq.study.grids import paper_grid
 from robustdeq.study.paper.accumulation import states_under_ready_made
@@ -18,7 +19,7 @@ def _no_state_stands(found: Seed) -> Samples:
 
 
 def _no_defense_stands(found: Seed) -> Samples:
-    rows = [hardest(row[1:]) for row in found.of(paper_grid, STANDARD)]
+    rows = [weakest(row[1:]) for row in found.of(paper_grid, STANDARD)]
     return points(_BOUND, mildest(np.stack(rows)))
 
 
