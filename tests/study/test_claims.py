@@ -25,6 +25,7 @@ from robustdeq.study.paper.accumulation import states_under_ready_made
 from robustdeq.study.paper.adjoint_convergence import distances
 from robustdeq.study.paper.fig2b import residuals
 from robustdeq.study.paper.fig4 import states_under_adjoints
+from robustdeq.study.paper.jacobian_sweep import final_residuals
 from robustdeq.study.paper.table1 import ready_made
 from robustdeq.study.paper.table3 import attacked_twice
 from robustdeq.study.paper.table4 import network
@@ -115,6 +116,17 @@ def test_evidence_is_made_once_for_each_model(tmp_path: Path, monkeypatch: pytes
     assert asked == [(UNROLLED, "nano", 5), (UNROLLED, "tiny", 5)]
 
 
+def test_what_makes_its_own_models_is_made_once_for_each_seed(tmp_path: Path) -> None:
+    found, calls = Seed(at_work(tmp_path, 1, 4), 5), []
+
+    def measure(study: Study, seed: int) -> int:
+        calls.append(seed)
+        return 7
+
+    assert [found.once(measure), found.once(measure)] == [7, 7]
+    assert calls == [5]
+
+
 @given(arrays(bool, (4, 12)), st.integers(0, 3))
 def test_rivals_lie_between_the_weakest_and_the_strongest(outcomes: np.ndarray, index: int) -> None:
     means = outcomes.mean(axis=1)
@@ -177,6 +189,7 @@ def outcomes_of(images: int, attacked: bool) -> dict[object, object]:
         ready_made: rights((6, images)),
         network: rights((3, images)),
         states_under_adjoints: rights((9, 9, images)),
+        estimates._as_printed: rights((9, 9, images)),
         distances: {"β = 0.5, B_nᵀ": np.logspace(0, -2, 30)[:, None].repeat(images, axis=1)},
         estimates._early_state: 3,
         estimates._damped: rights((2, 3, 8, images)),
@@ -192,11 +205,13 @@ def test_every_claim_is_a_number_per_image_and_nothing_where_attacks_do_not_diff
     images, known = 6, outcomes_of(6, attacked)
     monkeypatch.setattr(Seed, "of", lambda self, measure, way, size=None: known[measure])
     evidence = Seed(at_work(tmp_path, 1, images), 0)
-    evidence.kept[training_steps] = dict.fromkeys(TITLES, Timing([2.0] * images))
+    evidence.kept[training_steps] = (8, dict.fromkeys(TITLES, Timing([2.0] * images)))
+    evidence.kept[final_residuals] = np.full((3, images), 0.5)
     found = {statement.title: statement.contrast(evidence) for statement in STATEMENTS}
     assert {contrast.shape for contrast in found.values()} == {(images,)}
     constants = {
         "exact (8/7) violates the fixed-point structure": 0.1 - 0.75,
+        "no Jacobian penalty retains it": 0.5 - 0.75,
         "its errors fall from state to state": 0.9 / 8,
         "unrolled training reaches 0.04": 0.045 - 0.1,
         "the adjoint converges": 2.0,

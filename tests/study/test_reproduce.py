@@ -22,10 +22,12 @@ from robustdeq.gradients import Exact, Gradient
 from robustdeq.recipes import recipe_summary
 from robustdeq.study import (
     EXPERIMENTS,
+    SCALES,
     Budget,
     Effort,
     Panel,
     Reproduction,
+    Scale,
     Study,
     experiment_named,
     published,
@@ -38,6 +40,7 @@ from robustdeq.study.configurations import (
     EXACT_8_7,
     EXACT_18_20,
     EXACT_50_50,
+    NETWORKS,
     RESNET,
     UNROLLED,
     Configuration,
@@ -47,7 +50,7 @@ from robustdeq.study.paper.accumulation import states_under_ready_made
 from robustdeq.study.run import reproduce
 from robustdeq.study.times import collect, measured_times
 from robustdeq.training import Regularization, seconds_trained
-from robustdeq.training.plan import read_plan
+from robustdeq.training.plan import Plan, read_plan
 
 IMAGES = 4
 STORED = Path(__file__).parents[2] / "results"
@@ -62,6 +65,7 @@ QUICK = [
 READS = ("Final", "Intermediate", "Ensemble")
 GRID = ["Clean", *(f"{f}, {r}" for f in ("Simultaneous Adjoint", "Unrolled Intermediates") for r in READS)]
 DEFENSES = ["Final", "Early", "Ensemble"]
+PRINTED = (["Final", "Early", "Ensemble"], [f"Simultaneous Adjoint, {r}" for r in READS])
 WHITE_BOX = (["Weakest column"], [*DEFENSES, "Best defense"])
 STATES = [f"z_{n}" for n in range(1, 10)]
 ADJOINTS = [f"u_{n}" for n in range(1, 10)]
@@ -78,11 +82,14 @@ ESTIMATES += ["ready-made, unrolled", "ready-made, exact", "SHINE", "Jacobian-fr
 VARIED = [f"{base}, {kind}" for kind in ("phantom", "exact", "through") for base in ("conv-digits", "nano")]
 SIGNS = ["relative residual of z*", "spectral radius of ∂f/∂z at z*"]
 SIGNS += ["cosine of the ready-made gradient and that through the solver"]
+SHARED = ["SHINE", "SHINE, strongest for each state", "Adjoint ensemble", "Adjoint u_9"]
+SHARED += ["Adjoint, strongest for each state"]
+PENALISED = ["as at this scale", "weight 0.1", "weight 1", "weight 10"]
 
 LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
     "table1": [(["Exact", "Unrolling"], ["Clean", "PGD-1", "PGD-3", "SQUARE"])],
-    "table2": [(DEFENSES, GRID), WHITE_BOX] * 2,
-    "table3": [(DEFENSES, GRID), WHITE_BOX] * 4,
+    "table2": [(DEFENSES, GRID), WHITE_BOX, PRINTED] * 2,
+    "table3": [(DEFENSES, GRID), WHITE_BOX, PRINTED] * 4,
     "table4": [
         (["ResNet-18", "DEQ-nano", "WRN-34-10", "DEQ-tiny"], ["Clean", "PGD-1", "AA"]),
         (["ResNet-18", "DEQ-nano", "WRN-34-10", "DEQ-tiny"], ["#Params"]),
@@ -91,10 +98,10 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
     "table6": [(DEFENSES, GRID), WHITE_BOX],
     "fig2a": [(TRAININGS, ["Final state", "Intermediate state"])],
     "fig2b": [([TRAININGS[0], TRAININGS[1], TRAININGS[3]], STATES)],
-    "fig3a": [([f"{t}, {s} state" for t in (TRAININGS[3], TRAININGS[0]) for s in ("early", "final")], ADJOINTS)],
+    "fig3a": [([f"{t}, {s} state" for t in (TRAININGS[3], TRAININGS[0]) for s in ("early", "final")], ADJOINTS)] * 2,
     "fig3b": [(UNROLLED_STEPS, STATES[:8])],
     "fig3c": [(UNROLLED_STEPS, STATES[:8])],
-    "fig4": [(ADJOINTS, STATES)],
+    "fig4": [(ADJOINTS, STATES)] * 2,
     "adjoint-convergence": [
         (
             [f"β = {b}, {m}" for m in ("B_nᵀ", "B_n") for b in ("1", "0.5", "0.25")],
@@ -107,8 +114,9 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
         (["Clean", "Ready-made PGD-1"], [f"z_{n}" for n in range(1, 52)]),
         (["Clean", "Ready-made PGD-1"], STATES),
     ],
-    "shine": [(["SHINE", "Adjoint ensemble", "Adjoint u_9", "Adjoint, strongest for each state"], STATES)],
+    "shine": [(SHARED, STATES), (STATES[:8], STATES)],
     "unroll-ablation": [(UNROLLED_STEPS, STATES[:8])] * 4,
+    "jacobian-sweep": [(PENALISED, STATES), (PENALISED, ["Clean", "Exact", "Unrolling", "Through the solver"])],
     "training-speed": [([TRAININGS[3], *TRAININGS[:3], "(8) Solver-Aligned"], ["batch of 32"])] * 2,
     "lipschitz": [([TRAININGS[3], *TRAININGS[:2]], ["2"])] * 2,
     "memory": [(DEFENSES, ["N = 8", "N = 16", "N = 32"])],
@@ -242,11 +250,13 @@ PAPERS = {
 @experiments(PAPERS)
 def test_the_papers_numbers_stand_beside_ours(folder: Path, name: str) -> None:
     panels = [panel for panel in found(folder, name).panels if list(panel.columns) != WHITE_BOX[1]]
-    for panel, paper in zip(panels, PAPERS[name], strict=True):
+    papers = [paper for paper in PAPERS[name] for paper in ([paper, paper[:, 1:4]] if name in PRINTED_TOO else [paper])]
+    for panel, paper in zip(panels, papers, strict=True):
         assert panel.paper is not None
         np.testing.assert_array_equal(panel.paper, paper)
 
 
+PRINTED_TOO = ("table2", "table3")
 WHITE_BOXES = {
     "table2": [[42.67, 29.38, 47.12, 47.12], [36.70, 12.44, 39.18, 39.18]],
     "table3": [
@@ -260,7 +270,8 @@ WHITE_BOXES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WHITE_BOXES)
 def test_under_each_white_box_table_stand_the_weakest_columns_and_the_best_defense(folder: Path, name: str) -> None:
-    grids, lines = found(folder, name).panels[::2], found(folder, name).panels[1::2]
+    panels, each = found(folder, name).panels, 2 + (name in PRINTED_TOO)
+    grids, lines = panels[::each], panels[1::each]
     for grid, line, papers in zip(grids, lines, WHITE_BOXES[name], strict=True):
         weakest = grid.values[:, 1:].min(axis=1)
         np.testing.assert_allclose(line.values, [[*weakest, weakest.max()]])
@@ -292,6 +303,9 @@ def test_experiments_agree_where_they_measure_the_same(folder: Path) -> None:
     grid, adjoints = found(folder, "table2").panels[0], found(folder, "fig4").panels[0]
     assert grid.values[0, 1] == adjoints.values[-1, -1]
     assert grid.values[0, 0] == accumulated[3].values[0, -1]
+    printed, adjoints = found(folder, "table2").panels[2], found(folder, "fig4").panels[1]
+    assert printed.values[0, 0] == adjoints.values[-1, -1]
+    assert adjoints.values[:, -1].tolist() == found(folder, "fig3a").panels[1].values[1].tolist()
     strict, steps = found(folder, "strict-vs-paper").panels[0], found(folder, "steps-curve").panels[0]
     assert (strict.values[:, 4] <= strict.values[:, :4].min(axis=1)).all()
     assert strict.values[:, 3].tolist() == steps.values[::2, 0].tolist()
@@ -449,6 +463,19 @@ def test_interrupted_measurement_goes_on_where_it_stopped(tmp_path: Path, monkey
     resumed = reproduce(experiment_named("fig4"), own)
     whole = reproduce(experiment_named("fig4"), study(tmp_path / "anew"))
     np.testing.assert_array_equal(resumed.panels[0].values, whole.panels[0].values)
+
+
+@pytest.mark.parametrize("scale", [scale for scale in SCALES.values() if scale.networks], ids=lambda scale: scale.name)
+def test_networks_have_the_size_of_the_deq_they_stand_beside(scale: Scale) -> None:
+    shape = (1, 1, 8, 8) if scale.data == "digits" else (1, 3, 32, 32)
+    blank = Images(torch.zeros(shape, dtype=torch.uint8), torch.tensor([0]), tuple("0123456789"), "blank")
+
+    def parameters(plan: Plan) -> int:
+        return sum(p.numel() for p in plan.build(blank).parameters())
+
+    for network, size in zip(NETWORKS, scale.sizes, strict=False):
+        ratio = parameters(scale.plan(network, size)) / parameters(scale.plan(UNROLLED, size))
+        assert 0.85 < ratio < 1.15
 
 
 def test_full_effort_is_the_standard_autoattack() -> None:

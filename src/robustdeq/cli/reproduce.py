@@ -62,7 +62,7 @@ def reproduce(
     Args:
         name: of the table or figure (`robustdeq reproduce --list` names them all), or all.
         list: name everything that can be reproduced, and what each needs.
-        scale: in what size: nano (on digits), tiny, small, large or xl.
+        scale: in what size: nano or conv-digits (on digits), tiny, small, conv-small, large or xl.
         weights: weights to use instead of training: a file or a name for what comes first in the table, or one for
             each way of training, as --weights.exact-50-50 FILE.
         data: the images; those of the scale by default. See `robustdeq train --help`.

@@ -23,6 +23,7 @@ from robustdeq.study.paper.fig2b import FIGURE_2B
 from robustdeq.study.paper.fig3a import FIGURE_3A
 from robustdeq.study.paper.fig3bc import FIGURE_3B, FIGURE_3C
 from robustdeq.study.paper.fig4 import FIGURE_4
+from robustdeq.study.paper.jacobian_sweep import JACOBIAN_SWEEP
 from robustdeq.study.paper.lipschitz import LIPSCHITZ
 from robustdeq.study.paper.shine import APPENDIX_D
 from robustdeq.study.paper.solve_memory import MEMORY
@@ -56,6 +57,7 @@ EXPERIMENTS = {
         ACCUMULATION,
         APPENDIX_D,
         UNROLL_ABLATION,
+        JACOBIAN_SWEEP,
         TRAINING_SPEED,
         LIPSCHITZ,
         MEMORY,

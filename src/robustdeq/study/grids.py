@@ -10,7 +10,7 @@ from jaxtyping import Bool
 
 from robustdeq.deq.gradients import Gradient
 from robustdeq.evaluation import Estimators, GridResult, Paper, Strict
-from robustdeq.study.panel import Drawing, Matrix, Panels, accuracies
+from robustdeq.study.panel import Drawing, Matrix, Panel, Panels, accuracies
 from robustdeq.study.study import Study, Trained
 
 DEFENSES = ("Final", "Early", "Ensemble")
@@ -66,6 +66,43 @@ def grid_panels(title: str, outcomes: Outcomes, paper: Matrix) -> Panels:
         column_axis="Defense",
         paper=np.append(lines, lines.max())[None],
         drawing=Drawing.BARS,
+    )
+
+
+def printed_adjoints(study: Study, trained: Trained, title: str) -> tuple[Outcomes, dict[str, Gradient]]:
+    """The three adjoint columns with B_n as the paper prints it (Eq. 10), not transposed.
+
+    Args:
+        study: the study.
+        trained: the model.
+        title: what is shown while it is measured.
+
+    Returns:
+        Final, early and ensemble × three columns × samples under PGD, and the gradient behind each column, by label; of
+        several candidates it is the one that hurts the early-state defense most.
+    """
+    columns = replace(study.estimators, transpose=False).candidates(trained.deq.last_state)[:3]
+    tried = {f"{column.id} {i}": gradient for column in columns for i, gradient in enumerate(column.gradients)}
+    outcomes = study.climbed(title, trained.deq, trained.defenses, tried).per_sample
+    early = outcomes[list(trained.defenses).index("early")].sum(axis=-1)
+    chosen, first = [], 0
+    for column in columns:
+        chosen.append(first + int(early[first : first + len(column.gradients)].argmin()))
+        first += len(column.gradients)
+    gradients = [*tried.values()]
+    return outcomes[:, chosen], {column.label: gradients[i] for column, i in zip(columns, chosen, strict=True)}
+
+
+def printed_panel(title: str, outcomes: Outcomes, paper: Matrix) -> Panel:
+    """The accuracies of these three columns, beside the paper's."""
+    return accuracies(
+        f"{title}: adjoint with B_n as printed",
+        DEFENSES,
+        COLUMNS[1:4],
+        outcomes,
+        row_axis="Defense",
+        column_axis="Attack",
+        paper=paper[:, 1:4],
     )
 
 

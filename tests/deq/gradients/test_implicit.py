@@ -65,6 +65,24 @@ def test_shine_applies_the_transpose_of_the_forward_estimate(cell: str, step_siz
 
 
 @cells
+@pytest.mark.parametrize("state", [1, 4, STEPS])
+@pytest.mark.parametrize("tol", [0.0, 2e-1])
+def test_shine_of_a_state_applies_the_estimate_that_the_solver_holds_there(cell: str, state: int, tol: float) -> None:
+    deq, x = make_deq(cell, Broyden(max_steps=STEPS, tol=tol)), images()
+    states, inverses = dense.broyden(dense.cell_of(deq, x), dense.start_of(deq, x), STEPS, tol=tol)
+    c = dense.loss_gradient(deq, states[state], cross_entropy)
+    expected = dense.pulled_to_image(deq, x, states[state], -apply(inverses[state].mT, c))
+    assert expected.abs().amax() > 1e-3
+    assert_close(SHINE(state).input_gradient(deq, x, cross_entropy), expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("state", [0, STEPS + 1])
+def test_shine_exists_where_the_solver_holds_an_estimate(state: int) -> None:
+    with pytest.raises(InputError, match=f"no estimate at state {state}; give 1 to {STEPS}"):
+        SHINE(state).input_gradient(make_deq(solver=Broyden(max_steps=STEPS)), images(), cross_entropy)
+
+
+@cells
 def test_jacobian_free_pulls_back_the_cotangent_itself(cell: str) -> None:
     deq, x = make_deq(cell), images()
     assert_pulls_back(JacobianFree(), deq, x, solution_and_cotangent(deq, x)[1], 1e-10)

@@ -29,6 +29,7 @@ ONE_STATE: list[Gradient] = [
     Phantom(),
     Neumann(),
     SHINE(),
+    SHINE(4),
     JacobianFree(),
     UnrolledIntermediate(3, 2, 0.5),
     UnrolledIntermediate(),

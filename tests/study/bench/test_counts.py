@@ -99,6 +99,8 @@ COSTS: list[tuple[Gradient, int, int]] = [
     (Neumann(4, 0.5), STEP + 1, 4),
     (JacobianFree(), STEP + 1, 1),
     (SHINE(), STEP + 1, 1),
+    (SHINE(3), 4 + 1, 1),
+    (SHINE(N), N + 1 + 1, 1),
     (Exact(max_steps=6, tol=0.0), STEP + 1, 6 + 2),
     (UnrolledIntermediate(3, steps=2), 3 + 2, 2),
     (SimultaneousAdjoint(3), 3 + 1, 3),

@@ -1,7 +1,7 @@
 """Implicit gradients: (∂f/∂x) u at z*, where u estimates (I − Jᵀ)⁻¹ ∂L/∂z (Eqs. 2, 3).
 
 The loss is read at the final state, on which the model is judged. At z* it would belong to other logits, and would
-overrate a model that does not converge.
+overrate a model that does not converge. SHINE exists at intermediate states too (Appendix D).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import ClassVar
 from torch import Tensor
 from typing_extensions import override
 
+from robustdeq.base.errors import require
 from robustdeq.base.shapes import Flat, State
 from robustdeq.deq.cell import Linearization
 from robustdeq.deq.model import DEQ, StateGradient
@@ -24,6 +25,11 @@ from robustdeq.solvers import Broyden
 
 class Implicit(StateGradient):
     """Reads the loss at the final state and pulls it back through one application of the cell at z*."""
+
+    def places(self, solution: Solution) -> tuple[State, State]:
+        """The state at which the loss is read, and the one at which the cell is linearised."""
+        trajectory = solution.trajectory
+        return solution.final, trajectory.solution.view(trajectory.shape)
 
     @abstractmethod
     def adjoint(self, solution: Solution, linearization: Linearization, c: Flat) -> Flat:
@@ -44,14 +50,13 @@ class Implicit(StateGradient):
 
     @override
     def read(self, solution: Solution) -> State:
-        trajectory = solution.trajectory
-        fixed_point = trajectory.solution.view(trajectory.shape)
+        state, linearized_at = self.places(solution)
 
         def pull_back(cotangent: Tensor, tensors: tuple[Tensor, ...]) -> Sequence[Tensor]:
-            linearization = Linearization(solution.cell, fixed_point)
+            linearization = Linearization(solution.cell, linearized_at)
             return linearization.tensor_vjp(self.adjoint(solution, linearization, cotangent.flatten(1)), tensors)
 
-        return attach(solution.final, pull_back, solution.cell.tensors)
+        return attach(state, pull_back, solution.cell.tensors)
 
 
 @dataclass(frozen=True)
@@ -90,13 +95,51 @@ class Exact(Implicit):
 
 @dataclass(frozen=True)
 class SHINE(Implicit):
-    """u = −B_Nᵀ c: the forward solver's inverse estimate instead of a solve (Ramzi et al., ICLR 2022; App. D)."""
+    """u = −B_nᵀ c: the forward solver's inverse estimate instead of a solve (Ramzi et al., ICLR 2022; App. D).
+
+    Args:
+        state: n, from 1 to N: c is read at z_n, and the cell linearised there. None reads the final state, with B_N and
+            the cell at z*.
+    """
 
     title: ClassVar[str] = "SHINE"
 
+    state: int | None = None
+
+    @property
+    @override
+    def label(self) -> str:
+        return self.title if self.state is None else f"{self.title}, z_{self.state}"
+
+    @override
+    def check(self, deq: DEQ) -> None:
+        if self.state is not None:
+            last = deq.solver.max_steps
+            require(1 <= self.state <= last, f"the solver holds no estimate at state {self.state}; give 1 to {last}.")
+
+    @override
+    def until(self, deq: DEQ) -> int | None:
+        return None if self.state is None else self.state + 1
+
+    @override
+    def evaluations(self, deq: DEQ) -> int:
+        return deq.evaluations(self.until(deq)) + 3
+
+    @override
+    def reads_final(self, tail: Unroll) -> bool:
+        return self.state is None
+
+    @override
+    def places(self, solution: Solution) -> tuple[State, State]:
+        if self.state is None:
+            return super().places(solution)
+        state = solution.state(self.state)
+        return state, state
+
     @override
     def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:
-        return -solution.trajectory.inverse(solution.trajectory.max_steps).rmatvec(c)
+        trajectory = solution.trajectory
+        return -trajectory.inverse(self.state or trajectory.max_steps).rmatvec(c)
 
 
 @dataclass(frozen=True)

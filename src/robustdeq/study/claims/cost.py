@@ -12,9 +12,7 @@ from robustdeq.study.paper.training_speed import training_steps
 
 
 def _slower(found: Seed, configuration: Configuration) -> Samples:
-    if training_steps not in found.kept:
-        found.kept[training_steps] = training_steps(found.study, found.seed)[1]
-    seconds = found.kept[training_steps]
+    _, seconds = found.once(training_steps)
     ours, unrolled = (np.array(seconds[way.title].seconds) for way in (configuration, UNROLLED))
     return ours / unrolled - 1
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
 from robustdeq.base.statistics import weakest
-from robustdeq.study.claims.statement import Samples, Seed, Statement, hurts_most, points
+from robustdeq.study.claims.statement import Outcomes, Samples, Seed, Statement, hurts_most, points
 from robustdeq.study.configurations import EXACT_8_7, UNROLLED
 from robustdeq.study.paper.adjoint_convergence import distances
 from robustdeq.study.paper.fig4 import states_under_adjoints
@@ -15,6 +16,7 @@ from robustdeq.study.paper.unroll_ablation import under_unrolled
 from robustdeq.study.study import Study, Trained
 
 _EARLY = 0
+_as_printed = partial(states_under_adjoints, transpose=False)
 _damped, _undamped = (partial(under_unrolled, damping=damping) for damping in (0.5, 1.0))
 
 
@@ -41,14 +43,18 @@ def _next_hurts_early(found: Seed) -> Samples:
     return hurts_most(outcomes, min(early, len(outcomes) - 1))
 
 
-def _diagonal(found: Seed) -> np.ndarray:
+def _diagonal(found: Seed, measure: Callable[..., Outcomes] = states_under_adjoints) -> np.ndarray:
     """For every state but the last, by how much the adjoint state after it hurts it more than any other."""
-    outcomes = found.of(states_under_adjoints, UNROLLED)
+    outcomes = found.of(measure, UNROLLED)
     return np.stack([hurts_most(outcomes[:, n], n + 1) for n in range(len(outcomes) - 1)])
 
 
 def _on_average(found: Seed) -> Samples:
     return _diagonal(found).mean(axis=0)
+
+
+def _on_average_as_printed(found: Seed) -> Samples:
+    return _diagonal(found, _as_printed).mean(axis=0)
 
 
 def _always(found: Seed) -> Samples:
@@ -115,6 +121,13 @@ GRADIENTS = (
         "Averaged over n, u_{n+1} hurts z_n more than the strongest other adjoint state.",
         (UNROLLED,),
         _on_average,
+    ),
+    Statement(
+        "… with B_n as printed",
+        "§6.4, Fig. 4, Eq. 10",
+        "The same with B_n in the place of its transpose, as Eq. 10 is printed.",
+        (UNROLLED,),
+        _on_average_as_printed,
     ),
     Statement(
         "u_{n+1} always hurts z_n most",

@@ -49,6 +49,12 @@ class Seed:
             self.kept[measure, *model] = measure(self.study, self.kept[model], title)
         return self.kept[measure, *model]
 
+    def once(self, measure: Callable[[Study, int], Found]) -> Found:
+        """What a measurement finds that makes its own models for this seed."""
+        if measure not in self.kept:
+            self.kept[measure] = measure(self.study, self.seed)
+        return self.kept[measure]
+
 
 @dataclass(frozen=True)
 class Statement:

@@ -1,6 +1,11 @@
-"""Fig. 4: attacks on each adjoint state u_n, read at every state: whether the adjoint follows the forward pass."""
+"""Fig. 4: attacks on each adjoint state u_n, read at every state: whether the adjoint follows the forward pass.
+
+Eq. 10 prints B_n where the linear system that it solves has B_nᵀ; both are measured.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,25 +15,30 @@ from robustdeq.study.grids import Outcomes
 from robustdeq.study.panel import Panels, accuracies
 from robustdeq.study.study import Study, Trained
 
+INVERSES = {"B_nᵀ": True, "B_n, as printed": False}
+"""What multiplies the residual of the adjoint in Eq. 10, and whether it is the transpose."""
 
-def states_under_adjoints(study: Study, trained: Trained, title: str) -> Outcomes:
+
+def states_under_adjoints(study: Study, trained: Trained, title: str, transpose: bool = True) -> Outcomes:
     """Whether every state withstands PGD on every adjoint state: adjoint states × states × samples."""
-    gradients = {f"u_{n}": study.estimators.adjoint(n) for n in range(1, trained.deq.last_state + 1)}
+    estimators = replace(study.estimators, transpose=transpose)
+    gradients = {f"u_{n}": estimators.adjoint(n) for n in range(1, trained.deq.last_state + 1)}
     result = study.climbed(title, trained.deq, trained.states, gradients)
     return np.swapaxes(result.per_sample, 0, 1)
 
 
 def _measure(study: Study) -> Panels:
     trained = study.trained(UNROLLED)
-    outcomes = states_under_adjoints(study, trained, FIGURE_4.name)
-    yield accuracies(
-        f"robustness under PGD-{study.attack.steps} on adjoint states",
-        (f"u_{n}" for n in range(1, len(outcomes) + 1)),
-        trained.states,
-        outcomes,
-        row_axis="Adjoint state",
-        column_axis="State",
-    )
+    for name, transpose in INVERSES.items():
+        outcomes = states_under_adjoints(study, trained, f"{FIGURE_4.name}, {name}", transpose)
+        yield accuracies(
+            f"robustness under PGD-{study.attack.steps} on adjoint states, {name}",
+            (f"u_{n}" for n in range(1, len(outcomes) + 1)),
+            trained.states,
+            outcomes,
+            row_axis="Adjoint state",
+            column_axis="State",
+        )
 
 
 FIGURE_4 = Experiment(

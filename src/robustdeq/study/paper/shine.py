@@ -7,26 +7,53 @@ import numpy as np
 from robustdeq.deq.gradients import SHINE, Ensemble, Gradient
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
+from robustdeq.study.grids import Outcomes
 from robustdeq.study.panel import Drawing, Panels, accuracies
 from robustdeq.study.paper.fig4 import states_under_adjoints
-from robustdeq.study.study import Study
+from robustdeq.study.study import Study, Trained
+
+
+def states_under_shine(study: Study, trained: Trained, title: str) -> Outcomes:
+    """Whether every state withstands PGD on SHINE at every state of the solver: SHINE's states × states × samples."""
+    gradients = {f"SHINE z_{n}": SHINE(n) for n in range(1, trained.deq.last_state)}
+    return np.swapaxes(study.climbed(title, trained.deq, trained.states, gradients).per_sample, 0, 1)
 
 
 def _measure(study: Study) -> Panels:
-    trained = study.trained(UNROLLED)
+    trained, title = study.trained(UNROLLED), f"robustness under PGD-{study.attack.steps}"
     adjoints = states_under_adjoints(study, trained, f"{APPENDIX_D.name}, adjoint states")
+    shared = states_under_shine(study, trained, f"{APPENDIX_D.name}, SHINE at every state")
     gradients: dict[str, Gradient] = {"SHINE": SHINE(), "Adjoint ensemble": Ensemble(study.estimators.adjoint())}
-    others = study.climbed(APPENDIX_D.name, trained.deq, trained.states, gradients)
-    strongest = adjoints[adjoints.sum(axis=-1).argmin(axis=0), np.arange(adjoints.shape[1])]
+    others = np.swapaxes(study.climbed(APPENDIX_D.name, trained.deq, trained.states, gradients).per_sample, 0, 1)
+    rows = {
+        "SHINE": others[0],
+        "SHINE, strongest for each state": _strongest(shared),
+        "Adjoint ensemble": others[1],
+        f"Adjoint u_{len(adjoints)}": adjoints[-1],
+        "Adjoint, strongest for each state": _strongest(adjoints),
+    }
     yield accuracies(
-        f"robustness under PGD-{study.attack.steps}",
-        (*gradients, f"Adjoint u_{len(adjoints)}", "Adjoint, strongest for each state"),
+        title,
+        rows,
         trained.states,
-        np.concatenate([np.swapaxes(others.per_sample, 0, 1), adjoints[-1:], strongest[None]]),
+        np.stack([*rows.values()]),
         row_axis="Gradient",
         column_axis="State",
         drawing=Drawing.CURVES,
     )
+    yield accuracies(
+        f"{title} on SHINE at each state",
+        (f"z_{n}" for n in range(1, len(shared) + 1)),
+        trained.states,
+        shared,
+        row_axis="SHINE at",
+        column_axis="State",
+    )
+
+
+def _strongest(outcomes: Outcomes) -> np.ndarray:
+    """For each state the outcomes of the gradient that hurts it most."""
+    return outcomes[outcomes.sum(axis=-1).argmin(axis=0), np.arange(outcomes.shape[1])]
 
 
 APPENDIX_D = Experiment(

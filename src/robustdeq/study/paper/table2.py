@@ -5,15 +5,17 @@ from __future__ import annotations
 from robustdeq.study import published
 from robustdeq.study.configurations import EXACT_50_50, UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.grids import grid_panels, paper_part, white_box
+from robustdeq.study.grids import grid_panels, paper_part, printed_adjoints, printed_panel, white_box
 from robustdeq.study.panel import Panels
 from robustdeq.study.study import Study
 
 
 def _measure(study: Study) -> Panels:
     for configuration, paper in {UNROLLED: published.UNROLLED, EXACT_50_50: published.EXACT_LARGE}.items():
-        result = white_box(study, study.trained(configuration), f"table2, {configuration.name}")
-        yield from grid_panels(configuration.title, paper_part(result), paper)
+        trained, title = study.trained(configuration), f"table2, {configuration.name}"
+        yield from grid_panels(configuration.title, paper_part(white_box(study, trained, title)), paper)
+        printed, _ = printed_adjoints(study, trained, f"{title}, B_n as printed")
+        yield printed_panel(configuration.title, printed, paper)
 
 
 TABLE_2 = Experiment(

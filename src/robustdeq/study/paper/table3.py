@@ -6,11 +6,22 @@ the early-state defense most.
 
 from __future__ import annotations
 
-from robustdeq.evaluation import Chosen
+from collections.abc import Mapping
+
+from robustdeq.deq.gradients import Gradient
+from robustdeq.evaluation import Chosen, GridResult
 from robustdeq.study import published
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.grids import Outcomes, grid_panels, paper_part, strongest, white_box
+from robustdeq.study.grids import (
+    Outcomes,
+    grid_panels,
+    paper_part,
+    printed_adjoints,
+    printed_panel,
+    strongest,
+    white_box,
+)
 from robustdeq.study.panel import Panels
 from robustdeq.study.study import Study, Trained
 
@@ -23,18 +34,30 @@ PAPERS = {
 def attacked_twice(study: Study, trained: Trained, title: str) -> tuple[Outcomes, Outcomes]:
     """The paper's grid under PGD and under AutoAttack: final, early and ensemble × `COLUMNS` × samples."""
     climbed = white_box(study, trained, f"{title}, PGD")
-    auto = study.effort.autoattack(study.attack)
     surrogates = strongest(climbed, study.estimators, trained.deq.last_state)
+    return paper_part(climbed), paper_part(_automatic(study, trained, f"{title}, AutoAttack", surrogates))
+
+
+def printed_twice(study: Study, trained: Trained, title: str) -> tuple[Outcomes, Outcomes]:
+    """The adjoint columns with B_n as printed, under PGD and under AutoAttack."""
+    climbed, surrogates = printed_adjoints(study, trained, f"{title}, PGD, B_n as printed")
+    return climbed, _automatic(study, trained, f"{title}, AutoAttack, B_n as printed", surrogates).per_sample
+
+
+def _automatic(study: Study, trained: Trained, title: str, surrogates: Mapping[str, Gradient]) -> GridResult:
+    auto = study.effort.autoattack(study.attack)
     protocol = Chosen(study.attack, {label: (auto, gradient) for label, gradient in surrogates.items()})
-    automatic = study.measure(f"{title}, AutoAttack", trained.deq, protocol, trained.defenses)
-    return paper_part(climbed), paper_part(automatic)
+    return study.measure(title, trained.deq, protocol, trained.defenses)
 
 
 def _measure(study: Study) -> Panels:
+    attacks = (f"PGD-{study.attack.steps}", "AutoAttack")
     for size, (_, papers) in zip(study.scale.sizes, PAPERS.items(), strict=False):
-        outcomes = attacked_twice(study, study.trained(UNROLLED, size), f"table3, {size}")
-        for attack, outcome, paper in zip((f"PGD-{study.attack.steps}", "AutoAttack"), outcomes, papers, strict=True):
+        trained, title = study.trained(UNROLLED, size), f"table3, {size}"
+        outcomes, printed = attacked_twice(study, trained, title), printed_twice(study, trained, title)
+        for attack, outcome, adjoints, paper in zip(attacks, outcomes, printed, papers, strict=True):
             yield from grid_panels(f"DEQ-{size}, {attack}", outcome, paper)
+            yield printed_panel(f"DEQ-{size}, {attack}", adjoints, paper)
 
 
 TABLE_3 = Experiment(
