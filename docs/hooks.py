@@ -1,8 +1,9 @@
 """What the pages show of stored results, made from the JSON under `results/` when the documentation is built (mkdocs).
 
 A page says where with a line of its own: `<!-- evaluation: FOLDER -->`, `<!-- benchmarks: FOLDER -->` or
-`<!-- reproductions: FOLDER FOLDER … -->`; folders are relative to the repository. `<!-- readme: FILE -->` is the README
-without its links to what is no page.
+`<!-- reproductions: FOLDER FOLDER … -->`; folders are relative to the repository. The reproductions become an index
+there, and a page for each experiment beside it. `<!-- readme: FILE -->` is the README without its links to what is no
+page.
 """
 
 import re
@@ -17,34 +18,35 @@ from robustdeq.reporting import (
     performance_sections,
     read_evaluation,
     read_run,
-    reproduction_sections,
+    reproduction_index,
+    reproduction_pages,
 )
 
 ROOT = Path(__file__).parents[1]
-FIGURES = "reproduction"
+REPRODUCTION, FIGURES = "reproduction", "figures"
 
 
-def evaluation(folder, *_):
+def runs(folders):
+    """What some folders hold."""
+    return [read_run(ROOT / folder) for folder in folders.split()]
+
+
+def evaluation(folder):
     """The defense × attack table of an evaluation."""
     return markdown(grid_table(read_evaluation(ROOT / folder)))
 
 
-def benchmarks(folder, *_):
+def benchmarks(folder):
     """The benchmarks of a folder, a section each."""
     return performance_sections(ROOT / folder)
 
 
-def reproductions(folders, files, config):
-    """The reproductions of some folders, a section each, with their figures."""
-    with tempfile.TemporaryDirectory() as temporary:
-        figures = Path(temporary) / FIGURES
-        text = reproduction_sections([read_run(ROOT / folder) for folder in folders.split()], figures)
-        for figure in sorted(figures.iterdir()):
-            files.append(File.generated(config, f"{FIGURES}/{figure.name}", content=figure.read_bytes()))
-    return text
+def reproductions(folders):
+    """The claims, and all that was reproduced."""
+    return reproduction_index(runs(folders))
 
 
-def readme(name, *_):
+def readme(name):
     """The README as a page."""
     text = re.sub(
         r"\[([^\]]+)\](?:\((?!docs/|https?:)[^)]+\)|\[\w+\])", r"\1", (ROOT / name).read_text(encoding="utf-8")
@@ -56,6 +58,19 @@ MAKERS = {maker.__name__: maker for maker in (evaluation, benchmarks, reproducti
 MARK = re.compile(rf"^<!-- ({'|'.join(MAKERS)}): (.+) -->$", flags=re.MULTILINE)
 
 
+def on_files(files, *, config):
+    """Add a page for every experiment that was reproduced, and its figures."""
+    index = (Path(config.docs_dir) / REPRODUCTION / "index.md").read_text(encoding="utf-8")
+    (folders,) = (folders for maker, folders in MARK.findall(index) if maker == reproductions.__name__)
+    with tempfile.TemporaryDirectory() as temporary:
+        figures = Path(temporary) / FIGURES
+        made = {f"{name}.md": text for name, text in reproduction_pages(runs(folders), figures).items()}
+        made |= {f"{FIGURES}/{path.name}": path.read_bytes() for path in sorted(figures.iterdir())}
+    for name, content in made.items():
+        files.append(File.generated(config, f"{REPRODUCTION}/{name}", content=content))
+    return files
+
+
 def on_page_markdown(markdown, *, page, config, files):
     """Put what is made in the place of the marks of a page."""
-    return MARK.sub(lambda found: MAKERS[found[1]](found[2], files, config), markdown)
+    return MARK.sub(lambda found: MAKERS[found[1]](found[2]), markdown)

@@ -15,13 +15,15 @@ from robustdeq.reporting import (
     latex,
     markdown,
     panel_table,
+    reproduction_index,
     reproduction_latex,
+    reproduction_pages,
     save_document,
     save_drawing,
     terminal,
 )
 from robustdeq.reporting.wording import number, span
-from robustdeq.study import Drawing, Panel, Reproduction
+from robustdeq.study import Drawing, Finding, Panel, Reproduction
 
 VALUES = np.array([[12.345, 0.5], [np.nan, 1234.5]])
 PANEL = Panel(
@@ -175,8 +177,44 @@ def test_document_holds_tables_figures_notes_and_sources(tmp_path: Path) -> None
     assert is_report(path)
     save_document([run, run], path)
     assert "(reproduction/mine-fig4.svg)" in path.read_text()
+    assert path.read_text().count("## Fig. 4: alignment") == 1
     with pytest.raises(InputError, match="the folders hold no reproductions"):
         save_document([ReportedRun("none", None, None, None, ())], path)
+
+
+def finding(name: str, low: float, scale: str, *shown: str) -> Finding:
+    return Finding(name, f"{name} hurts.", "§6", low + 1, low, low + 2, "points", 0.001, 3, 400, scale, shown)
+
+
+def test_index_names_the_claims_and_counts_what_became_of_those_that_a_table_shows(tmp_path: Path) -> None:
+    findings = (
+        finding("a", 1, "nano", "table2", "table3"),
+        finding("b", -9, "nano", "table2"),
+        finding("c", 1, "nano", "table2"),
+    )
+    claims = Reproduction("claims", "The paper's text", "all claims", (PANEL,), findings=findings)
+    tables = [Reproduction(f"table{i}", f"Table {i}", "attacks", (PANEL,), "", {"scale": "nano"}) for i in (2, 3, 6)]
+    other = Reproduction("table2", "Table 2", "attacks", (WIDE,), "", {"scale": "tiny", "images": 7})
+    runs = [
+        ReportedRun("mine", None, None, None, (*tables, claims)),
+        ReportedRun("theirs", None, None, None, (other,), {"table2": "Theirs is wide."}),
+    ]
+    index = reproduction_index(runs)
+    assert all(f"{name} hurts." in index for name in "abc")
+    rows = {line.split("](")[1].split(")")[0]: line for line in index.splitlines() if "](" in line}
+    assert list(rows) == ["table2.md", "table3.md", "table6.md", "claims.md"]
+    assert "nano: 2 × holds, 1 × reversed" in rows["table2.md"]
+    assert "tiny (7 images)" in rows["table2.md"]
+    assert "nano: 1 × holds" in rows["table3.md"]
+    assert "holds" not in rows["table6.md"]
+    pages = reproduction_pages(runs, tmp_path / "figures")
+    assert list(pages) == ["table2", "table3", "table6", "claims"]
+    page = pages["table2"]
+    assert page.startswith("# Table 2: attacks\n")
+    assert page.index("## Scale nano") < page.index("## Scale tiny") < page.index("Theirs is wide.")
+    assert all(f"(figures/{name}-table2.svg)" in page for name in ("mine", "theirs"))
+    assert "## Scale" not in pages["table3"]
+    assert (tmp_path / "figures" / "theirs-table2.svg").is_file()
 
 
 def test_file_of_someone_else_is_no_report(tmp_path: Path) -> None:

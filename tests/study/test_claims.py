@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from robustdeq.base.statistics import weakest
 from robustdeq.data import load
 from robustdeq.reporting import findings_table, markdown, reproduction_latex
-from robustdeq.study import Finding, Reproduction, Study, Verdict, scale_named
+from robustdeq.study import EXPERIMENTS, Finding, Reproduction, Study, Verdict, scale_named
 from robustdeq.study.claims import CLAIMS, STATEMENTS, estimates
 from robustdeq.study.claims.statement import Seed, Statement, decide, hurts_most, mildest, points
 from robustdeq.study.configurations import CONFIGURATIONS, UNROLLED
@@ -78,7 +78,7 @@ def known(title: str, kept: float, fallen: float) -> Statement:
         draws = np.random.default_rng([found.seed, *title.encode()]).random((2, len(found.study.images)))
         return points(draws[0] < kept, draws[1] < fallen)
 
-    return Statement(title, "§0", f"{title} is known.", (UNROLLED,), contrast)
+    return Statement(title, "§0", (), f"{title} is known.", (UNROLLED,), contrast)
 
 
 def test_known_effects_have_known_verdicts(tmp_path: Path) -> None:
@@ -142,6 +142,7 @@ def test_every_statement_is_told_apart_and_says_where_the_paper_makes_it() -> No
         assert statement.sentence.endswith((".", ")."))
         assert any(mark in statement.source for mark in ("§", "Table", "Remark"))
         assert set(statement.configurations) <= set(CLAIMS.configurations)
+        assert {experiment.name for experiment in statement.shown} <= set(EXPERIMENTS)
 
 
 WORDS = (Verdict.HOLDS, Verdict.REVERSED, Verdict.NOT_SEEN, Verdict.UNDECIDED)

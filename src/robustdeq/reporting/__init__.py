@@ -1,6 +1,12 @@
 """What people look at: tables in every medium, figures, documents, the page, and files for other tools."""
 
-from robustdeq.reporting.documents import performance_sections, reproduction_sections, save_document, save_performance
+from robustdeq.reporting.documents import (
+    performance_sections,
+    reproduction_index,
+    reproduction_pages,
+    save_document,
+    save_performance,
+)
 from robustdeq.reporting.figures import save_drawing, save_profile_figure, save_training_figure
 from robustdeq.reporting.formats import export, long_frame, robustbench_entries
 from robustdeq.reporting.latex import latex, reproduction_latex
@@ -35,8 +41,9 @@ __all__ = [
     "performance_sections",
     "read_evaluation",
     "read_run",
+    "reproduction_index",
     "reproduction_latex",
-    "reproduction_sections",
+    "reproduction_pages",
     "robustbench_entries",
     "save_document",
     "save_drawing",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from robustdeq.base.errors import require
@@ -11,8 +12,8 @@ from robustdeq.base.files import write_text
 from robustdeq.reporting.figures import save_drawing
 from robustdeq.reporting.markdown import markdown
 from robustdeq.reporting.runs import MARKS, ReportedRun
-from robustdeq.reporting.tabulation import claims_table, findings_table, panel_table
-from robustdeq.study import EXPERIMENTS, Reproduction
+from robustdeq.reporting.tabulation import Table, claims_table, findings_table, panel_table
+from robustdeq.study import EXPERIMENTS, Finding, Reproduction
 from robustdeq.study.bench import BENCHES, BenchResult
 
 
@@ -23,42 +24,99 @@ def save_document(runs: Sequence[ReportedRun], path: Path) -> None:
         runs: the runs; raises `InputError` where they hold no reproduction.
         path: the file; figures go to a folder of its name without the suffix.
     """
-    write_text(path, f"# Reproduction\n\n{MARKS[1]}\n\n{reproduction_sections(runs, path.with_suffix(''))}")
+    sections = "\n".join(reproduction_pages(runs, path.with_suffix(""), level=2).values())
+    write_text(path, f"# Reproduction\n\n{MARKS[1]}\n\n{sections}")
 
 
-def reproduction_sections(runs: Sequence[ReportedRun], figures: Path) -> str:
-    """All reproductions of some runs in Markdown, a section each, and their figures.
+def reproduction_pages(runs: Sequence[ReportedRun], figures: Path, level: int = 1) -> dict[str, str]:
+    """All reproductions of some runs in Markdown, by experiment and in the order of the paper, and their figures.
 
     Args:
         runs: the runs; raises `InputError` where they hold no reproduction.
-        figures: the folder for the figures; the sections refer to it by its name.
+        figures: the folder for the figures; the texts refer to it by its name.
+        level: of the headings that name the experiments.
     """
-    found = [(run, reproduction) for run in runs for reproduction in run.reproductions]
-    require(found, "the folders hold no reproductions; make some with `robustdeq reproduce`.")
-    order = list(EXPERIMENTS)
-    found.sort(key=lambda pair: order.index(pair[1].name) if pair[1].name in order else len(order))
-    sections = []
-    for run, reproduction in found:
-        name = reproduction.name if len(runs) == 1 else f"{run.name}-{reproduction.name}"
-        save_drawing(reproduction, figures / f"{name}.svg")
-        figure = f"![{reproduction.source}: {reproduction.title}]({figures.name}/{name}.svg)"
-        section = _section(
-            f"{reproduction.source[:1].upper()}{reproduction.source[1:]}: {reproduction.title}",
-            _measured_on(reproduction),
-            f"What the paper says: {reproduction.remark}" if reproduction.remark else "",
-            reproduction.legend,
-            run.notes.get(reproduction.name, ""),
-            markdown(findings_table(reproduction.findings)) if reproduction.findings else "",
-            *(markdown(panel_table(panel)) for panel in reproduction.panels),
-            figure,
-            _provenance(reproduction),
+    pages = {}
+    for name, results in _by_experiment(runs).items():
+        parts = [_about(results[0][1])]
+        for run, reproduction in results:
+            figure = name if len(runs) == 1 else f"{run.name}-{name}"
+            save_drawing(reproduction, figures / f"{figure}.svg")
+            parts += [_scale(reproduction, level + 1)] * (len(results) > 1)
+            parts.append(_found(run, reproduction, f"{figures.name}/{figure}.svg"))
+        pages[name] = _section(level, _titled(results[0][1]), *parts)
+    return pages
+
+
+def reproduction_index(runs: Sequence[ReportedRun]) -> str:
+    """The claims of the paper with their verdicts; then its tables and figures, with what became of their claims.
+
+    Args:
+        runs: the runs; raises `InputError` where they hold no reproduction.
+    """
+    found = _by_experiment(runs)
+    claims = [reproduction.findings for results in found.values() for _, reproduction in results]
+    findings = [finding for some in claims for finding in some]
+    rows = []
+    for name, results in found.items():
+        shown = [finding for finding in findings if name in finding.shown]
+        said = "; ".join(
+            f"{scale}: {_counted(finding for finding in shown if finding.scale == scale)}"
+            for scale in dict.fromkeys(finding.scale for finding in shown)
         )
-        sections.append(section)
-    return "\n".join(sections)
+        measured = (
+            f"{known.get('scale')} ({known.get('images')} images)"
+            for known in (reproduction.provenance for _, reproduction in results)
+        )
+        rows.append((f"[{_titled(results[0][1])}]({name}.md)", ", ".join(dict.fromkeys(measured)), said))
+    overview = markdown(Table.of("table or figure", ("scales", "its claims"), rows))
+    verdicts = [markdown(findings_table(some)) for some in claims if some]
+    return "\n\n".join([*["## Claims"] * bool(verdicts), *verdicts, "## Tables and figures", overview])
 
 
-def _section(title: str, *parts: str) -> str:
-    return "\n\n".join([f"## {title}", *filter(None, map(str.strip, parts))]) + "\n"
+def _counted(findings: Iterable[Finding]) -> str:
+    verdicts = Counter(str(finding.verdict) for finding in findings)
+    return ", ".join(f"{number} × {verdict}" for verdict, number in verdicts.items())
+
+
+def _by_experiment(runs: Sequence[ReportedRun]) -> dict[str, list[tuple[ReportedRun, Reproduction]]]:
+    found: dict[str, list[tuple[ReportedRun, Reproduction]]] = {name: [] for name in EXPERIMENTS}
+    for run in runs:
+        for reproduction in run.reproductions:
+            found.setdefault(reproduction.name, []).append((run, reproduction))
+    require(any(found.values()), "the folders hold no reproductions; make some with `robustdeq reproduce`.")
+    return {name: results for name, results in found.items() if results}
+
+
+def _section(level: int, title: str, *parts: str) -> str:
+    return "\n\n".join([f"{'#' * level} {title}", *filter(None, map(str.strip, parts))]) + "\n"
+
+
+def _titled(reproduction: Reproduction) -> str:
+    return f"{reproduction.source[:1].upper()}{reproduction.source[1:]}: {reproduction.title}"
+
+
+def _about(reproduction: Reproduction) -> str:
+    """What the paper says of it, and how our numbers are to be read."""
+    said = f"What the paper says: {reproduction.remark}" if reproduction.remark else ""
+    return "\n\n".join(filter(None, (said, reproduction.legend)))
+
+
+def _scale(reproduction: Reproduction, level: int) -> str:
+    return f"{'#' * level} Scale {reproduction.provenance.get('scale')}"
+
+
+def _found(run: ReportedRun, reproduction: Reproduction, figure: str) -> str:
+    """The numbers, the picture, and where they come from."""
+    parts = (
+        _measured_on(reproduction),
+        run.notes.get(reproduction.name, ""),
+        markdown(findings_table(reproduction.findings)) if reproduction.findings else "",
+        *(markdown(panel_table(panel)) for panel in reproduction.panels),
+        f"![{reproduction.source}: {reproduction.title}]({figure})",
+        _provenance(reproduction),
+    )
+    return "\n\n".join(filter(None, map(str.strip, parts)))
 
 
 def _measured_on(reproduction: Reproduction) -> str:
@@ -103,6 +161,7 @@ def _benchmark(file: Path) -> str:
     claims = result.measured.claims
     source = ", ".join(f"{key} {value}" for key, value in result.provenance.items() if key not in ("command", "code"))
     return _section(
+        2,
         result.title + file.stem.removeprefix(result.name).replace("-", ": ", 1),
         markdown(claims_table(claims)) if claims else "",
         *(markdown(panel_table(panel)) for panel in result.measured.panels),

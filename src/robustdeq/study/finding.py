@@ -58,6 +58,7 @@ class Finding:
         seeds: how many trainings of each kind there were.
         images: how many images, or, of what is timed, how many rounds.
         scale: at which they were trained.
+        shown: the names of the experiments that show it.
     """
 
     title: str
@@ -71,6 +72,7 @@ class Finding:
     seeds: int
     images: int
     scale: str
+    shown: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -88,4 +90,5 @@ class Finding:
         """The finding that `plain` wrote down; raises `KeyError` or `TypeError` where it is none."""
         settings = {name: value for name, value in values.items() if name != "verdict"}
         settings |= {name: math.nan if settings[name] is None else float(settings[name]) for name in _NUMBERS}
+        settings["shown"] = tuple(settings.get("shown", ()))
         return cls(**settings)

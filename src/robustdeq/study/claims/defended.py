@@ -18,8 +18,9 @@ from robustdeq.study.claims.statement import (
 )
 from robustdeq.study.configurations import EXACT_8_7, EXACT_50_50, RESNET, UNROLLED, WIDE, Configuration
 from robustdeq.study.grids import paper_grid
-from robustdeq.study.paper.table3 import attacked_twice
-from robustdeq.study.paper.table4 import network
+from robustdeq.study.paper.table2 import TABLE_2
+from robustdeq.study.paper.table3 import TABLE_3, attacked_twice
+from robustdeq.study.paper.table4 import TABLE_4, network
 
 _FINAL, _EARLY, _ENSEMBLE = range(3)
 _ADJOINT, _UNROLLED = slice(1, 4), slice(4, 7)
@@ -97,7 +98,8 @@ DEFENSES = (
     *(
         Statement(
             f"unrolling intermediates hurts the {name} state most",
-            "§6.2, Table 2",
+            "§6.2",
+            (TABLE_2,),
             f"Against the {name}-state defense of the unrolling-trained DEQ the strongest unrolled attack is stronger "
             "than the strongest simultaneous adjoint.",
             (UNROLLED,),
@@ -107,21 +109,24 @@ DEFENSES = (
     ),
     Statement(
         "the adjoint hurts the early state of exact (50/50) most",
-        "§6.2, Table 2",
+        "§6.2",
+        (TABLE_2,),
         "The simultaneous adjoint attacks the exact-trained DEQ (50/50) well, its early state better than unrolling.",
         (EXACT_50_50,),
         _adjoint_strongest,
     ),
     Statement(
         "the ensemble attack hurts the ensemble defense most",
-        "§6.2, Tables 2 and 3",
+        "§6.2",
+        (TABLE_2, TABLE_3),
         "Against the ensemble defense of the unrolling-trained DEQ the unrolled gradient ensemble is the strongest.",
         (UNROLLED,),
         partial(_strongest_on_ensemble, column=_UNROLLED_ENSEMBLE, size=0),
     ),
     Statement(
         "in the larger DEQ the final gradient does",
-        "§6.3, Table 3",
+        "§6.3",
+        (TABLE_3,),
         "Against the ensemble defense of the larger DEQ the unrolled gradient at the final state is the strongest.",
         (UNROLLED,),
         partial(_strongest_on_ensemble, column=_UNROLLED_FINAL, size=1),
@@ -129,21 +134,24 @@ DEFENSES = (
     ),
     Statement(
         "the ensemble defense is best: unrolled",
-        "Tables 2 and 3",
+        "§6.2",
+        (TABLE_2, TABLE_3),
         "Each under its strongest attack, the ensemble defense of the unrolling-trained DEQ beats the other two.",
         (UNROLLED,),
         partial(_ensemble_best, configuration=UNROLLED, size=0),
     ),
     Statement(
         "the ensemble defense is best: exact (50/50)",
-        "Table 2",
+        "§6.2",
+        (TABLE_2,),
         "Each under its strongest attack, the ensemble defense of the exact-trained DEQ (50/50) beats the other two.",
         (EXACT_50_50,),
         partial(_ensemble_best, configuration=EXACT_50_50, size=0),
     ),
     Statement(
         "the ensemble defense is best: larger DEQ",
-        "Table 3",
+        "§6.3",
+        (TABLE_3,),
         "Each under its strongest attack, the ensemble defense of the larger DEQ beats the other two.",
         (UNROLLED,),
         partial(_ensemble_best, configuration=UNROLLED, size=1),
@@ -151,7 +159,8 @@ DEFENSES = (
     ),
     Statement(
         "the ensemble defense balances the attacks",
-        "§6.2, Table 2",
+        "§6.2",
+        (TABLE_2,),
         "From the mildest to the strongest attack the accuracy of the ensemble defense falls less than that of the "
         "final state.",
         (UNROLLED,),
@@ -159,14 +168,16 @@ DEFENSES = (
     ),
     Statement(
         "the early state withstands the ready-made attack best",
-        "§5.2, Table 2",
+        "§5.2",
+        (TABLE_2,),
         "The early state of the unrolling-trained DEQ withstands the ready-made attack better than the final one.",
         (UNROLLED,),
         _early_looks_better,
     ),
     Statement(
         "unrolled (8/7) is more robust than exact (50/50)",
-        "§6.2, Table 2",
+        "§6.2",
+        (TABLE_2,),
         "Under the strongest attack on its ensemble defense the unrolling-trained DEQ (8/7) is more robust than the "
         "exact-trained one (50/50).",
         (UNROLLED, EXACT_50_50),
@@ -175,6 +186,7 @@ DEFENSES = (
     Statement(
         "unrolled (8/7) is more robust than exact (8/7)",
         "§6.2, footnote 3",
+        (),
         "Under the strongest attack on its final state the unrolling-trained DEQ (8/7) is more robust than the "
         "exact-trained one with as few iterations.",
         (UNROLLED, EXACT_8_7),
@@ -182,14 +194,16 @@ DEFENSES = (
     ),
     Statement(
         "gradient ensembles hurt the early state more",
-        "§6.3, Table 3",
+        "§6.3",
+        (TABLE_3,),
         "Gradient ensembles hurt the early-state defense more than the final-state defense.",
         (UNROLLED,),
         _ensembles_hurt_early,
     ),
     Statement(
         "PGD-10 hurts more than AutoAttack",
-        "§6.3, Table 3",
+        "§6.3",
+        (TABLE_3,),
         "Over all attacks and defenses of the unrolling-trained DEQ, PGD-10 leaves less accuracy than AutoAttack.",
         (UNROLLED,),
         _pgd_hurts_more,
@@ -197,6 +211,7 @@ DEFENSES = (
     Statement(
         "AutoAttack hurts networks more than PGD-10",
         "§6.3",
+        (),
         "Of an explicit network AutoAttack leaves less than PGD-10.",
         (RESNET,),
         _autoattack_hurts_networks_more,
@@ -204,7 +219,8 @@ DEFENSES = (
     *(
         Statement(
             f"{rank}DEQ competitive with {rival.title}, {name}",
-            "§6.3, Table 4",
+            "§6.3",
+            (TABLE_4,),
             f"Under the strongest {name} on the ensemble defense the {rank}DEQ is at most {_COMPETITIVE:g} points less "
             f"robust than the {rival.title} of its size.",
             (UNROLLED, rival),

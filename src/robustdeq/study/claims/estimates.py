@@ -10,9 +10,11 @@ import numpy as np
 from robustdeq.base.statistics import weakest
 from robustdeq.study.claims.statement import Outcomes, Samples, Seed, Statement, hurts_most, points
 from robustdeq.study.configurations import EXACT_8_7, UNROLLED
-from robustdeq.study.paper.adjoint_convergence import distances
-from robustdeq.study.paper.fig4 import states_under_adjoints
-from robustdeq.study.paper.unroll_ablation import under_unrolled
+from robustdeq.study.paper.adjoint_convergence import APPENDIX_B, distances
+from robustdeq.study.paper.fig3a import FIGURE_3A
+from robustdeq.study.paper.fig3bc import FIGURE_3B, FIGURE_3C
+from robustdeq.study.paper.fig4 import FIGURE_4, states_under_adjoints
+from robustdeq.study.paper.unroll_ablation import UNROLL_ABLATION, under_unrolled
 from robustdeq.study.study import Study, Trained
 
 _EARLY = 0
@@ -93,7 +95,8 @@ GRADIENTS = (
     *(
         Statement(
             f"u_8 hurts the {name} state of exact (8/7) most",
-            "§6.4, Fig. 3a",
+            "§6.4",
+            (FIGURE_3A,),
             f"For the exact-trained DEQ (8/7) the last adjoint state of the solver, u_8, hurts the {name} state most.",
             (EXACT_8_7,),
             partial(_last_adjoint, final=name == "final"),
@@ -102,7 +105,8 @@ GRADIENTS = (
     ),
     Statement(
         "later adjoint states hurt the final state more",
-        "§6.4, Fig. 3a",
+        "§6.4",
+        (FIGURE_3A,),
         "Later adjoint states form ever stronger attacks on the final state of the unrolling-trained DEQ.",
         (UNROLLED,),
         _increasingly,
@@ -110,28 +114,32 @@ GRADIENTS = (
     ),
     Statement(
         "u_{n+1} hurts the early state z_n most",
-        "§6.4, Fig. 3a",
+        "§6.4",
+        (FIGURE_3A,),
         "The early state z_n of the unrolling-trained DEQ is hurt most by the adjoint state after it (u_4 for z_3).",
         (UNROLLED,),
         _next_hurts_early,
     ),
     Statement(
         "u_{n+1} hurts z_n most, on average",
-        "§6.4, Fig. 4",
+        "§6.4",
+        (FIGURE_4,),
         "Averaged over n, u_{n+1} hurts z_n more than the strongest other adjoint state.",
         (UNROLLED,),
         _on_average,
     ),
     Statement(
         "… with B_n as printed",
-        "§6.4, Fig. 4, Eq. 10",
+        "§6.4, Eq. 10",
+        (FIGURE_4,),
         "The same with B_n in the place of its transpose, as Eq. 10 is printed.",
         (UNROLLED,),
         _on_average_as_printed,
     ),
     Statement(
         "u_{n+1} always hurts z_n most",
-        "§6.4, Fig. 4",
+        "§6.4",
+        (FIGURE_4,),
         "For every n, even where it does so least, u_{n+1} hurts z_n more than the strongest other adjoint state.",
         (UNROLLED,),
         _always,
@@ -139,7 +147,8 @@ GRADIENTS = (
     *(
         Statement(
             f"unrolling z_{state} too far hurts less",
-            "§6.4, Figs. 3b and 3c, Appendix E.1",
+            "§6.4",
+            (FIGURE_3B, FIGURE_3C, UNROLL_ABLATION),
             f"The most unrolling steps from z_{state} make a weaker attack on the early state than the fewest.",
             (UNROLLED,),
             partial(_too_many, state=state),
@@ -148,28 +157,32 @@ GRADIENTS = (
     ),
     Statement(
         "unrolling z_1 hurts the early state most",
-        "§6.4, Fig. 3c",
+        "§6.4",
+        (FIGURE_3C,),
         "Of all states, unrolled by one undamped step, z_1 hurts the early state most.",
         (UNROLLED,),
         _first_state_strongest,
     ),
     Statement(
         "… more than any number of steps and damping",
-        "§6.4, Figs. 3b and 3c",
+        "§6.4",
+        (FIGURE_3B, FIGURE_3C),
         "Unrolling z_1 with k = 1 and λ = 1 hurts the early state more than any other state, k and λ.",
         (UNROLLED,),
         _first_setting_strongest,
     ),
     Statement(
         "unrolling the early state attacks it weakly",
-        "§6.4, Fig. 3c",
+        "§6.4",
+        (FIGURE_3C,),
         "The gradient by unrolling the early state is a weaker attack on it than that by unrolling another state.",
         (UNROLLED,),
         _own_unrolling_weak,
     ),
     Statement(
         "the adjoint converges",
-        "Remark 4.1, Appendix B",
+        "Remark 4.1",
+        (APPENDIX_B,),
         "For β = 0.5 the gradient at the adjoint state comes nearer to the exact gradient as the solve goes on.",
         (UNROLLED,),
         _adjoint_converges,

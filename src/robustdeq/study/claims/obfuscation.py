@@ -8,8 +8,9 @@ import numpy as np
 
 from robustdeq.study.claims.statement import Samples, Seed, Statement, mildest, points
 from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, EXACT_50_50, UNROLLED, Configuration
-from robustdeq.study.paper.accumulation import ADVERSARIAL, states_under_ready_made
-from robustdeq.study.paper.table1 import ready_made
+from robustdeq.study.paper.accumulation import ACCUMULATION, ADVERSARIAL, states_under_ready_made
+from robustdeq.study.paper.fig2a import FIGURE_2A
+from robustdeq.study.paper.table1 import TABLE_1, ready_made
 
 _EXACT, _UNROLLED, _UNROLLED_LONG, _SQUARE = 1, 3, 4, 5
 
@@ -48,14 +49,16 @@ def _highest(found: Seed) -> Samples:
 OBFUSCATION = (
     Statement(
         "the exact gradient overrates exact (8/7)",
-        "§6.1, Table 1",
+        "§6.1",
+        (TABLE_1,),
         "The accuracy of the exact-trained DEQ (8/7) under PGD-10 with the exact gradient falls with the unrolled one.",
         (EXACT_8_7,),
         _overrated,
     ),
     Statement(
         "Square hurts exact (8/7) most",
-        "§6.1, Table 1",
+        "§6.1",
+        (TABLE_1,),
         "Square, which asks for no gradient, leaves less of it than even the long PGD with the unrolled gradient.",
         (EXACT_8_7,),
         _queried,
@@ -63,7 +66,8 @@ OBFUSCATION = (
     *(
         Statement(
             f"robustness accumulates: {way.title}",
-            "§6.2, Fig. 2a",
+            "§6.2",
+            (FIGURE_2A, ACCUMULATION),
             f"In the {way.title} DEQ an intermediate state withstands the ready-made attack better than the final one.",
             (way,),
             partial(_accumulated, configuration=way),
@@ -72,14 +76,16 @@ OBFUSCATION = (
     ),
     Statement(
         "more exact iterations accumulate more",
-        "§6.2, Fig. 2a",
+        "§6.2",
+        (FIGURE_2A, ACCUMULATION),
         "The larger the iteration of exact training (50/50 against 8/7), the more robust look the intermediate states.",
         (EXACT_8_7, EXACT_50_50),
         _larger,
     ),
     Statement(
         "unrolled training has the most robust final state",
-        "§6.2, Fig. 2a",
+        "§6.2",
+        (FIGURE_2A, ACCUMULATION),
         "Under the ready-made attack the final state of the unrolling-trained DEQ (8/7) is more robust than those of "
         "the exact-trained ones with more iterations (18/20, 50/50).",
         (UNROLLED, EXACT_18_20, EXACT_50_50),

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from robustdeq.base.statistics import holm, paired_effect, weakest
 from robustdeq.study.configurations import Configuration
+from robustdeq.study.experiment import Experiment
 from robustdeq.study.finding import Finding
 from robustdeq.study.study import Study, Trained
 
@@ -62,7 +63,8 @@ class Statement:
 
     Args:
         title: short, and different from all others.
-        source: where the paper makes it.
+        section: where the paper makes it.
+        shown: the tables and figures that show it.
         sentence: what it says.
         configurations: the ways of training whose models it is about.
         contrast: for one seed, a number per image whose mean is positive where the claim holds.
@@ -71,12 +73,18 @@ class Statement:
     """
 
     title: str
-    source: str
+    section: str
+    shown: tuple[Experiment, ...]
     sentence: str
     configurations: tuple[Configuration, ...]
     contrast: Callable[[Seed], Samples]
     unit: str = POINTS
     sizes: int = 1
+
+    @property
+    def source(self) -> str:
+        """Where the paper makes it and shows it."""
+        return ", ".join(filter(None, (self.section, *(experiment.source for experiment in self.shown))))
 
 
 def decide(statements: Sequence[Statement], study: Study) -> Iterator[Finding]:
@@ -106,6 +114,7 @@ def decide(statements: Sequence[Statement], study: Study) -> Iterator[Finding]:
             seeds,
             images,
             study.scale.name,
+            tuple(experiment.name for experiment in statement.shown),
         )
 
 

@@ -8,8 +8,8 @@ from robustdeq.base.statistics import weakest
 from robustdeq.study.claims.statement import Samples, Seed, Statement, points
 from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, STANDARD, UNROLLED
 from robustdeq.study.grids import paper_grid
-from robustdeq.study.paper.fig2b import residuals
-from robustdeq.study.paper.jacobian_sweep import final_residuals
+from robustdeq.study.paper.fig2b import FIGURE_2B, residuals
+from robustdeq.study.paper.jacobian_sweep import JACOBIAN_SWEEP, final_residuals
 
 _UNIT = "relative error"
 _LARGE, _SMALL = 0.75, 0.045
@@ -51,7 +51,8 @@ def _trade_off(found: Seed) -> Samples:
 STRUCTURE = (
     Statement(
         "exact (8/7) violates the fixed-point structure",
-        "§6.1, Fig. 2b",
+        "§6.1",
+        (FIGURE_2B,),
         "For the exact-trained DEQ with few iterations (8/7) the relative errors of all states are larger than 0.75.",
         (EXACT_8_7,),
         _violated,
@@ -59,7 +60,8 @@ STRUCTURE = (
     ),
     Statement(
         "no Jacobian penalty retains it",
-        "§6.1",
+        "",
+        (JACOBIAN_SWEEP,),
         "With varied weights of the Jacobian penalty the solver of the exact-trained DEQ (8/7) still diverges: its "
         "relative error stays above 0.75 at the final state.",
         (EXACT_8_7,),
@@ -68,7 +70,8 @@ STRUCTURE = (
     ),
     Statement(
         "more iterations (18/20) retain it",
-        "§6.1, Fig. 2b",
+        "§6.1",
+        (FIGURE_2B,),
         "Exact training with more iterations (18/20) ends nearer to the fixed point than with few (8/7).",
         (EXACT_8_7, EXACT_18_20),
         _retained_by_steps,
@@ -76,7 +79,8 @@ STRUCTURE = (
     ),
     Statement(
         "unrolled training (8/7) retains it",
-        "§6.1, Fig. 2b",
+        "§6.1",
+        (FIGURE_2B,),
         "With as few iterations (8/7), unrolled training ends nearer to the fixed point than exact training.",
         (EXACT_8_7, UNROLLED),
         _retained_by_unrolling,
@@ -84,7 +88,8 @@ STRUCTURE = (
     ),
     Statement(
         "unrolled training reaches 0.04",
-        "§6.1, Fig. 2b",
+        "§6.1",
+        (FIGURE_2B,),
         "The relative error of the unrolling-trained DEQ reaches 0.04 at the final state.",
         (UNROLLED,),
         _converged,
@@ -92,7 +97,8 @@ STRUCTURE = (
     ),
     Statement(
         "its errors fall from state to state",
-        "§6.1, Fig. 2b",
+        "§6.1",
+        (FIGURE_2B,),
         "The relative errors of the unrolling-trained DEQ become lower from every state to the next.",
         (UNROLLED,),
         _falling,
@@ -101,6 +107,7 @@ STRUCTURE = (
     Statement(
         "adversarial training needs more steps",
         "Abstract, §3",
+        (),
         "An adversarially (exact-) trained DEQ is farther from its equilibrium after as many steps than a vanilla one.",
         (EXACT_8_7, STANDARD),
         _more_steps,
@@ -109,6 +116,7 @@ STRUCTURE = (
     Statement(
         "robustness costs accuracy",
         "§3",
+        (),
         "Adversarial training lowers the clean accuracy of a DEQ.",
         (STANDARD, UNROLLED),
         _trade_off,
