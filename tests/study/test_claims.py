@@ -26,6 +26,7 @@ from robustdeq.study.paper.adjoint_convergence import distances
 from robustdeq.study.paper.fig2b import residuals
 from robustdeq.study.paper.fig4 import states_under_adjoints
 from robustdeq.study.paper.jacobian_sweep import final_residuals
+from robustdeq.study.paper.lipschitz import lipschitz_constants
 from robustdeq.study.paper.table1 import ready_made
 from robustdeq.study.paper.table3 import attacked_twice
 from robustdeq.study.paper.table4 import network
@@ -184,6 +185,7 @@ def outcomes_of(images: int, attacked: bool) -> dict[object, object]:
     twice = rights((3, 7, images))
     found: dict[object, object] = {
         residuals: np.linspace(1.0, 0.1, 9)[:, None].repeat(images, axis=1),
+        lipschitz_constants: np.full(images, 2.0),
         paper_grid: twice,
         attacked_twice: (twice, twice),
         states_under_ready_made: (np.ones((9, images), bool), rights((9, images))),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -43,7 +43,7 @@ def total_loss(loss: Loss, logits: Logits) -> Float[Tensor, ""]:
 class Gradient(ABC):
     """A way to differentiate the loss of a DEQ with respect to its input."""
 
-    title: ClassVar[str] = ""
+    title = ""
 
     @property
     def label(self) -> str:

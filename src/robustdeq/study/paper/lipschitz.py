@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import torch
+from jaxtyping import Float
 
 from robustdeq.base.errors import InputError
+from robustdeq.deq.modes import evaluating
 from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, UNROLLED
 from robustdeq.study.experiment import Experiment
 from robustdeq.study.panel import Drawing, Panel, Panels
-from robustdeq.study.study import Study
+from robustdeq.study.study import Study, Trained
+from robustdeq.training.spectrum import lipschitz_constant
 
 _COMPARED = (UNROLLED, EXACT_8_7, EXACT_18_20)
 _MEASURED = {
     "lipschitz": "Lipschitz constant of f at z*, ‖∂f/∂z‖₂",
     "spectral_radius": "spectral radius of ∂f/∂z at z*",
 }
+
+
+def lipschitz_constants(study: Study, trained: Trained, title: str) -> Float[np.ndarray, "samples"]:
+    """‖∂f/∂z‖₂ at z* of the trained model, on every clean image."""
+    found = []
+    with evaluating(trained.deq):
+        for x, _ in study.batches(title):
+            generator = torch.Generator(x.device).manual_seed(0)
+            found.append(lipschitz_constant(trained.deq.solution(x), generator=generator))
+    return torch.cat(found).double().cpu().numpy()
 
 
 def _measure(study: Study) -> Panels:
