@@ -103,6 +103,14 @@ def test_the_sign_flip_test_of_many_images_is_near_mcnemars() -> None:
     assert paired_effect(differences).p == pytest.approx(stats.binomtest(40, 60).pvalue, abs=0.004)
 
 
+@pytest.mark.parametrize("images", [5, 400])
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_what_has_no_mean_shows_nothing(lost: float, images: int) -> None:
+    differences = np.ones((3, images))
+    differences[0, 0] = lost
+    assert paired_effect(differences).p == 1.0
+
+
 @given(arrays(float, (1, 9), elements=st.floats(-5, 5)))
 def test_the_interval_for_one_seed_is_that_of_the_paired_t_test(differences: np.ndarray) -> None:
     effect = paired_effect(differences)

@@ -83,8 +83,8 @@ def paired_effect(differences: Float[np.ndarray, "seeds images"], confidence: fl
     """The mean difference on the same images over several trainings, with its interval and p-value.
 
     The interval counts seeds and images as crossed random effects, with Satterthwaite's degrees of freedom. The test
-    flips the signs of images, of which the differences under all seeds make one cluster; it is exact where few images
-    differ, and for one seed and outcomes that are right or wrong it is McNemar's.
+    flips the signs of images, of which the differences under all seeds make one cluster; for one seed and outcomes that
+    are right or wrong it is McNemar's. It says nothing of other seeds; the interval does.
 
     Args:
         differences: of the same images under every seed.
@@ -115,9 +115,9 @@ def _crossed_variance(differences: Float[np.ndarray, "seeds images"]) -> tuple[f
 
 
 def _sign_flip(values: Float[np.ndarray, "images"]) -> float:
-    """The two-sided p-value of the mean if each value were as likely with the other sign."""
+    """The two-sided p-value of the mean if each value were as likely with the other sign; 1 where it has no mean."""
     values = values[values != 0]
-    if not len(values):
+    if not len(values) or not np.isfinite(values.sum()):
         return 1.0
     every = 2 ** len(values) <= _FLIPS
     bits = np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) if every else None
