@@ -84,7 +84,7 @@ SIGNS = ["relative residual of z*", "spectral radius of ∂f/∂z at z*"]
 SIGNS += ["cosine of the ready-made gradient and that through the solver"]
 SHARED = ["SHINE", "SHINE, strongest for each state", "Adjoint ensemble", "Adjoint u_9"]
 SHARED += ["Adjoint, strongest for each state"]
-PENALISED = ["as at this scale", "weight 0.1", "weight 1", "weight 10"]
+PENALISED = ["as at this scale", "weight 0.4", "weight 2", "weight 10"]
 
 LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
     "table1": [(["Exact", "Unrolling"], ["Clean", "PGD-1", "PGD-3", "SQUARE"])],

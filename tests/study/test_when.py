@@ -43,7 +43,7 @@ def test_the_budget_of_the_study_cuts_them_further() -> None:
 def drawn(overestimates: np.ndarray, x: np.ndarray, which: int) -> Panel:
     rows, y = tuple(f"model {i}" for i in range(len(x))), overestimates[:, None]
     panel = Panel("", "points", rows, ("",), y, low=y - 1, high=y + 1)
-    return scatter(SIGNS[which], x, panel, ("a",) * len(x))
+    return scatter(SIGNS[which], x, panel, tuple("ab"[i % 2] for i in range(len(x))))
 
 
 def test_the_rule_counts_the_models_on_either_side_of_it() -> None:

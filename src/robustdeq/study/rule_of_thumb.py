@@ -1,11 +1,13 @@
 """What one number foretells of another: a rank correlation, and the threshold above which the other is large.
 
 The threshold is the one of highest balanced accuracy, the mean of the shares that are right among the large and among
-the others. How well such a rule does on what it has not seen is asked by leaving out each sample in turn.
+the others. How well such a rule does on what it has not seen is asked by leaving out each kind of sample in turn, since
+samples of one kind are much alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +25,7 @@ class Threshold:
         at: the threshold, halfway between two neighbouring x.
         above: which samples are above it.
         accuracy: its balanced accuracy where it was chosen.
-        left_out: the balanced accuracy of what the others' rule says of each sample.
+        left_out: the balanced accuracy of what the rule of all other kinds says of each.
     """
 
     at: float
@@ -32,21 +34,29 @@ class Threshold:
     left_out: float
 
 
-def threshold(x: Float[np.ndarray, "n"], large: Bool[np.ndarray, "n"]) -> Threshold | None:
+def threshold(x: Float[np.ndarray, "n"], large: Bool[np.ndarray, "n"], kinds: Sequence[object]) -> Threshold | None:
     """The threshold that tells the large from the others best.
 
     Args:
         x: what is known of each sample.
         large: whether what is to be foretold is large there.
+        kinds: which kind each sample is of.
 
     Returns:
-        The rule; None where fewer than two samples are large, or not large, or x has fewer than three values.
+        The rule; None where, without some kind or with all, no sample or every sample is large, or x has one value.
     """
-    if min(large.sum(), (~large).sum()) < 2 or len(np.unique(x)) < 3:
+    samples, left_out = np.arange(len(x)), np.zeros(len(x), bool)
+    parts = [np.array([kind == left for kind in kinds]) for left in dict.fromkeys(kinds)]
+    if not all(_tells(x[~part], large[~part]) for part in (samples < 0, *parts)):
         return None
-    at, others = _best(x, large), ~np.eye(len(x), dtype=bool)
-    left_out = np.array([mine > _best(x[rest], large[rest]) for mine, rest in zip(x, others, strict=True)])
+    for part in parts:
+        left_out[part] = x[part] > _best(x[~part], large[~part])
+    at = _best(x, large)
     return Threshold(at, x > at, float(balanced_accuracy(x > at, large)), float(balanced_accuracy(left_out, large)))
+
+
+def _tells(x: Float[np.ndarray, "n"], large: Bool[np.ndarray, "n"]) -> bool:
+    return len(np.unique(x)) > 1 and bool(large.any()) and not large.all()
 
 
 def _best(x: Float[np.ndarray, "n"], large: Bool[np.ndarray, "n"]) -> float:
@@ -64,19 +74,25 @@ def balanced_accuracy(said: Marks, large: Bool[np.ndarray, "n"]) -> Float[np.nda
 
 
 def rank_correlation(
-    x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"], rounds: int = 2000
+    x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"], kinds: Sequence[object], rounds: int = 2000
 ) -> tuple[float, float, float]:
     """Spearman's rank correlation, with the ends of its bootstrap 95 % interval; nan where one side is constant.
 
-    The interval is that of the percentiles over samples drawn with replacement (Efron and Tibshirani, 1993, §13.3).
+    The interval is that of the percentiles over whole kinds drawn with replacement (Efron and Tibshirani, 1993, §13.3;
+    Davison and Hinkley, 1997, §3.8).
 
     Args:
         x: one number of each sample.
         y: the other.
-        rounds: how often samples are drawn.
+        kinds: which kind each sample is of.
+        rounds: how often kinds are drawn.
     """
-    drawn = np.random.default_rng(0).integers(len(x), size=(rounds, len(x)))
-    found, (value,) = _spearman(x[drawn], y[drawn]), _spearman(x[None], y[None])
+    names = [*dict.fromkeys(kinds)]
+    members = [np.array([i for i, kind in enumerate(kinds) if kind == name]) for name in names]
+    draws = np.random.default_rng(0).integers(len(names), size=(rounds, len(names)))
+    drawn = [np.concatenate([members[kind] for kind in draw]) for draw in draws]
+    (value,) = _spearman(x[None], y[None])
+    found = np.array([_spearman(x[draw][None], y[draw][None])[0] for draw in drawn])
     known = found[np.isfinite(found)]
     low, high = np.percentile(known, [2.5, 97.5]) if len(known) else (np.nan, np.nan)
     return float(value), float(low), float(high)

@@ -173,10 +173,10 @@ def scatter(sign: Sign, x: Float[np.ndarray, "models"], overestimates: Panel, ki
     assert overestimates.low is not None
     assert overestimates.high is not None
     y, unknown = overestimates.values[:, 0], np.full(len(x), np.nan)
-    rho, low, high = rank_correlation(x, y)
+    rho, low, high = rank_correlation(x, y, kinds)
     finding = f"Spearman's ρ {rho:.2f} ({low:.2f} to {high:.2f}) over {len(x)} models"
     large, line = y > POINTS, ()
-    rule = threshold(sign.bad * x, large)
+    rule = threshold(sign.bad * x, large, kinds)
     if rule is None:
         finding += f"; {large.sum()} of them are overrated by more than {POINTS:g} points, which makes no rule of thumb"
     else:
@@ -185,7 +185,7 @@ def scatter(sign: Sign, x: Float[np.ndarray, "models"], overestimates: Panel, ki
         finding = (
             f"{sides[0]} a {sign.name} of {at:.2g}, the paper's best attack overrates by more than {POINTS:g} points "
             f"{counts[0]}, {sides[1]} it {counts[1]} (balanced accuracy {rule.accuracy:.2f}, "
-            f"{rule.left_out:.2f} on models left out); {finding}"
+            f"{rule.left_out:.2f} on kinds of models left out); {finding}"
         )
         ends = (x.max(), x.min())[:: sign.bad]
         level, other = y[bad].mean(), y[~bad].mean()
@@ -232,9 +232,9 @@ WHEN = Experiment(
     "When the paper's number can be trusted",
     (*KINDS,),
     _measure,
-    legend="The overestimate is the accuracy under the paper's best attack, the weakest of its six columns, less that "
-    "through the solver. Of unrolled intermediates one step without damping is searched. Residual, spectral radius and "
-    "cosine are medians over the clean images. Each model differs from its base in one thing.",
+    legend="The overestimate is the accuracy under the paper's best attack, the weakest of its six columns on these "
+    "images, less that through the solver. Of unrolled intermediates one step without damping is searched. Residual, "
+    "spectral radius and cosine are medians over the clean images. Each model differs from its base in one thing.",
     trains=True,
     scales=tuple(base.scale for base in BASES),
 )

@@ -22,11 +22,14 @@ CLAIMS = Experiment(
     "Every claim of the paper, one by one",
     tuple(dict.fromkeys(way for statement in STATEMENTS for way in statement.configurations)),
     lambda study: iter(()),
-    legend="Effects are means over trainings and images, positive where the claim holds, with the 95 % interval for "
-    "new trainings and new images; what is called strongest or best is chosen on other images. p is that of the "
-    "sign-flip test on the same images, corrected by Holm for the number of claims. A claim holds, or is reversed, "
-    "where p is below 0.05 and the interval leaves zero out; with fewer than "
-    f"{FEWEST_SEEDS} seeds (`--seeds`) nothing is decided.",
+    legend="Effects are means over trainings and images, positive where the claim holds, with the 95 % interval of "
+    "each claim alone for new trainings and new images. p is that of the sign-flip test on other images under these "
+    "trainings, corrected by Holm for the number of claims. A claim holds, or is reversed, where p is below 0.05 and "
+    f"the interval leaves zero out; with fewer than {FEWEST_SEEDS} seeds (`--seeds`) nothing is decided. Where a claim "
+    "names a bound, the effect is the distance to it. The strongest column, or the best defense, is chosen on the "
+    "other half of the images, so that it may be a little weaker than the strongest in truth; the gradient behind each "
+    "column named Intermediate is chosen as in the paper, on the images that it attacks. The adjoint is that with "
+    "B_nᵀ unless it says otherwise.",
     every_size=True,
     decide=partial(decide, STATEMENTS),
 )

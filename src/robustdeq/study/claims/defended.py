@@ -8,6 +8,7 @@ import numpy as np
 
 from robustdeq.base.statistics import weakest
 from robustdeq.study.claims.statement import (
+    WITHIN,
     Outcomes,
     Samples,
     Seed,
@@ -25,6 +26,10 @@ from robustdeq.study.paper.table4 import TABLE_4, network
 _FINAL, _EARLY, _ENSEMBLE = range(3)
 _ADJOINT, _UNROLLED = slice(1, 4), slice(4, 7)
 _ADJOINT_ENSEMBLE, _UNROLLED_FINAL, _UNROLLED_ENSEMBLE = 3, 4, 6
+_FINALS, _INTERMEDIATES = [1, 4], [2, 5]
+_MATCHED = np.eye(3, dtype=bool)[:, [0, 1, 2, 0, 1, 2]]
+"""Where a column climbs the gradient of the very state that the row reads."""
+_ATTACKS = ("PGD-10", "AutoAttack")
 _COMPETITIVE = 10.0
 """By how many points a DEQ may be less robust than a network that it is competitive with; the paper's is 6.5 less."""
 
@@ -43,18 +48,40 @@ def _unrolling_strongest(found: Seed, row: int) -> Samples:
     return points(weakest(outcomes[_ADJOINT]), weakest(outcomes[_UNROLLED]))
 
 
-def _adjoint_strongest(found: Seed) -> Samples:
+def _adjoint_strong(found: Seed) -> Samples:
     outcomes = _row(found, _EARLY, EXACT_50_50)
-    return points(weakest(outcomes[_UNROLLED]), weakest(outcomes[_ADJOINT]))
+    return points(outcomes[_UNROLLED_FINAL], weakest(outcomes[_ADJOINT]))
 
 
-def _strongest_on_ensemble(found: Seed, column: int, size: int) -> Samples:
-    return hurts_most(_row(found, _ENSEMBLE, size=size)[1:], column - 1)
+def _twice(found: Seed, attack: int, size: int = 0) -> Outcomes:
+    """The grid of the unrolling-trained DEQ under one of `_ATTACKS`."""
+    return found.of(attacked_twice, UNROLLED, _size(found, size))[attack]
 
 
-def _ensemble_best(found: Seed, configuration: Configuration, size: int) -> Samples:
-    rows = [weakest(_row(found, row, configuration, size)[1:]) for row in (_FINAL, _EARLY, _ENSEMBLE)]
-    return points(rows[_ENSEMBLE], mildest(np.stack(rows[:_ENSEMBLE])))
+def _strongest_on_ensemble(found: Seed, column: int, size: int, attack: int) -> Samples:
+    return hurts_most(_twice(found, attack, size)[_ENSEMBLE, 1:], column - 1)
+
+
+def _robustness(outcomes: Outcomes) -> list[Samples]:
+    """What each defense leaves under its strongest column."""
+    return [weakest(row[1:]) for row in outcomes]
+
+
+def _ensemble_best(found: Seed, size: int, attack: int) -> Samples:
+    return _best_of_three(_twice(found, attack, size))
+
+
+def _ensemble_best_exact(found: Seed) -> Samples:
+    return _best_of_three(found.of(paper_grid, EXACT_50_50))
+
+
+def _best_of_three(outcomes: Outcomes) -> Samples:
+    *others, ensemble = _robustness(outcomes)
+    return points(ensemble, mildest(np.stack(others)))
+
+
+def _improved(found: Seed, row: int, columns: list[int]) -> Samples:
+    return points(weakest(_row(found, _ENSEMBLE)[columns]), weakest(_row(found, row)[columns]))
 
 
 def _balanced(found: Seed) -> Samples:
@@ -62,26 +89,33 @@ def _balanced(found: Seed) -> Samples:
     return spreads[0] - spreads[1]
 
 
-def _early_looks_better(found: Seed) -> Samples:
-    return points(_row(found, _EARLY)[_UNROLLED_FINAL], _row(found, _FINAL)[_UNROLLED_FINAL])
-
-
 def _before_exact(found: Seed) -> Samples:
-    return points(weakest(_row(found, _ENSEMBLE)[1:]), weakest(_row(found, _ENSEMBLE, EXACT_50_50)[1:]))
+    ours, theirs = (_robustness(found.of(paper_grid, way)) for way in (UNROLLED, EXACT_50_50))
+    return points(mildest(np.stack(ours)), mildest(np.stack(theirs)))
 
 
 def _before_few_exact(found: Seed) -> Samples:
     return points(weakest(_row(found, _FINAL)[1:]), weakest(_row(found, _FINAL, EXACT_8_7)[1:]))
 
 
-def _ensembles_hurt_early(found: Seed) -> Samples:
-    columns = [_ADJOINT_ENSEMBLE, _UNROLLED_ENSEMBLE]
-    return points(_row(found, _FINAL)[columns], _row(found, _EARLY)[columns]).mean(axis=0)
+def _ensembles_hurt_early(found: Seed, attack: int) -> Samples:
+    final, early, _ = _twice(found, attack)[:, [_ADJOINT_ENSEMBLE, _UNROLLED_ENSEMBLE]]
+    return points(final, early).mean(axis=0)
+
+
+def _gain_of_autoattack(found: Seed) -> Samples:
+    """By how many points it leaves less than PGD, for every defense and column."""
+    climbed, automatic = (_twice(found, attack)[:, 1:] for attack in range(2))
+    return points(climbed, automatic)
 
 
 def _pgd_hurts_more(found: Seed) -> Samples:
-    climbed, automatic = found.of(attacked_twice, UNROLLED, _size(found, 0))
-    return points(automatic[:, 1:], climbed[:, 1:]).mean(axis=(0, 1))
+    return -_gain_of_autoattack(found).mean(axis=(0, 1))
+
+
+def _overfits(found: Seed) -> Samples:
+    gain = _gain_of_autoattack(found)
+    return gain[_MATCHED].mean(axis=0) - gain[~_MATCHED].mean(axis=0)
 
 
 def _autoattack_hurts_networks_more(found: Seed) -> Samples:
@@ -90,72 +124,46 @@ def _autoattack_hurts_networks_more(found: Seed) -> Samples:
 
 
 def _competitive(found: Seed, rival: Configuration, size: int, attack: int) -> Samples:
-    outcomes = found.of(attacked_twice, UNROLLED, _size(found, size))[attack]
-    return points(weakest(outcomes[_ENSEMBLE, 1:]), found.of(network, rival)[1 + attack]) + _COMPETITIVE
+    weakened = weakest(_twice(found, attack, size)[_ENSEMBLE, 1:])
+    return points(weakened, found.of(network, rival)[1 + attack]) + _COMPETITIVE
 
 
 DEFENSES = (
     *(
         Statement(
-            f"unrolling intermediates hurts the {name} state most",
+            f"unrolled columns hurt the {name} state most",
             "§6.2",
             (TABLE_2,),
-            f"Against the {name}-state defense of the unrolling-trained DEQ the strongest unrolled attack is stronger "
-            "than the strongest simultaneous adjoint.",
+            f"Against the {name}-state defense of the unrolling-trained DEQ the strongest of the three unrolled "
+            "columns is stronger than the strongest simultaneous adjoint.",
             (UNROLLED,),
             partial(_unrolling_strongest, row=row),
         )
         for name, row in (("final", _FINAL), ("early", _EARLY))
     ),
     Statement(
-        "the adjoint hurts the early state of exact (50/50) most",
+        "the adjoint attacks exact (50/50) well",
         "§6.2",
         (TABLE_2,),
-        "The simultaneous adjoint attacks the exact-trained DEQ (50/50) well, its early state better than unrolling.",
+        "Against the early state of the exact-trained DEQ (50/50) the strongest simultaneous adjoint is stronger than "
+        "the ready-made unrolled attack.",
         (EXACT_50_50,),
-        _adjoint_strongest,
+        _adjoint_strong,
     ),
-    Statement(
-        "the ensemble attack hurts the ensemble defense most",
-        "§6.2",
-        (TABLE_2, TABLE_3),
-        "Against the ensemble defense of the unrolling-trained DEQ the unrolled gradient ensemble is the strongest.",
-        (UNROLLED,),
-        partial(_strongest_on_ensemble, column=_UNROLLED_ENSEMBLE, size=0),
-    ),
-    Statement(
-        "in the larger DEQ the final gradient does",
-        "§6.3",
-        (TABLE_3,),
-        "Against the ensemble defense of the larger DEQ the unrolled gradient at the final state is the strongest.",
-        (UNROLLED,),
-        partial(_strongest_on_ensemble, column=_UNROLLED_FINAL, size=1),
-        sizes=2,
-    ),
-    Statement(
-        "the ensemble defense is best: unrolled",
-        "§6.2",
-        (TABLE_2, TABLE_3),
-        "Each under its strongest attack, the ensemble defense of the unrolling-trained DEQ beats the other two.",
-        (UNROLLED,),
-        partial(_ensemble_best, configuration=UNROLLED, size=0),
-    ),
-    Statement(
-        "the ensemble defense is best: exact (50/50)",
-        "§6.2",
-        (TABLE_2,),
-        "Each under its strongest attack, the ensemble defense of the exact-trained DEQ (50/50) beats the other two.",
-        (EXACT_50_50,),
-        partial(_ensemble_best, configuration=EXACT_50_50, size=0),
-    ),
-    Statement(
-        "the ensemble defense is best: larger DEQ",
-        "§6.3",
-        (TABLE_3,),
-        "Each under its strongest attack, the ensemble defense of the larger DEQ beats the other two.",
-        (UNROLLED,),
-        partial(_ensemble_best, configuration=UNROLLED, size=1),
-        sizes=2,
+    *(
+        Statement(
+            f"{name} gradients hurt the ensemble defense less",
+            "§6.2",
+            (TABLE_2,),
+            f"The ensemble defense of the unrolling-trained DEQ withstands {name} gradients better than its {row} "
+            "state.",
+            (UNROLLED,),
+            partial(_improved, row=index, columns=columns),
+        )
+        for name, row, index, columns in (
+            ("final", "final", _FINAL, _FINALS),
+            ("intermediate", "early", _EARLY, _INTERMEDIATES),
+        )
     ),
     Statement(
         "the ensemble defense balances the attacks",
@@ -166,20 +174,55 @@ DEFENSES = (
         (UNROLLED,),
         _balanced,
     ),
+    *(
+        Statement(
+            f"the ensemble attack hurts the ensemble defense most: {name}",
+            "§6.2, §6.3",
+            (*[TABLE_2] * (attack == 0), TABLE_3),
+            f"Against the ensemble defense of the unrolling-trained DEQ the unrolled gradient ensemble is the "
+            f"strongest under {name}.",
+            (UNROLLED,),
+            partial(_strongest_on_ensemble, column=_UNROLLED_ENSEMBLE, size=0, attack=attack),
+        )
+        for attack, name in enumerate(_ATTACKS)
+    ),
     Statement(
-        "the early state withstands the ready-made attack best",
-        "§5.2",
-        (TABLE_2,),
-        "The early state of the unrolling-trained DEQ withstands the ready-made attack better than the final one.",
+        "in the larger DEQ the final gradient does",
+        "§6.3",
+        (TABLE_3,),
+        "Against the ensemble defense of the larger DEQ the unrolled gradient at the final state is the strongest.",
         (UNROLLED,),
-        _early_looks_better,
+        partial(_strongest_on_ensemble, column=_UNROLLED_FINAL, size=1, attack=0),
+        sizes=2,
+    ),
+    *(
+        Statement(
+            f"the ensemble defense is best: {rank}unrolled, {name}",
+            "§6.2, §6.3",
+            (*[TABLE_2] * (attack + size == 0), TABLE_3),
+            f"Each under its strongest {name}, the ensemble defense of the {rank}unrolling-trained DEQ beats the other "
+            "two.",
+            (UNROLLED,),
+            partial(_ensemble_best, size=size, attack=attack),
+            sizes=size + 1,
+        )
+        for size, rank in enumerate(("", "larger "))
+        for attack, name in enumerate(_ATTACKS)
+    ),
+    Statement(
+        "the ensemble defense is best: exact (50/50)",
+        "§6.2",
+        (TABLE_2,),
+        "Each under its strongest attack, the ensemble defense of the exact-trained DEQ (50/50) beats the other two.",
+        (EXACT_50_50,),
+        _ensemble_best_exact,
     ),
     Statement(
         "unrolled (8/7) is more robust than exact (50/50)",
         "§6.2",
         (TABLE_2,),
-        "Under the strongest attack on its ensemble defense the unrolling-trained DEQ (8/7) is more robust than the "
-        "exact-trained one (50/50).",
+        "Each by its best defense under the strongest attack on it, the unrolling-trained DEQ (8/7) is more robust "
+        "than the exact-trained one (50/50).",
         (UNROLLED, EXACT_50_50),
         _before_exact,
     ),
@@ -187,26 +230,37 @@ DEFENSES = (
         "unrolled (8/7) is more robust than exact (8/7)",
         "§6.2, footnote 3",
         (),
-        "Under the strongest attack on its final state the unrolling-trained DEQ (8/7) is more robust than the "
-        "exact-trained one with as few iterations.",
+        "Under the strongest of the six attacks on its final state the unrolling-trained DEQ (8/7) is more robust than "
+        "the exact-trained one with as few iterations.",
         (UNROLLED, EXACT_8_7),
         _before_few_exact,
     ),
-    Statement(
-        "gradient ensembles hurt the early state more",
-        "§6.3",
-        (TABLE_3,),
-        "Gradient ensembles hurt the early-state defense more than the final-state defense.",
-        (UNROLLED,),
-        _ensembles_hurt_early,
+    *(
+        Statement(
+            f"gradient ensembles hurt the early state more: {name}",
+            "§6.3",
+            (TABLE_3,),
+            f"Under {name} gradient ensembles hurt the early-state defense more than the final-state defense.",
+            (UNROLLED,),
+            partial(_ensembles_hurt_early, attack=attack),
+        )
+        for attack, name in enumerate(_ATTACKS)
     ),
     Statement(
         "PGD-10 hurts more than AutoAttack",
         "§6.3",
         (TABLE_3,),
-        "Over all attacks and defenses of the unrolling-trained DEQ, PGD-10 leaves less accuracy than AutoAttack.",
+        "On average over all attacks and defenses of the unrolling-trained DEQ, PGD-10 leaves less than AutoAttack.",
         (UNROLLED,),
         _pgd_hurts_more,
+    ),
+    Statement(
+        "AutoAttack overfits to its gradient",
+        "§6.3",
+        (TABLE_3,),
+        "AutoAttack gains more on PGD-10 where the defense reads the state whose gradient it climbs than elsewhere.",
+        (UNROLLED,),
+        _overfits,
     ),
     Statement(
         "AutoAttack hurts networks more than PGD-10",
@@ -225,9 +279,10 @@ DEFENSES = (
             f"robust than the {rival.title} of its size.",
             (UNROLLED, rival),
             partial(_competitive, rival=rival, size=size, attack=attack),
+            WITHIN,
             sizes=size + 1,
         )
         for size, (rank, rival) in enumerate((("", RESNET), ("larger ", WIDE)))
-        for attack, name in enumerate(("PGD-10", "AutoAttack"))
+        for attack, name in enumerate(_ATTACKS)
     ),
 )

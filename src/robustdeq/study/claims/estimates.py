@@ -17,7 +17,7 @@ from robustdeq.study.paper.fig4 import FIGURE_4, states_under_adjoints
 from robustdeq.study.paper.unroll_ablation import UNROLL_ABLATION, under_unrolled
 from robustdeq.study.study import Study, Trained
 
-_EARLY = 0
+_EARLY, _NEAR = 0, 0.1
 _as_printed = partial(states_under_adjoints, transpose=False)
 _damped, _undamped = (partial(under_unrolled, damping=damping) for damping in (0.5, 1.0))
 
@@ -45,22 +45,16 @@ def _next_hurts_early(found: Seed) -> Samples:
     return hurts_most(outcomes, min(early, len(outcomes) - 1))
 
 
-def _diagonal(found: Seed, measure: Callable[..., Outcomes] = states_under_adjoints) -> np.ndarray:
-    """For every state but the last, by how much the adjoint state after it hurts it more than any other."""
+def _on_average(found: Seed, measure: Callable[..., Outcomes]) -> Samples:
     outcomes = found.of(measure, UNROLLED)
-    return np.stack([hurts_most(outcomes[:, n], n + 1) for n in range(len(outcomes) - 1)])
-
-
-def _on_average(found: Seed) -> Samples:
-    return _diagonal(found).mean(axis=0)
-
-
-def _on_average_as_printed(found: Seed) -> Samples:
-    return _diagonal(found, _as_printed).mean(axis=0)
+    return np.mean([hurts_most(outcomes[:, n], n + 1) for n in range(len(outcomes) - 1)], axis=0)
 
 
 def _always(found: Seed) -> Samples:
-    return weakest(_diagonal(found))
+    outcomes = found.of(states_under_adjoints, UNROLLED)
+    states = range(len(outcomes) - 1)
+    every = [points(np.delete(outcomes[:, n], n + 1, axis=0), outcomes[n + 1, n]) for n in states]
+    return weakest(np.concatenate(every))
 
 
 def _too_many(found: Seed, state: int) -> Samples:
@@ -83,12 +77,11 @@ def _first_setting_strongest(found: Seed) -> Samples:
 def _own_unrolling_weak(found: Seed) -> Samples:
     outcomes = found.of(_undamped, UNROLLED)[_EARLY, 0]
     own = min(found.of(_early_state, UNROLLED), len(outcomes)) - 1
-    return points(outcomes[own], weakest(np.delete(outcomes, own, axis=0)))
+    return points(outcomes[own], np.delete(outcomes, own, axis=0).mean(axis=0))
 
 
-def _adjoint_converges(found: Seed) -> Samples:
-    apart = found.of(distances, UNROLLED)["β = 0.5, B_nᵀ"]
-    return np.log10(apart[0] / apart[-1])
+def _adjoint_converges(found: Seed, inverse: str) -> Samples:
+    return _NEAR - found.of(distances, UNROLLED)[f"β = 0.5, {inverse}"][-1]
 
 
 GRADIENTS = (
@@ -107,7 +100,8 @@ GRADIENTS = (
         "later adjoint states hurt the final state more",
         "§6.4",
         (FIGURE_3A,),
-        "Later adjoint states form ever stronger attacks on the final state of the unrolling-trained DEQ.",
+        "On average from state to state, later adjoint states form stronger attacks on the final state of the "
+        "unrolling-trained DEQ.",
         (UNROLLED,),
         _increasingly,
         "points per state",
@@ -120,21 +114,16 @@ GRADIENTS = (
         (UNROLLED,),
         _next_hurts_early,
     ),
-    Statement(
-        "u_{n+1} hurts z_n most, on average",
-        "§6.4",
-        (FIGURE_4,),
-        "Averaged over n, u_{n+1} hurts z_n more than the strongest other adjoint state.",
-        (UNROLLED,),
-        _on_average,
-    ),
-    Statement(
-        "… with B_n as printed",
-        "§6.4, Eq. 10",
-        (FIGURE_4,),
-        "The same with B_n in the place of its transpose, as Eq. 10 is printed.",
-        (UNROLLED,),
-        _on_average_as_printed,
+    *(
+        Statement(
+            f"u_{{n+1}} hurts z_n most, on average{name}",
+            "§6.4, Eq. 10",
+            (FIGURE_4,),
+            f"Averaged over n, u_{{n+1}} hurts z_n more than the strongest other adjoint state{name}.",
+            (UNROLLED,),
+            partial(_on_average, measure=measure),
+        )
+        for name, measure in (("", states_under_adjoints), (", with B_n as printed", _as_printed))
     ),
     Statement(
         "u_{n+1} always hurts z_n most",
@@ -175,17 +164,22 @@ GRADIENTS = (
         "unrolling the early state attacks it weakly",
         "§6.4",
         (FIGURE_3C,),
-        "The gradient by unrolling the early state is a weaker attack on it than that by unrolling another state.",
+        "The gradient by unrolling the early state is a weaker attack on it than those by unrolling the other states "
+        "are on average.",
         (UNROLLED,),
         _own_unrolling_weak,
     ),
-    Statement(
-        "the adjoint converges",
-        "Remark 4.1",
-        (APPENDIX_B,),
-        "For β = 0.5 the gradient at the adjoint state comes nearer to the exact gradient as the solve goes on.",
-        (UNROLLED,),
-        _adjoint_converges,
-        "orders of magnitude",
+    *(
+        Statement(
+            f"the adjoint converges, {inverse}",
+            "Remark 4.1",
+            (APPENDIX_B,),
+            f"For β = 0.5 and {inverse} the gradient at the last of 30 adjoint states is nearer to the exact one than "
+            f"{_NEAR:g} of its norm.",
+            (UNROLLED,),
+            partial(_adjoint_converges, inverse=inverse),
+            "relative distance inside the bound",
+        )
+        for inverse in ("B_nᵀ", "B_n")
     ),
 )

@@ -16,6 +16,7 @@ from robustdeq.study.finding import Finding
 from robustdeq.study.study import Study, Trained
 
 POINTS = "points"
+WITHIN = "points inside the bound"
 Samples = Float[np.ndarray, "samples"]
 Outcomes = Bool[np.ndarray, "candidates samples"]
 Found = TypeVar("Found")

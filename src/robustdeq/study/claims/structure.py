@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from robustdeq.base.statistics import weakest
 from robustdeq.study.claims.statement import Samples, Seed, Statement, points
-from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, STANDARD, UNROLLED
+from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, STANDARD, UNROLLED, Configuration
 from robustdeq.study.grids import paper_grid
 from robustdeq.study.paper.fig2b import FIGURE_2B, residuals
 from robustdeq.study.paper.jacobian_sweep import JACOBIAN_SWEEP, final_residuals
 from robustdeq.study.paper.lipschitz import LIPSCHITZ, lipschitz_constants
 
 _UNIT = "relative error"
-_LARGE, _SMALL = 0.75, 0.045
-"""The paper's bounds: above 0.75 everywhere, and 0.04 (that is, below 0.045) at the final state."""
+_WITHIN = "relative error inside the bound"
+_LARGE, _RETAINED, _SMALL = 0.75, 0.1, 0.045
+"""The paper's bounds: above 0.75 everywhere, and 0.04 (that is, below 0.045) at the final state; between them ours."""
+_SOLVED = 7
+"""The place of z_8, the last state of the solver."""
 
 
 def _violated(found: Seed) -> Samples:
@@ -22,15 +27,16 @@ def _violated(found: Seed) -> Samples:
 
 
 def _penalised(found: Seed) -> Samples:
-    return weakest(found.once(final_residuals)) - _LARGE
+    return weakest(found.once(final_residuals)) - _RETAINED
 
 
-def _retained_by_steps(found: Seed) -> Samples:
-    return found.of(residuals, EXACT_8_7)[-1] - found.of(residuals, EXACT_18_20)[-1]
+def _retained(found: Seed, configuration: Configuration) -> Samples:
+    return _RETAINED - found.of(residuals, configuration)[-1]
 
 
-def _retained_by_unrolling(found: Seed) -> Samples:
-    return found.of(residuals, EXACT_8_7)[-1] - found.of(residuals, UNROLLED)[-1]
+def _fewer_steps(found: Seed) -> Samples:
+    exact, unrolled = (found.of(residuals, way) for way in (EXACT_8_7, UNROLLED))
+    return exact[_SOLVED] - unrolled[_SOLVED]
 
 
 def _converged(found: Seed) -> Samples:
@@ -50,7 +56,7 @@ def _more_steps(found: Seed) -> Samples:
 
 
 def _trade_off(found: Seed) -> Samples:
-    return points(found.of(paper_grid, STANDARD)[0, 0], found.of(paper_grid, UNROLLED)[0, 0])
+    return points(found.of(paper_grid, STANDARD)[0, 0], found.of(paper_grid, EXACT_8_7)[0, 0])
 
 
 STRUCTURE = (
@@ -61,34 +67,37 @@ STRUCTURE = (
         "For the exact-trained DEQ with few iterations (8/7) the relative errors of all states are larger than 0.75.",
         (EXACT_8_7,),
         _violated,
-        _UNIT,
+        _WITHIN,
     ),
     Statement(
         "no Jacobian penalty retains it",
         "",
         (JACOBIAN_SWEEP,),
-        "With varied weights of the Jacobian penalty the solver of the exact-trained DEQ (8/7) still diverges: its "
-        "relative error stays above 0.75 at the final state.",
+        "With varied weights of the Jacobian penalty the solver of the exact-trained DEQ (8/7) still does not arrive: "
+        f"the relative error of its final state stays above {_RETAINED:g}.",
         (EXACT_8_7,),
         _penalised,
-        _UNIT,
+        _WITHIN,
+    ),
+    *(
+        Statement(
+            f"{way.title} retains it",
+            "§6.1",
+            (FIGURE_2B,),
+            f"The relative error of the final state of the {way.title} DEQ is below {_RETAINED:g}.",
+            (way,),
+            partial(_retained, configuration=way),
+            _WITHIN,
+        )
+        for way in (EXACT_18_20, UNROLLED)
     ),
     Statement(
-        "more iterations (18/20) retain it",
+        "unrolled training needs fewer steps",
         "§6.1",
         (FIGURE_2B,),
-        "Exact training with more iterations (18/20) ends nearer to the fixed point than with few (8/7).",
-        (EXACT_8_7, EXACT_18_20),
-        _retained_by_steps,
-        _UNIT,
-    ),
-    Statement(
-        "unrolled training (8/7) retains it",
-        "§6.1",
-        (FIGURE_2B,),
-        "With as few iterations (8/7), unrolled training ends nearer to the fixed point than exact training.",
+        "After eight solver steps the unrolling-trained DEQ is nearer to its fixed point than the exact-trained (8/7).",
         (EXACT_8_7, UNROLLED),
-        _retained_by_unrolling,
+        _fewer_steps,
         _UNIT,
     ),
     Statement(
@@ -98,7 +107,7 @@ STRUCTURE = (
         "The relative error of the unrolling-trained DEQ reaches 0.04 at the final state.",
         (UNROLLED,),
         _converged,
-        _UNIT,
+        _WITHIN,
     ),
     Statement(
         "its errors fall from state to state",
@@ -131,8 +140,8 @@ STRUCTURE = (
         "robustness costs accuracy",
         "§3",
         (),
-        "Adversarial training lowers the clean accuracy of a DEQ.",
-        (STANDARD, UNROLLED),
+        "Adversarial training (exact, 8/7) lowers the clean accuracy of a DEQ.",
+        (STANDARD, EXACT_8_7),
         _trade_off,
     ),
 )

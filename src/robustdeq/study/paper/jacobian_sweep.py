@@ -17,7 +17,7 @@ from robustdeq.training.regularizers import JacobianRegularization, Regularizati
 
 PENALTIES = {
     f"weight {weight:g}": Regularization(JacobianRegularization(weight, frequency=0.2, until=1.0))
-    for weight in (0.1, 1.0, 10.0)
+    for weight in (0.4, 2.0, 10.0)
 }
 """On every fifth step of the whole training."""
 
