@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -37,13 +38,14 @@ def code_fingerprint(unrelated: tuple[str, ...] = (*ABOVE, "training"), package:
     return digest.hexdigest()
 
 
+@cache
 def _syntax(source: str) -> str:
-    """A text that is the same for two sources that differ in nothing but comments, docstrings and layout."""
+    """A digest that is the same for two sources that differ in nothing but comments, docstrings and layout."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
             node.body[0] = ast.Pass()
-    return ast.dump(tree)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def tensor_fingerprint(*tensors: Tensor) -> str:
