@@ -46,6 +46,10 @@ def test_numbers_are_those_of_the_attacks_and_a_second_demo_finds_them(
     assert {"demo.png", "report.html"} <= {path.name for path in output.iterdir()}
     cli.main(["demo", "--output", str(output), "--n", str(IMAGES)])
     assert (output / "summary.json").read_text() == written
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--output", str(output), "--n", str(IMAGES), "--seed", "1"])
+    assert "with another recipe" in " ".join(capsys.readouterr().err.split())
+    assert (output / "summary.json").read_text() == written
 
 
 def failing(report: object) -> None:

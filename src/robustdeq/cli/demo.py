@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -39,17 +40,18 @@ KEYS = ("clean", "ready_made", "paper", "through_solver", "worst_case")
 _EXHIBITED = 6
 
 
-def demo(output: Path = Path("runs/demo"), n: int = 200) -> None:
+def demo(output: Path = Path("runs/demo"), n: int = 200, seed: int = 0) -> None:
     """Train one small DEQ in two ways on digits, attack both, and show what looks robust and what is.
 
     Args:
         output: the folder for weights, results and pictures; a demo that was interrupted there goes on.
         n: how many held-out digits are attacked.
+        seed: of both trainings.
     """
     refuse_file(output)
     load_data("digits").require("test").head(n)
     titles = {name: title for name, (title, _) in TRAININGS.items()}
-    tasks = {title: partial(_attacked, recipe, output / name, n) for name, (title, recipe) in TRAININGS.items()}
+    tasks = {title: partial(_attacked, recipe, output / name, n, seed) for name, (title, recipe) in TRAININGS.items()}
     results: dict[str, GridResult] = _in_processes(tasks)
     found = {title: readings(result) for title, result in results.items()}
     attack = read_plan(next(iter(TRAININGS.values()))[1]).recipe.validation.attack
@@ -61,7 +63,7 @@ def demo(output: Path = Path("runs/demo"), n: int = 200) -> None:
         | {"worst_case_interval": [100 * end for end in wilson_interval(int(found[title][-1].sum()), n)]}
         for name, title in titles.items()
     }
-    write_text(output / "summary.json", json.dumps(summary | {"images": n}, indent=1) + "\n")
+    write_text(output / "summary.json", json.dumps(summary | {"images": n, "seed": seed}, indent=1) + "\n")
     save_page([read_run(output / name) for name in TRAININGS], output / "report.html")
     console.print(terminal(panel_table(accuracy)))
     console.print(
@@ -71,14 +73,15 @@ def demo(output: Path = Path("runs/demo"), n: int = 200) -> None:
     )
 
 
-def _attacked(recipe: str, folder: Path, n: int, report: Report) -> GridResult:
+def _attacked(name: str, folder: Path, n: int, seed: int, report: Report) -> GridResult:
     """Train a model, or go on with it, and attack it; what came of it is kept in its folder."""
     torch.set_num_threads(1)  # a model this small is no faster on several cores
-    plan, splits = read_plan(recipe), load_data("digits")
-    images, attack = splits.require("test").head(n), plan.recipe.validation.attack
-    torch.manual_seed(plan.recipe.schedule.seed)
+    plan, splits = read_plan(name), load_data("digits")
+    recipe = replace(plan.recipe, schedule=replace(plan.recipe.schedule, seed=seed))
+    images, attack = splits.require("test").head(n), recipe.validation.attack
+    torch.manual_seed(seed)
     deq = cast(DEQ, plan.build(images))
-    fit(deq, splits, plan.recipe, folder, lambda share, what: report(0.6 * share, f"training: {what}"), True)
+    fit(deq, splits, recipe, folder, lambda share, what: report(0.6 * share, f"training: {what}"), True)
     x, y = images.tensors()
     result = measure(
         deq,
