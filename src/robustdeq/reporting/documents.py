@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from robustdeq.base.errors import require
@@ -69,7 +70,7 @@ def reproduction_index(runs: Sequence[ReportedRun]) -> str:
             for known in (reproduction.provenance for _, reproduction in results)
         )
         rows.append((f"[{_titled(results[0][1])}]({name}.md)", ", ".join(dict.fromkeys(measured)), said))
-    overview = markdown(Table.of("table or figure", ("scales", "its claims"), rows))
+    overview = markdown(replace(Table.of("table or figure", ("scales", "its claims"), rows), words=True))
     verdicts = [markdown(findings_table(some)) for some in claims if some]
     return "\n\n".join([*["## Claims"] * bool(verdicts), *verdicts, "## Tables and figures", overview])
 
