@@ -15,6 +15,7 @@ from robustdeq.attacks import PGD
 from robustdeq.evaluation import Estimators, GridResult, white_box_grid
 from robustdeq.gradients import SimultaneousAdjoint, Surrogate, ThroughSolver
 
+pytestmark = pytest.mark.xdist_group("real")
 PARQUET = Path(__file__).parents[2] / "shared" / "data" / "cifar10" / "test-exact.parquet"
 EPS = 8 / 255
 ATTACK = PGD(EPS, step_size=6 / 255, steps=2)

@@ -34,6 +34,7 @@ from robustdeq.evaluation.measure import plan
 from robustdeq.gradients import SHINE, Defended, Exact, Gradient, Phantom, StateGradient, Surrogate, ThroughSolver
 from robustdeq.models import DEQ
 
+pytestmark = pytest.mark.xdist_group("measure")
 EARLY, LAST, SAMPLES, BATCH = 2, 4, 16, 10
 ATTACK = PGD(eps=0.1, step_size=0.07, steps=2, seed=4)
 ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,))

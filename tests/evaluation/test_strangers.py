@@ -21,6 +21,7 @@ from robustdeq.evaluation.store import FILE
 from robustdeq.gradients import Gradient, Phantom
 from robustdeq.models import DEQ, MDEQ
 
+pytestmark = pytest.mark.xdist_group("strangers")
 ATTACK = PGD(eps=0.1, step_size=0.05, steps=2)
 ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,))
 

@@ -20,6 +20,7 @@ from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.grids import strongest_on, white_box
 from robustdeq.study.run import reproduce
 
+pytestmark = pytest.mark.xdist_group("gradient-or-loss")
 IMAGES = 8
 
 
