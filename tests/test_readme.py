@@ -40,7 +40,8 @@ def test_what_is_said_of_other_machines_is_what_was_measured() -> None:
     runs = json.loads((DEMO / "machines.json").read_text())["runs"]
     said = re.search(
         r"With other seeds and other processor \[instructions\]\(\S+\) the digits differ: over (\d+) runs the "
-        r"worst case is (\d+) to (\d+) points below the paper's best attack in the first row, and (\d+) to (\d+) in the second\.",
+        r"worst case is (\d+) to (\d+) points below the paper's best attack in the first row, "
+        r"and (\d+) to (\d+) in the second\.",
         " ".join(README.split()),
     )
     assert said is not None
