@@ -193,7 +193,7 @@ def outcomes_of(images: int, attacked: bool) -> dict[object, object]:
         states_under_adjoints: rights((9, 9, images)),
         estimates._as_printed: rights((9, 9, images)),
         distances: dict.fromkeys(
-            ("β = 0.5, B_nᵀ", "β = 0.5, B_n"), np.logspace(0, -2, 30)[:, None].repeat(images, axis=1)
+            ("β = 0.5, B_nᵀ", "β = 0.5, B_n as printed"), np.logspace(0, -2, 30)[:, None].repeat(images, axis=1)
         ),
         estimates._early_state: 3,
         estimates._damped: rights((2, 3, 8, images)),
@@ -221,7 +221,7 @@ def test_every_claim_is_a_number_per_image_and_nothing_where_attacks_do_not_diff
         "its errors fall from state to state": 0.9 / 8,
         "unrolled training reaches 0.04": 0.045 - 0.1,
         "the adjoint converges, B_nᵀ": 0.1 - 0.01,
-        "the adjoint converges, B_n": 0.1 - 0.01,
+        "the adjoint converges, B_n as printed": 0.1 - 0.01,
     }
     for title, contrast in found.items():
         if "vanilla" in title:

@@ -104,7 +104,7 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
     "fig4": [(ADJOINTS, STATES)] * 2,
     "adjoint-convergence": [
         (
-            [f"β = {b}, {m}" for m in ("B_nᵀ", "B_n") for b in ("1", "0.5", "0.25")],
+            [f"β = {b}, {m}" for m in ("B_nᵀ", "B_n as printed") for b in ("1", "0.5", "0.25")],
             [f"u_{n}" for n in range(1, 31)],
         )
     ],

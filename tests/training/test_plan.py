@@ -1,12 +1,13 @@
 """A recipe file says which model is trained, on what and how; what it cannot mean ends in one sentence."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 import torch
 
 from robustdeq.base.errors import InputError
 from robustdeq.data import Images, load
+from robustdeq.defenses import FinalState
 from robustdeq.gradients import Exact, Phantom, ThroughSolver
 from robustdeq.models import MDEQ, ResNet, Unroll, WideResNet
 from robustdeq.recipes import recipe_names
@@ -22,6 +23,15 @@ def test_every_packaged_recipe_is_read(name: str) -> None:
     assert plan.data == ("digits" if "nano" in name or "digits" in name else "cifar10")
     assert isinstance(plan.recipe.objective, Standard if name == "large-standard" else AdversarialTraining)
     assert isinstance(plan.gradient, ThroughSolver) == ("aligned" in name)
+    if isinstance(plan.gradient, ThroughSolver):
+        assert plan.gradient.defense == FinalState()
+
+
+def test_recipe_makes_no_class_where_a_plain_value_stands(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        "base: conv-digits-unrolled\narchitecture: {pooled: {class_path: pathlib.PurePosixPath}}\n"
+    )
+    assert not isinstance(read_plan(str(tmp_path / "own.yaml")).architecture["pooled"], PurePosixPath)
 
 
 @pytest.mark.parametrize("name", SOLVES)

@@ -43,7 +43,7 @@ def total_loss(loss: Loss, logits: Logits) -> Float[Tensor, ""]:
 class Gradient(ABC):
     """A way to differentiate the loss of a DEQ with respect to its input."""
 
-    title = ""
+    title = ""  # not annotated: a recipe is parsed by annotations, which must resolve in the modules of subclasses
 
     @property
     def label(self) -> str:

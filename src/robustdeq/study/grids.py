@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from operator import itemgetter
 
@@ -23,6 +24,9 @@ COLUMNS = (
     "Unrolled Intermediates, Intermediate",
     "Unrolled Intermediates, Ensemble",
 )
+
+INVERSES = {"B_nᵀ": True, "B_n as printed": False}
+"""What multiplies the residual of the adjoint in Eq. 10, and whether it is the transpose."""
 
 Outcomes = Bool[np.ndarray, "rows columns samples"]
 
@@ -69,6 +73,11 @@ def grid_panels(title: str, outcomes: Outcomes, paper: Matrix) -> Panels:
     )
 
 
+def states_under(study: Study, trained: Trained, gradients: Mapping[str, Gradient], title: str) -> Outcomes:
+    """Whether every state withstands PGD on each of these gradients: gradients × states × samples."""
+    return np.swapaxes(study.climbed(title, trained.deq, trained.states, gradients).per_sample, 0, 1)
+
+
 def printed_adjoints(study: Study, trained: Trained, title: str) -> tuple[Outcomes, dict[str, Gradient]]:
     """The three adjoint columns with B_n as the paper prints it (Eq. 10), not transposed.
 
@@ -81,16 +90,14 @@ def printed_adjoints(study: Study, trained: Trained, title: str) -> tuple[Outcom
         Final, early and ensemble × three columns × samples under PGD, and the gradient behind each column, by label; of
         several candidates it is the one that hurts the early-state defense most.
     """
-    columns = replace(study.estimators, transpose=False).candidates(trained.deq.last_state)[:3]
-    tried = {f"{column.id} {i}": gradient for column in columns for i, gradient in enumerate(column.gradients)}
-    outcomes = study.climbed(title, trained.deq, trained.defenses, tried).per_sample
-    early = outcomes[list(trained.defenses).index("early")].sum(axis=-1)
-    chosen, first = [], 0
-    for column in columns:
-        chosen.append(first + int(early[first : first + len(column.gradients)].argmin()))
-        first += len(column.gradients)
-    gradients = [*tried.values()]
-    return outcomes[:, chosen], {column.label: gradients[i] for column, i in zip(columns, chosen, strict=True)}
+    early, outcomes, strongest_of = list(trained.defenses).index("early"), [], {}
+    for column in replace(study.estimators, transpose=False).candidates(trained.deq.last_state)[:3]:
+        tried = {gradient.label: gradient for gradient in column.gradients}
+        found = study.climbed(f"{title}, {column.label}", trained.deq, trained.defenses, tried).per_sample
+        chosen = found[early].sum(axis=-1).argmin()
+        outcomes.append(found[:, chosen])
+        strongest_of[column.label] = column.gradients[chosen]
+    return np.stack(outcomes, axis=1), strongest_of
 
 
 def printed_panel(title: str, outcomes: Outcomes, paper: Matrix) -> Panel:

@@ -45,9 +45,9 @@ def threshold(x: Float[np.ndarray, "n"], large: Bool[np.ndarray, "n"], kinds: Se
     Returns:
         The rule; None where, without some kind or with all, no sample or every sample is large, or x has one value.
     """
-    samples, left_out = np.arange(len(x)), np.zeros(len(x), bool)
+    left_out = np.zeros(len(x), bool)
     parts = [np.array([kind == left for kind in kinds]) for left in dict.fromkeys(kinds)]
-    if not all(_tells(x[~part], large[~part]) for part in (samples < 0, *parts)):
+    if not (_tells(x, large) and all(_tells(x[~part], large[~part]) for part in parts)):
         return None
     for part in parts:
         left_out[part] = x[part] > _best(x[~part], large[~part])

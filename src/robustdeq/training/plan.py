@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 
 from robustdeq.base.errors import InputError, hint
 from robustdeq.data import Images
@@ -16,6 +16,8 @@ from robustdeq.recipes import read_recipe
 from robustdeq.training.recipe import Recipe
 from robustdeq.zoo import ZooModel
 from robustdeq.zoo.presets import architecture_named
+
+set_parsing_settings(instantiate_subclass_spec_in_any=False)  # a recipe makes what we typed, and no other class
 
 
 @dataclass(frozen=True)

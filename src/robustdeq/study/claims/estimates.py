@@ -10,6 +10,7 @@ import numpy as np
 from robustdeq.base.statistics import weakest
 from robustdeq.study.claims.statement import Outcomes, Samples, Seed, Statement, hurts_most, points
 from robustdeq.study.configurations import EXACT_8_7, UNROLLED
+from robustdeq.study.grids import INVERSES
 from robustdeq.study.paper.adjoint_convergence import APPENDIX_B, distances
 from robustdeq.study.paper.fig3a import FIGURE_3A
 from robustdeq.study.paper.fig3bc import FIGURE_3B, FIGURE_3C
@@ -180,6 +181,6 @@ GRADIENTS = (
             partial(_adjoint_converges, inverse=inverse),
             "relative distance inside the bound",
         )
-        for inverse in ("B_nᵀ", "B_n")
+        for inverse in INVERSES
     ),
 )

@@ -19,6 +19,7 @@ from robustdeq.deq.gradients import Exact, SimultaneousAdjoint
 from robustdeq.deq.modes import evaluating
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
+from robustdeq.study.grids import INVERSES
 from robustdeq.study.panel import Drawing, Panels, averages
 from robustdeq.study.study import Study, Trained
 
@@ -32,7 +33,7 @@ def distances(study: Study, trained: Trained, title: str) -> dict[str, Float[np.
     deq = double.with_settings(solver=replace(double.solver, max_steps=_STEPS, tol=0.0))
     adjoints = {
         f"β = {size:g}, {name}": SimultaneousAdjoint(None, size, transpose)
-        for name, transpose in (("B_nᵀ", True), ("B_n", False))
+        for name, transpose in INVERSES.items()
         for size in _STEP_SIZES
     }
     batches = []

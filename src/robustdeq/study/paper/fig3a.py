@@ -6,8 +6,9 @@ import numpy as np
 
 from robustdeq.study.configurations import EXACT_8_7, UNROLLED
 from robustdeq.study.experiment import Experiment
+from robustdeq.study.grids import INVERSES
 from robustdeq.study.panel import Drawing, Panel, Panels, accuracies
-from robustdeq.study.paper.fig4 import INVERSES, states_under_adjoints
+from robustdeq.study.paper.fig4 import states_under_adjoints
 from robustdeq.study.study import Study
 
 _COMPARED = (UNROLLED, EXACT_8_7)

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.grids import Outcomes
+from robustdeq.study.grids import INVERSES, Outcomes, states_under
 from robustdeq.study.panel import Panels, accuracies
 from robustdeq.study.study import Study, Trained
-
-INVERSES = {"B_nᵀ": True, "B_n, as printed": False}
-"""What multiplies the residual of the adjoint in Eq. 10, and whether it is the transpose."""
 
 
 def states_under_adjoints(study: Study, trained: Trained, title: str, transpose: bool = True) -> Outcomes:
     """Whether every state withstands PGD on every adjoint state: adjoint states × states × samples."""
     estimators = replace(study.estimators, transpose=transpose)
     gradients = {f"u_{n}": estimators.adjoint(n) for n in range(1, trained.deq.last_state + 1)}
-    result = study.climbed(title, trained.deq, trained.states, gradients)
-    return np.swapaxes(result.per_sample, 0, 1)
+    return states_under(study, trained, gradients, title)
 
 
 def _measure(study: Study) -> Panels:

@@ -7,24 +7,19 @@ import numpy as np
 from robustdeq.deq.gradients import SHINE, Ensemble, Gradient
 from robustdeq.study.configurations import UNROLLED
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.grids import Outcomes
+from robustdeq.study.grids import Outcomes, states_under
 from robustdeq.study.panel import Drawing, Panels, accuracies
 from robustdeq.study.paper.fig4 import states_under_adjoints
-from robustdeq.study.study import Study, Trained
-
-
-def states_under_shine(study: Study, trained: Trained, title: str) -> Outcomes:
-    """Whether every state withstands PGD on SHINE at every state of the solver: SHINE's states × states × samples."""
-    gradients = {f"SHINE z_{n}": SHINE(n) for n in range(1, trained.deq.last_state)}
-    return np.swapaxes(study.climbed(title, trained.deq, trained.states, gradients).per_sample, 0, 1)
+from robustdeq.study.study import Study
 
 
 def _measure(study: Study) -> Panels:
     trained, title = study.trained(UNROLLED), f"robustness under PGD-{study.attack.steps}"
     adjoints = states_under_adjoints(study, trained, f"{APPENDIX_D.name}, adjoint states")
-    shared = states_under_shine(study, trained, f"{APPENDIX_D.name}, SHINE at every state")
+    every = {f"SHINE z_{n}": SHINE(n) for n in range(1, trained.deq.last_state)}
+    shared = states_under(study, trained, every, f"{APPENDIX_D.name}, SHINE at every state")
     gradients: dict[str, Gradient] = {"SHINE": SHINE(), "Adjoint ensemble": Ensemble(study.estimators.adjoint())}
-    others = np.swapaxes(study.climbed(APPENDIX_D.name, trained.deq, trained.states, gradients).per_sample, 0, 1)
+    others = states_under(study, trained, gradients, APPENDIX_D.name)
     rows = {
         "SHINE": others[0],
         "SHINE, strongest for each state": _strongest(shared),
