@@ -448,11 +448,11 @@ def test_budget_of_the_ensemble_is_that_of_its_components() -> None:
         (lambda: TargetedAPGD(norm="L1", steps=1, widened=True), "widened needs the norm L1 and 2 steps"),
         (lambda: Cascade((APGD(0.1), Square(0.2))), "the attacks differ in eps, norm or bounds"),
         (lambda: APGD(loss="mse"), "loss is 'mse'; choose one of 'ce', 'dlr'"),
-        (lambda: APGD(steps=0), "steps is 0; APGD needs at least 1"),
-        (lambda: TargetedAPGD(targets=0), "targets is 0; TargetedAPGD needs at least 1"),
-        (lambda: FAB(restarts=0), "restarts is 0; FAB needs at least 1"),
-        (lambda: TargetedFAB(targets=0), "targets is 0; TargetedFAB needs at least 1"),
-        (lambda: Square(queries=0), "queries is 0; Square needs at least 1"),
+        (lambda: APGD(steps=0), "steps is 0; give 1 or more"),
+        (lambda: TargetedAPGD(targets=0), "targets is 0; give 1 or more"),
+        (lambda: FAB(restarts=0), "restarts is 0; give 1 or more"),
+        (lambda: TargetedFAB(targets=0), "targets is 0; give 1 or more"),
+        (lambda: Square(queries=0), "queries is 0; give 1 or more"),
     ],
 )
 def test_settings_out_of_range_are_refused(make: Callable[[], object], message: str) -> None:

@@ -132,8 +132,8 @@ def test_killed_worker_ends_the_run_in_one_sentence_and_it_goes_on(tmp_path: Pat
     [
         ({"devices": 0}, "devices is 0; give 1 or more"),
         ({"nodes": 0}, "nodes is 0; give 1 or more"),
-        ({"device": "tpu"}, "device is 'tpu'; choose cpu, cuda or auto"),
-        ({"device": "cpu", "strategy": "zero"}, "strategy is 'zero'; choose auto, ddp or fsdp"),
+        ({"device": "tpu"}, "device is 'tpu'; choose one of 'auto', 'cpu', 'cuda'"),
+        ({"device": "cpu", "strategy": "zero"}, "strategy is 'zero'; choose one of 'auto', 'ddp', 'fsdp'"),
         ({"device": "cpu", "strategy": "fsdp"}, "the strategy fsdp needs CUDA; choose ddp"),
     ],
 )

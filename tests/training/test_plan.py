@@ -112,7 +112,7 @@ def test_explicit_networks_are_built_as_asked(name: str, kind: type) -> None:
     [
         (Plan("huge"), "there is no model 'huge'; choose one of nano, "),
         (Plan("nano", {"max_step": 3}), "the architecture of nano has no 'max_step'; did you mean max_steps?"),
-        (Plan("nano", {"colour": 3}), "the architecture of nano has no 'colour'; choose from channels, "),
+        (Plan("nano", {"colour": 3}), "the architecture of nano has no 'colour'; choose one of channels, "),
     ],
 )
 def test_impossible_model_ends_in_one_sentence(plan: Plan, message: str) -> None:

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from robustdeq.attacks.base import Attack, BallAttack, Cost
 from robustdeq.attacks.components import APGD, FAB, Component, Square, TargetedAPGD, TargetedFAB, stand
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, check_choice
 from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
 from robustdeq.base.shapes import Labels, Pixels
@@ -130,10 +130,8 @@ class AutoAttack(BallAttack):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, kind in (("version", Version), ("judge", Judge)):
-            if getattr(self, name) not in list(kind):
-                known = ", ".join(repr(str(choice)) for choice in kind)
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {known}.")
+        check_choice("version", self.version, Version)
+        check_choice("judge", self.judge, Judge)
         if (self.version == Version.CUSTOM) != (self.attacks is not None):
             raise InputError(
                 f"version is {str(self.version)!r} and attacks is {self.attacks!r}; name the attacks for 'custom', and "

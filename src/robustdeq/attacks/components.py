@@ -25,7 +25,7 @@ from typing_extensions import override
 from robustdeq.attacks.base import BallAttack, Cost
 from robustdeq.attacks.judged import Judged
 from robustdeq.attacks.losses import checked, correct
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, check_choice, check_counts
 from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
 from robustdeq.base.shapes import Labels, Mask, Pixels
@@ -108,9 +108,7 @@ class Component(BallAttack):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("targets", "steps", "queries", "restarts"):
-            if getattr(self, name, 1) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; {type(self).__name__} needs at least 1.")
+        check_counts(**{name: getattr(self, name, 1) for name in ("targets", "steps", "queries", "restarts")})
         if self.norm not in NORMS:
             raise InputError(
                 f"{self.label} runs in the norms {', '.join(NORMS)} and norm is {self.norm!r}; use PGD, which runs in "
@@ -213,8 +211,7 @@ class APGD(_AutoPGD):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss not in list(APGDLoss):
-            raise InputError(f"loss is {self.loss!r}; choose one of {', '.join(repr(str(loss)) for loss in APGDLoss)}.")
+        check_choice("loss", self.loss, APGDLoss)
 
     @property
     @override

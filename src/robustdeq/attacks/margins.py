@@ -12,7 +12,7 @@ from typing_extensions import override
 from robustdeq.attacks.base import Cost
 from robustdeq.attacks.losses import checked, margin, targeted_dlr, wrong_classes
 from robustdeq.attacks.pgd import PGD
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.progress import Report
 from robustdeq.base.shapes import Labels, Logits, PerSample, Pixels
 
@@ -46,8 +46,7 @@ class TargetedDLRPGD(PGD):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.targeted:
-            raise InputError("targeted is true; TargetedDLRPGD chooses its classes itself: leave it false.")
+        require(not self.targeted, "targeted is true; TargetedDLRPGD chooses its classes itself: leave it false.")
 
     @property
     @override

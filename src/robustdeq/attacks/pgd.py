@@ -14,14 +14,14 @@ from robustdeq.attacks.losses import checked, correct, cross_entropy
 from robustdeq.base.errors import require
 from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
-from robustdeq.base.shapes import Labels, Logits, Mask, PerSample, Pixels
+from robustdeq.base.shapes import Labels, Logits, Mask, PerSample, Pixels, per_sample
 from robustdeq.deq.model import Loss, total_loss
 
 
 def finite_or_zero(gradient: Pixels) -> Pixels:
     """The gradient of each sample, set to zero where any of its entries is not finite."""
     finite = gradient.flatten(1).isfinite().all(dim=1)
-    return torch.where(finite.view(-1, *[1] * (gradient.ndim - 1)), gradient, 0)
+    return torch.where(per_sample(finite, gradient), gradient, 0)
 
 
 def input_gradient(model: nn.Module, x: Pixels, loss: Loss) -> Pixels:

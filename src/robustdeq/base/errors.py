@@ -1,7 +1,10 @@
 """The one exception that stands for a mistake in the input rather than in the program, a check and a hint for it."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+Known = TypeVar("Known")
 
 
 class InputError(ValueError):
@@ -24,13 +27,29 @@ def check_counts(**counts: int) -> None:
             raise InputError(f"{name} is {count}; give 1 or more.")
 
 
-def hint(word: str, known: Iterable[str], otherwise: str) -> str:
+def check_choice(name: str, value: object, known: Iterable[str]) -> None:
+    """Raise `InputError` where a setting is none of the known values."""
+    choices = [str(choice) for choice in known]
+    require(value in choices, f"{name} is {value!r}; choose one of {', '.join(map(repr, choices))}.")
+
+
+def look_up(kind: str, name: str, known: Mapping[str, Known], otherwise: str | None = None) -> Known:
+    """What is known by a name; raises `InputError`, with a hint as from `hint`, where nothing is."""
+    if name not in known:
+        raise InputError(f"there is no {kind} {name!r}; {hint(name, known, otherwise)}")
+    return known[name]
+
+
+def hint(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
     """What may have been meant by a misspelt word.
 
     Args:
         word: what was written.
         known: what could have been.
-        otherwise: what to say where nothing known is near.
+        otherwise: what to say where nothing known is near; None names all that is known.
     """
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {near[0]}?" if near else otherwise
+    choices = list(known)
+    near = difflib.get_close_matches(word, choices, n=1)
+    if near:
+        return f"did you mean {near[0]}?"
+    return f"choose one of {', '.join(choices)}." if otherwise is None else otherwise

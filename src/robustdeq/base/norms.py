@@ -15,6 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.shapes import per_sample
 
 
 class Norm(ABC):
@@ -93,7 +94,7 @@ class L2(Norm):
     def uniform(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
         direction = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         radius = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device) ** (1 / x[0].numel())
-        return _per_sample(radius, x) * _unit(direction)
+        return per_sample(radius, x) * _unit(direction)
 
     @override
     def steepest(self, gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
@@ -101,7 +102,7 @@ class L2(Norm):
 
     @override
     def project(self, offset: Float[Tensor, "batch *image"], eps: float) -> Float[Tensor, "batch *image"]:
-        return torch.where(_per_sample(self.size(offset), offset) > eps, eps * _unit(offset), offset)
+        return torch.where(per_sample(self.size(offset), offset) > eps, eps * _unit(offset), offset)
 
 
 _SPREAD = 20
@@ -156,7 +157,7 @@ class L1(Norm):
         kept = (ordered > thresholds).sum(dim=1, keepdim=True).clamp_min(1)
         threshold = thresholds.gather(1, kept - 1).clamp_min(0)
         shrunk = (sizes - threshold).clamp_min(0).view(offset.shape) * offset.sign()
-        return torch.where(_per_sample(self.size(offset), offset) > eps, shrunk, offset)
+        return torch.where(per_sample(self.size(offset), offset) > eps, shrunk, offset)
 
 
 _NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2(), L1())}
@@ -184,20 +185,16 @@ def named(name: str) -> Norm:
     return _NORMS[name]
 
 
-def _per_sample(values: Float[Tensor, "batch"], x: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (x.ndim - 1))
-
-
 def _unit(x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
     """Each sample over its Euclidean norm; scaled first, so that no square leaves the range of the format."""
     tiny = torch.finfo(x.dtype).tiny
-    x = x / _per_sample(x.flatten(1).abs().amax(dim=1).clamp_min(tiny), x)
-    return x / _per_sample(torch.linalg.vector_norm(x.flatten(1), dim=1).clamp_min(tiny), x)
+    x = x / per_sample(x.flatten(1).abs().amax(dim=1).clamp_min(tiny), x)
+    return x / per_sample(torch.linalg.vector_norm(x.flatten(1), dim=1).clamp_min(tiny), x)
 
 
 def _smooth_sign(gradient: Float[Tensor, "batch *image"], temperature: float) -> Float[Tensor, "batch *image"]:
     scale = gradient.flatten(1).abs().mean(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
-    return torch.tanh(gradient / (temperature * _per_sample(scale, gradient)))
+    return torch.tanh(gradient / (temperature * per_sample(scale, gradient)))
 
 
 def _derivative(x: Tensor) -> Tensor:

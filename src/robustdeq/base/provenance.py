@@ -87,6 +87,15 @@ def describe(thing: Any) -> Any:
     return {"class": type(thing).__qualname__} | {name: describe(value) for name, value in settings.items()}
 
 
+def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names, as on the command line."""
+    found = {}
+    for name, value in settings.items():
+        full = f"{prefix}{name}"
+        found |= dotted(value, f"{full}.") if isinstance(value, Mapping) else {full: value}
+    return found
+
+
 def digest(description: Any) -> str:
     """A short name for a description: the first 16 digits of its SHA-256."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]

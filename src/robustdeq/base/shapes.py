@@ -1,8 +1,8 @@
-"""The shapes that annotations name: samples lie along the first axis of each."""
+"""The shapes that annotations name, with samples along the first axis of each, and how a number each is spread."""
 
 from __future__ import annotations
 
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor
 
 Pixels = Float[Tensor, "batch *image"]
@@ -28,3 +28,8 @@ PerSample = Float[Tensor, "batch"]
 
 Mask = Bool[Tensor, "batch"]
 """Yes or no for each sample."""
+
+
+def per_sample(values: Shaped[Tensor, "batch"], like: Tensor) -> Tensor:
+    """A number per sample with as many axes as a tensor, so that they can be multiplied."""
+    return values.view(-1, *[1] * (like.ndim - 1))

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import look_up
 from robustdeq.base.progress import progress_bar
 from robustdeq.cli.console import console
 from robustdeq.cli.device import device_named
@@ -43,8 +43,7 @@ def bench(
         console.print(f"wrote {document}")
         return
     benches = [*BENCHES.values()] if name == "all" else [bench_named(name)]
-    if size not in PRESETS:
-        raise InputError(f"there is no MDEQ {size!r}; choose one of {', '.join(PRESETS)}.")
+    look_up("MDEQ of size", size, PRESETS)
     setting = Setting(size, batch, repetitions, device_named(device), folder=output / "trained")
     refuse_file(output)
     failed = 0

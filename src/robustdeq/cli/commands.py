@@ -9,7 +9,7 @@ from importlib import import_module
 from textwrap import fill
 from typing import NoReturn
 
-from robustdeq.base.errors import InputError, hint
+from robustdeq.base.errors import InputError, look_up
 
 COMMANDS = {
     "demo": "Train one small DEQ in two ways on digits, attack both, and show what looks robust and what is.",
@@ -69,9 +69,8 @@ def _run(given: list[str]) -> None:
     from robustdeq.cli.parser import parse
 
     first = given[0]
-    if first not in COMMANDS and not first.startswith("-"):
-        meant = hint(first, COMMANDS, f"choose one of {', '.join(COMMANDS)}.")
-        raise InputError(f"there is no command {first!r}; {meant}")
+    if not first.startswith("-"):
+        look_up("command", first, COMMANDS)
     name, settings = parse(given, {name: command(name) for name in ([first] if first in COMMANDS else COMMANDS)})
     command(name)(**settings)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 from robustdeq.cli.console import console
 from robustdeq.cli.outputs import refuse_to_overwrite
 from robustdeq.deq import Unroll
@@ -31,8 +31,7 @@ def convert(
     """
     path = output or checkpoint.with_name(checkpoint.name.split(".")[0] + ".safetensors")
     path = path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
-    if path == checkpoint:
-        raise InputError(f"{path} would be replaced by its own conversion; choose another --output.")
+    require(path != checkpoint, f"{path} would be replaced by its own conversion; choose another --output.")
     refuse_to_overwrite([path], overwrite)
     unrolled = Unroll(5, 0.5, from_image=True) if tail == "unrolled" else None
     solver = None if max_steps is None else Broyden(max_steps=max_steps, tol=1e-3, stop="rel")

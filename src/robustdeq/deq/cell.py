@@ -10,7 +10,7 @@ import torch
 import torch._functorch.config
 from torch import Tensor, nn
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import check_choice
 from robustdeq.base.shapes import Flat, Injected, State
 
 # Within it compiled functions are compiled, and differentiated, such that they may be pulled back through many times.
@@ -57,9 +57,7 @@ class Execution:
     compiled: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision not in list(Precision):
-            known = " or ".join(repr(str(precision)) for precision in Precision)
-            raise InputError(f"precision is {self.precision!r}; choose {known}.")
+        check_choice("precision", self.precision, Precision)
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context in which f is evaluated."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError, require
-from robustdeq.base.shapes import Logits, Mask, PerSample, Pixels, State
+from robustdeq.base.shapes import Logits, Mask, PerSample, Pixels, State, per_sample
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.solve import Solution, SolveState
 
@@ -173,7 +173,7 @@ class Reader:
         if seen.index not in self.states:
             return
         weight = self._defense.reads(seen.visited).to(seen.state.dtype)
-        part = seen.state * _per_sample(weight, seen.state)
+        part = seen.state * per_sample(weight, seen.state)
         self._total = self._total + part if self._weights else part
         self.lost = self.lost | seen.lost if self._weights else seen.lost
         self._weights[seen.index] = weight
@@ -187,7 +187,7 @@ class Reader:
     @property
     def mean(self) -> State:
         """z̄, without graph."""
-        return self._total / _per_sample(torch.stack([*self._weights.values()]).sum(dim=0), self._total)
+        return self._total / per_sample(torch.stack([*self._weights.values()]).sum(dim=0), self._total)
 
     def masked(self, logits: Logits) -> Logits:
         """The logits, nan where a sample had diverged."""
@@ -305,7 +305,3 @@ def as_deq(model: nn.Module) -> DEQ:
     if not isinstance(model, DEQ):
         raise InputError(f"a {type(model).__name__} has no states to read; measure it as it is, with AsIs().")
     return model
-
-
-def _per_sample(values: PerSample, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.ndim - 1))

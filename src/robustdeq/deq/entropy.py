@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError, require
+from robustdeq.base.errors import check_choice, require
 from robustdeq.base.norms import Norm
-from robustdeq.base.shapes import Logits, Mask, PerSample, Pixels, State
+from robustdeq.base.shapes import Logits, Mask, PerSample, Pixels, State, per_sample
 from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.defenses import Defended, Defense, as_deq
 from robustdeq.deq.gradients.solver import ThroughSolver
@@ -134,9 +134,7 @@ class EntropyReduced(nn.Module):
         self, deq: DEQ, reduction: EntropyReduction, backward: str = "through", temperature: float = 1.0
     ) -> None:
         super().__init__()
-        if backward not in list(Backward):
-            known = ", ".join(repr(str(choice)) for choice in Backward)
-            raise InputError(f"backward is {backward!r}; choose one of {known}.")
+        check_choice("backward", backward, Backward)
         require(temperature > 0, f"temperature is {temperature}; give a positive number.")
         self.deq = deq.with_settings(execution=replace(deq.execution, compiled=False))
         self.reduction = reduction
@@ -179,7 +177,7 @@ class EntropyReduced(nn.Module):
             here = x.view_as(x).requires_grad_()
             entropy = prediction_entropy(self.deq, here, state).sum()
             gradient = torch.autograd.grad(entropy, here, create_graph=through)[0]
-        flat = (gradient == 0).flatten(1).all(dim=1).view(-1, *[1] * (x.ndim - 1))
+        flat = per_sample((gradient == 0).flatten(1).all(dim=1), x)
         gradient = gradient.masked_fill(flat, 1)
         direction = self.reduction.threat.measure.smooth_steepest(gradient, self.temperature)
         return direction.masked_fill(flat, 0)

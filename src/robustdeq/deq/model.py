@@ -171,8 +171,7 @@ class DEQ(nn.Module):
     def check_input(self, x: Tensor) -> None:
         """Raise `InputError` unless x is a batch of floating-point inputs in the precision of the weights."""
         require(x.is_floating_point(), f"x has dtype {x.dtype}; convert it to floating-point pixels in [0, 1].")
-        if x.ndim < 2 or len(x) == 0:
-            raise InputError(f"x has shape {tuple(x.shape)}; give a batch of at least one sample.")
+        require(x.ndim >= 2 and len(x), f"x has shape {tuple(x.shape)}; give a batch of at least one sample.")
         weight = next(self.parameters(), x)
         if x.dtype != weight.dtype:
             raise InputError(f"x has dtype {x.dtype} and the model {weight.dtype}; convert one of them.")

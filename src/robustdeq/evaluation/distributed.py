@@ -19,7 +19,7 @@ import torch.distributed
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, check_counts
 from robustdeq.base.progress import Report
 from robustdeq.evaluation.assemble import assemble
 from robustdeq.evaluation.job import Job
@@ -40,9 +40,7 @@ def launch(devices: int, nodes: int, device: str) -> Fabric:
     Raises:
         InputError: there are not so many devices.
     """
-    for name, count in (("devices", devices), ("nodes", nodes)):
-        if count < 1:
-            raise InputError(f"{name} is {count}; give 1 or more.")
+    check_counts(devices=devices, nodes=nodes)
     if device == "cuda" and devices > torch.cuda.device_count():
         raise InputError(f"devices is {devices}, and this machine has {torch.cuda.device_count()}; ask for fewer.")
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)

@@ -15,7 +15,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from robustdeq.attacks import PGD
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, check_counts, require
 from robustdeq.base.progress import Report
 from robustdeq.base.provenance import describe
 from robustdeq.base.shapes import Labels, Pixels
@@ -129,8 +129,7 @@ def plan(
     attack.threat.check(x, y)
     if attack.targeted:
         raise InputError("attack.targeted is true; an evaluation asks which images leave their class: leave it false.")
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; attack at least 1 image at once.")
+    check_counts(batch_size=batch_size)
     gradients = gradients or {}
     settings = protocol.settings() | {"gradients": describe(gradients), "batch_size": batch_size}
     titles = None if defenses is None else tuple(defenses)
@@ -146,8 +145,7 @@ def plan(
         if early is not None and protocol.reads_early:
             settings["early"] = early
     rows = tuple(Row(id, model, defense) for id, defense in defenses.items())
-    if not rows:
-        raise InputError("there is no defense to judge; give at least one.")
+    require(rows, "there is no defense to judge; give at least one.")
     if isinstance(model, DEQ):
         settings |= {part: describe(getattr(model, part)) for part in ("solver", "tail", "gradient")}
     columns = tuple(protocol.columns(model, rows, gradients))

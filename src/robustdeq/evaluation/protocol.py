@@ -23,7 +23,7 @@ from robustdeq.attacks import (
     StoppingPGD,
     TargetedAPGD,
 )
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, check_counts, look_up
 from robustdeq.base.provenance import describe
 from robustdeq.deq import DEQ, AsIs, Defense, EarlyState, EnsembleState, EntropyReduction, FinalState
 from robustdeq.deq.defenses import as_deq
@@ -272,9 +272,8 @@ class Strict(Paper):
     sources: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "restarts", "apgd_steps", "targets", "queries", "probe_images"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; give 1 or more.")
+        counts = ("steps", "restarts", "apgd_steps", "targets", "queries", "probe_images")
+        check_counts(**{name: getattr(self, name) for name in counts})
 
     @property
     @override
@@ -500,7 +499,6 @@ PROTOCOLS: dict[str, type[Protocol]] = {
 
 def protocol_named(name: str, **settings: Any) -> Protocol:
     """The protocol of that name, with those of the settings that it has; raises `InputError` when there is none."""
-    if name not in PROTOCOLS:
-        raise InputError(f"there is no protocol {name!r}; choose one of {', '.join(map(repr, PROTOCOLS))}.")
-    own = {known.name for known in fields(PROTOCOLS[name])}
-    return PROTOCOLS[name](**{setting: value for setting, value in settings.items() if setting in own})
+    kind = look_up("protocol", name, PROTOCOLS)
+    own = {known.name for known in fields(kind)}
+    return kind(**{setting: value for setting, value in settings.items() if setting in own})

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.files import write_text
 
 _SCHEMA = """
@@ -182,12 +182,10 @@ class Store:
         Raises:
             InputError: there is none, or it is damaged.
         """
-        if not path.is_file():
-            raise InputError(f"there are no results at {path}; give the folder of an evaluation.")
+        require(path.is_file(), f"there are no results at {path}; give the folder of an evaluation.")
         store = cls(path, {})
         with store._closed_on_failure(), store._guarded(), store._transaction("DEFERRED"):
-            if not store._begun():
-                raise InputError(f"{path} holds no results yet; run the evaluation first.")
+            require(store._begun(), f"{path} holds no results yet; run the evaluation first.")
             store.manifest = json.loads(store._text())
             store._load()
         return store

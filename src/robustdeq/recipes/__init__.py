@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from robustdeq.base.errors import InputError, hint
+from robustdeq.base.errors import InputError, hint, require
 
 _FOLDER = Path(__file__).parent
 
@@ -56,8 +56,7 @@ def read_recipe(name: str, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
         InputError: there is none, it holds no settings, or it builds on itself.
     """
     path = locate_recipe(name)
-    if path in derived:
-        raise InputError(f"the recipe {name} builds on itself; give it another base.")
+    require(path not in derived, f"the recipe {name} builds on itself; give it another base.")
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -88,14 +88,3 @@ def threat(settings: Mapping[str, Any]) -> str:
         return ""
     norm = str(attack.get("norm", ""))
     return f"ε = {radius(attack)} ({_NORMS.get(norm, norm)})"
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as one table, with dotted names."""
-    rows = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            rows |= flat(value, f"{prefix}{name}.")
-        else:
-            rows[f"{prefix}{name}"] = str(value)
-    return rows

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from robustdeq.base.errors import InputError, require
+from robustdeq.base.errors import InputError, check_choice, require
 from robustdeq.base.shapes import Flat, Labels, Mask, PerSample, State
 from robustdeq.solvers.inverse import InverseJacobian, combine
 from robustdeq.solvers.memory import Memory, Products
@@ -220,12 +220,9 @@ class Solver(ABC):
     def __post_init__(self) -> None:
         require(self.max_steps >= 1, f"max_steps is {self.max_steps}; a solver takes at least 1 step.")
         require(self.tol >= 0, f"tol is {self.tol}; give a tolerance of 0 (fixed number of steps) or more.")
-        if not self.divergence > 0:
-            raise InputError(f"divergence is {self.divergence}; give a positive multiple of the first residual.")
+        require(self.divergence > 0, f"divergence is {self.divergence}; give a multiple > 0 of the first residual.")
         for name, kind in (("stop", StopRule), ("result", Result)):
-            known = [str(choice) for choice in kind]
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(map(repr, known))}.")
+            check_choice(name, getattr(self, name), kind)
             object.__setattr__(self, name, kind(getattr(self, name)))
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustdeq.base.errors import InputError, hint
+from robustdeq.base.errors import look_up
 from robustdeq.study.beyond.alignment import ALIGNMENT
 from robustdeq.study.beyond.epsilon_curve import EPSILON_CURVE
 from robustdeq.study.beyond.gradient_or_loss import GRADIENT_OR_LOSS
@@ -77,10 +77,7 @@ EXPERIMENTS = {
 
 def experiment_named(name: str) -> Experiment:
     """The experiment of that name; raises `InputError`, with the nearest one, where there is none."""
-    if name in EXPERIMENTS:
-        return EXPERIMENTS[name]
-    meant = hint(name, EXPERIMENTS, "`robustdeq reproduce --list` names them all.")
-    raise InputError(f"there is no experiment {name!r}; {meant}")
+    return look_up("experiment", name, EXPERIMENTS, "`robustdeq reproduce --list` names them all.")
 
 
 __all__ = [

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from robustdeq.attacks import PGD
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import look_up
 from robustdeq.study.configurations import NETWORKS, UNROLLED, Configuration
 from robustdeq.training import AdversarialTraining, Recipe, Regularization, Schedule
 from robustdeq.training.plan import Plan, read_plan
@@ -124,6 +124,4 @@ SCALES = {
 
 def scale_named(name: str) -> Scale:
     """The scale of that name; raises `InputError` where there is none."""
-    if name not in SCALES:
-        raise InputError(f"there is no scale {name!r}; choose one of {', '.join(SCALES)}.")
-    return SCALES[name]
+    return look_up("scale", name, SCALES)

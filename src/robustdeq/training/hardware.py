@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
-from robustdeq.base.errors import InputError, require
+from robustdeq.base.errors import InputError, check_choice, check_counts, require
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,9 @@ class Hardware:
     strategy: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("devices", "nodes"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; give 1 or more.")
-        require(self.device in ("auto", "cpu", "cuda"), f"device is {self.device!r}; choose cpu, cuda or auto.")
-        require(self.strategy in ("auto", "ddp", "fsdp"), f"strategy is {self.strategy!r}; choose auto, ddp or fsdp.")
+        check_counts(devices=self.devices, nodes=self.nodes)
+        check_choice("device", self.device, ("auto", "cpu", "cuda"))
+        check_choice("strategy", self.strategy, ("auto", "ddp", "fsdp"))
         if self.kind == "cuda" and self.devices > torch.cuda.device_count():
             raise InputError(
                 f"devices is {self.devices}, and this machine has {torch.cuda.device_count()} for CUDA; ask for fewer, "

@@ -48,8 +48,7 @@ class Plan:
         settings = [setting.name for setting in dataclasses.fields(config)]
         for key in self.architecture:
             if key not in settings:
-                meant = hint(key, settings, f"choose from {', '.join(sorted(settings))}.")
-                raise InputError(f"the architecture of {self.model} has no {key!r}; {meant}")
+                raise InputError(f"the architecture of {self.model} has no {key!r}; {hint(key, settings)}")
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in self.architecture.items()}
         channels, height, width = images.pixels.shape[1:]
         config = dataclasses.replace(config, **given)

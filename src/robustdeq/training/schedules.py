@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustdeq.base.errors import InputError, require
+from robustdeq.base.errors import InputError, check_choice, require
 
 # What is left of the learning rate at a share of its decay.
 _DECAYS: Mapping[str, Callable[[float], float]] = {
@@ -55,9 +55,8 @@ class Optimization:
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise InputError(f"clip_norm is {self.clip_norm}; give a positive number, or None for no clipping.")
         require(0 <= self.momentum < 1, f"momentum is {self.momentum}; give a number in [0, 1).")
-        for name, known in (("decay", _DECAYS), ("algorithm", ("adamw", "sgd"))):
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(map(repr, known))}.")
+        check_choice("decay", self.decay, _DECAYS)
+        check_choice("algorithm", self.algorithm, ("adamw", "sgd"))
 
     def factor(self, progress: float) -> float:
         """The learning rate at a share of the training, as a multiple of its highest."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 
 from robustdeq.base.errors import require
-from robustdeq.base.shapes import PerSample
+from robustdeq.base.shapes import PerSample, per_sample
 from robustdeq.deq.cell import Linearization
 from robustdeq.deq.solve import Solution
 
@@ -80,7 +80,7 @@ def lipschitz_constant(solution: Solution, steps: int = 20, generator: torch.Gen
     growth = states.new_zeros(len(states))
     for remaining in reversed(range(steps)):
         norm = torch.linalg.vector_norm(v.flatten(1), dim=1).clamp_min(smallest)
-        v = v / norm.view(-1, *[1] * (v.ndim - 1))
+        v = v / per_sample(norm, v)
         (pushed,) = torch.autograd.grad(pulled, cotangent, v, retain_graph=True)
         growth = torch.linalg.vector_norm(pushed.flatten(1), dim=1)
         (v,) = torch.autograd.grad(value, z, pushed, retain_graph=remaining > 0)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from robustdeq import solvers
+from robustdeq.base.provenance import dotted
 from robustdeq.base.statistics import wilson_interval
 from robustdeq.deq.gradients import SHINE, Exact, JacobianFree, Neumann, Phantom, ThroughSolver
 from robustdeq.deq.model import DEQ
@@ -240,26 +241,17 @@ def _training(provenance: Mapping[str, Any]) -> str:
     recipe = provenance.get("recipe")
     has_recipe = isinstance(recipe, Mapping)
     elsewhere = ({"recipe"} if has_recipe else set()) | ({"history", "best"} if _entries(provenance) else set())
-    recorded = _settings({key: value for key, value in provenance.items() if key not in elsewhere})
+    recorded = dotted({key: value for key, value in provenance.items() if key not in elsewhere})
     known = list(_PROVENANCE_LABELS)
-    found = sorted(recorded, key=lambda item: known.index(item[0]) if item[0] in known else len(known))
+    found = sorted(recorded.items(), key=lambda item: known.index(item[0]) if item[0] in known else len(known))
     parts = [] if has_recipe else ["How it was trained is unknown: no recipe is recorded in its file."]
     if found:
         rows = [(_PROVENANCE_LABELS.get(key, _code(key)), _code(_recorded(key, value))) for key, value in found]
         parts.append(_table(("recorded", "value"), rows))
     if has_recipe:
-        rows = [(_code(key), _code(_text(value))) for key, value in _settings(recipe)]
+        rows = [(_code(key), _code(_text(value))) for key, value in dotted(recipe).items()]
         parts.append(_table(("setting of the recipe", "value"), rows))
     return "\n\n".join(parts)
-
-
-def _settings(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings under dotted names, as on the command line."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _settings(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _recorded(key: str, value: Any) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, look_up
 from robustdeq.zoo.equilibrium import EquilibriumConfig, EquilibriumModel
 
 
@@ -183,7 +183,5 @@ def conv(
     Raises:
         InputError: If there is no such size, or the images do not fall into its patches.
     """
-    if isinstance(size, str) and size not in CONV_SIZES:
-        raise InputError(f"there is no conv model of size {size!r}; choose one of {', '.join(CONV_SIZES)}.")
-    config = CONV_SIZES[size] if isinstance(size, str) else size
+    config = look_up("conv model of size", size, CONV_SIZES) if isinstance(size, str) else size
     return config.sized(image_size).network(num_classes, in_channels)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, look_up
 from robustdeq.base.shapes import Flat
 from robustdeq.deq.cell import BoundCell
 from robustdeq.zoo.equilibrium import EquilibriumConfig, EquilibriumModel
@@ -485,9 +485,7 @@ def mdeq(
     Raises:
         InputError: If there is no such preset, or the images cannot be halved once per further scale.
     """
-    if isinstance(size, str) and size not in PRESETS:
-        raise InputError(f"There is no MDEQ of size {size!r}; choose one of {', '.join(PRESETS)}.")
-    config = PRESETS[size] if isinstance(size, str) else size
+    config = look_up("MDEQ of size", size, PRESETS) if isinstance(size, str) else size
     return config.sized(image_size).network(num_classes, in_channels)
 
 

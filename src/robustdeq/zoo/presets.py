@@ -5,7 +5,7 @@ Another network is registered by one line, here or from outside: `MODELS["mine"]
 
 from __future__ import annotations
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import look_up
 from robustdeq.zoo.architecture import Architecture
 from robustdeq.zoo.conv import CONV_SIZES
 from robustdeq.zoo.mdeq import PRESETS
@@ -21,9 +21,7 @@ MODELS: dict[str, Architecture] = {
 
 def architecture_named(name: str) -> Architecture:
     """The settings of a model by its name; raises `InputError` where there is none of that name."""
-    if name not in MODELS:
-        raise InputError(f"there is no model {name!r}; choose one of {', '.join(MODELS)}.")
-    return MODELS[name]
+    return look_up("model", name, MODELS)
 
 
 def architecture_kind(kind: str) -> type[Architecture]:

@@ -95,7 +95,7 @@ def test_what_is_no_benchmark_is_refused_in_one_sentence(tmp_path: Path, capsys:
         BenchResult.read(tmp_path / "solve.json")
     for arguments, sentence in (
         (["bench", "sovle"], "did you mean solve?"),
-        (["bench", "solve", "--size", "huge"], "there is no MDEQ 'huge'"),
+        (["bench", "solve", "--size", "huge"], "there is no MDEQ of size 'huge'"),
         (["bench", "solve", "--batch", "0"], "batch is 0"),
         (["bench", "--output", str(tmp_path / "none"), "--document", str(tmp_path / "p.md")], "holds no benchmarks"),
     ):

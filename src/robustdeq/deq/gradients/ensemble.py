@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from robustdeq.base.shapes import Logits, Pixels
+from robustdeq.base.shapes import Logits, Pixels, per_sample
 from robustdeq.deq.defenses import EnsembleState, Reader
 from robustdeq.deq.gradients.base import Family
 from robustdeq.deq.model import DEQ, Gradient, Loss
@@ -40,7 +40,7 @@ class Ensemble(Gradient):
     def _injection_gradient(self, deq: DEQ, solution: Solution, loss: Loss) -> Tensor:
         total = torch.zeros_like(solution.u)
         for n, u_bar in self.family.sweep(deq, solution, loss, range(1, deq.last_state + 1)):
-            visited = solution.trajectory.visited(n).view(-1, *[1] * (u_bar.ndim - 1))
+            visited = per_sample(solution.trajectory.visited(n), u_bar)
             total = total + torch.where(visited, u_bar, 0)
         return total
 

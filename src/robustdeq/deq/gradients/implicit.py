@@ -42,7 +42,7 @@ class Implicit(StateGradient):
 
     @override
     def evaluations(self, deq: DEQ) -> int:
-        return deq.evaluations(None) + 1 + 2 * (self.products + 1)
+        return deq.evaluations(self.until(deq)) + 1 + 2 * (self.products + 1)
 
     @override
     def reads_final(self, tail: Unroll) -> bool:
@@ -120,10 +120,6 @@ class SHINE(Implicit):
     @override
     def until(self, deq: DEQ) -> int | None:
         return None if self.state is None else self.state + 1
-
-    @override
-    def evaluations(self, deq: DEQ) -> int:
-        return deq.evaluations(self.until(deq)) + 3
 
     @override
     def reads_final(self, tail: Unroll) -> bool:

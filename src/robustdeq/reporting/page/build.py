@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from robustdeq.base.errors import require
 from robustdeq.base.files import write_text
+from robustdeq.base.provenance import dotted
 from robustdeq.evaluation.exhibits import Exhibits
 from robustdeq.reporting.page.charts import templates
 from robustdeq.reporting.page.comparison import comparison_chart
@@ -24,7 +25,7 @@ from robustdeq.reporting.page.panel_chart import alignment_chart, panel_chart
 from robustdeq.reporting.page.pictures import agreement_chart, largest_change, shown
 from robustdeq.reporting.runs import ReportedRun
 from robustdeq.reporting.tabulation import findings_table
-from robustdeq.reporting.wording import count, flat, label
+from robustdeq.reporting.wording import count, label
 from robustdeq.study import Reproduction
 
 
@@ -72,7 +73,7 @@ def _run(run: ReportedRun, slug: str) -> dict[str, Any]:
             "profiles": profile_charts(result.profiles) if result.profiles else (),
             "checks": [(check, check_table(check)) for check in result.checks],
             "unchecked": "" if result.checks else unchecked(result),
-            "provenance": flat(result.settings),
+            "provenance": dotted(result.settings),
             "download": _download(f"{slug}.json", result.to_dict()),
         }
     if exhibits is not None:
@@ -98,7 +99,7 @@ def _experiment(found: Reproduction, note: str, slug: str) -> dict[str, Any]:
         "note": label(note),
         "findings": findings_table(found.findings) if found.findings else None,
         "charts": [*map(panel_chart, found.panels)],
-        "provenance": flat(found.provenance),
+        "provenance": dotted(found.provenance),
         "download": _download(f"{slug}-{found.name}.json", found.plain()),
     }
 

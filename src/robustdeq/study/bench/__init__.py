@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from robustdeq.base.errors import InputError, hint
+from robustdeq.base.errors import look_up
 from robustdeq.study.bench.accuracy import ACCURACY
 from robustdeq.study.bench.benchmark import Bench, BenchResult, Claim, Measured, Setting, run
 from robustdeq.study.bench.freezing import FREEZING
@@ -24,10 +24,7 @@ BENCHES = {
 
 def bench_named(name: str) -> Bench:
     """The benchmark of that name; raises `InputError`, with the nearest one, where there is none."""
-    if name in BENCHES:
-        return BENCHES[name]
-    meant = hint(name, BENCHES, f"choose one of {', '.join(BENCHES)}.")
-    raise InputError(f"there is no benchmark {name!r}; {meant}")
+    return look_up("benchmark", name, BENCHES)
 
 
 __all__ = ["BENCHES", "Bench", "BenchResult", "Claim", "Measured", "Setting", "bench_named", "run"]

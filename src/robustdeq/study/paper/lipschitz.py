@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import require
 from robustdeq.deq.modes import evaluating
 from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, UNROLLED
 from robustdeq.study.experiment import Experiment
@@ -39,8 +39,7 @@ def _measure(study: Study) -> Panels:
         assert metrics is not None
         courses.append(pd.read_csv(metrics)[["step", *_MEASURED]].dropna().set_index("step"))
     steps = [int(step) for step in courses[0].index if all(step in course.index for course in courses)]
-    if not steps:
-        raise InputError("the trainings have no validation in common; train them with the same schedule.")
+    require(steps, "the trainings have no validation in common; train them with the same schedule.")
     for name, title in _MEASURED.items():
         yield Panel(
             title,
