@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ ADJOINTS = [f"u_{n}" for n in range(1, 10)]
 TRAININGS = ["(8/7) Exact-Trained", "(18/20) Exact-Trained", "(50/50) Exact-Trained", "(8/7) Unrolling-Trained"]
 SEEDED = [f"{t}, seed {s}" for t in (TRAININGS[3], *TRAININGS[:2], "(8) Solver-Aligned") for s in (0, 1)]
 CLIMBS = ["ready-made", "paper's best", "through the solver"]
+COMPARED = [f"{a} less {b}" for a, b in combinations((TRAININGS[3], *TRAININGS[:2], "(8) Solver-Aligned"), 2)]
 CLIMBED = [f"{t}, {g}" for t in SEEDED for g in CLIMBS]
 LOSSES = ["cross-entropy", "margin", "targeted DLR"]
 UNROLLED_STEPS = ["k = 1", "k = 5"]
@@ -133,6 +135,7 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
     "overestimate": [
         (SEEDED, ["Clean", "Ready-made", "Paper's best", "Through the solver", "Worst case"]),
         (SEEDED, ["Ready-made", "Paper's best", "Through the solver"]),
+        *[(COMPARED, ["Clean", "Ready-made", "Paper's best", "Through the solver", "Worst case"])] * 2,
     ],
     "gradient-or-loss": [
         (CLIMBED, LOSSES),
@@ -309,10 +312,12 @@ def test_experiments_agree_where_they_measure_the_same(folder: Path) -> None:
     strict, steps = found(folder, "strict-vs-paper").panels[0], found(folder, "steps-curve").panels[0]
     assert (strict.values[:, 4] <= strict.values[:, :4].min(axis=1)).all()
     assert strict.values[:, 3].tolist() == steps.values[::2, 0].tolist()
-    seen, overrated = (panel.values for panel in found(folder, "overestimate").panels)
+    seen, overrated, *compared = (panel.values for panel in found(folder, "overestimate").panels)
     assert (seen[:, -1:] <= seen[:, :-1]).all()
     assert seen[0, 0] == strict.values[0, 0]
-    assert seen[0, -1] <= strict.values[0, -1]
+    assert seen[0, 3] == strict.values[0, 3]
+    means = seen.reshape(-1, 2, seen.shape[1]).mean(axis=1)
+    np.testing.assert_allclose(compared[0], [one - other for one, other in combinations(means, 2)], atol=1e-9)
     np.testing.assert_allclose(overrated, seen[:, 1:-1] - seen[:, -1:])
     curve = found(folder, "epsilon-curve").panels[0]
     assert strict.values[:, 3].tolist() == curve.values[1::2, 3].tolist()

@@ -48,6 +48,7 @@ def reproduce(
     strict: Strict = Strict(),  # noqa: B008
     effort: Effort = Effort(),  # noqa: B008
     seeds: int = 2,
+    ways: tuple[str, ...] = (),
     batch_size: int = 64,
     device: str = "auto",
     format: Literal["png", "svg", "pdf"] = "png",
@@ -72,6 +73,7 @@ def reproduce(
         strict: how hard the strict protocol tries.
         effort: how hard the other attacks try.
         seeds: how many trainings of each kind alignment, overestimate and claims compare; claims needs 3 for a verdict.
+        ways: the ways of training that overestimate and gradient-or-loss compare, as in --weights; all by default.
         batch_size: how many images are attacked at once.
         device: cpu, cuda or auto.
         format: of the figures.
@@ -101,6 +103,7 @@ def reproduce(
         strict=strict,
         effort=effort,
         seeds=seeds,
+        ways=ways,
         batch_size=batch_size,
         device=device_named(device),
         progress=progress_bar,

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
-from robustdeq.base.statistics import paired_test, wilson_intervals
+from robustdeq.base.statistics import Effect, paired_test, wilson_intervals
 from robustdeq.study.finding import Finding
 
 Matrix = Float[np.ndarray, "rows columns"]
@@ -232,13 +232,32 @@ def paired(
         after: whether it still is.
         shown: further settings of both panels.
     """
+    tests = [[paired_test(*pair) for pair in zip(*row, strict=True)] for row in zip(after, before, strict=True)]
+    yield from tested(title, "exact McNemar test", rows, columns, tests, **shown)
+
+
+def tested(
+    title: str,
+    test: str,
+    rows: Iterable[str],
+    columns: Iterable[str],
+    effects: Sequence[Sequence[Effect]],
+    **shown: Any,
+) -> Panels:
+    """Differences of accuracies in points with 95 % intervals, and their p-values.
+
+    Args:
+        title: what differs.
+        test: where the p-values come from.
+        rows: their names.
+        columns: their names.
+        effects: the differences, as shares.
+        shown: further settings of both panels.
+    """
     rows, columns = tuple(rows), tuple(columns)
-    tests = [
-        [astuple(paired_test(*pair)) for pair in zip(*row, strict=True)] for row in zip(after, before, strict=True)
-    ]
-    points, low, high, p = np.moveaxis(np.array(tests), -1, 0)
+    points, low, high, p = np.moveaxis(np.array([[*map(astuple, row)] for row in effects]), -1, 0)
     yield Panel(title, "points", rows, columns, 100 * points, low=100 * low, high=100 * high, **shown)
-    yield Panel(f"{title}: exact McNemar test", "p", rows, columns, p, logarithmic=True, **shown)
+    yield Panel(f"{title}: {test}", "p", rows, columns, p, logarithmic=True, **shown)
 
 
 def bars(

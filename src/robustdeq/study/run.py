@@ -30,6 +30,7 @@ def settings(experiment: Experiment, study: Study) -> dict[str, Any]:
         "strict": describe(study.strict),
         "effort": describe(study.effort),
         "seeds": study.seeds,
+        "ways": list(study.ways) or None,
         "budget": asdict(study.budget),
     }
 

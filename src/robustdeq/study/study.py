@@ -6,7 +6,7 @@ on where they were interrupted, and what two experiments need is made once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdeq.attacks import APGD, PGD, Cascade, Component, Square, TargetedAPGD, TargetedFAB
-from robustdeq.base.errors import InputError, check_counts
+from robustdeq.base.errors import InputError, check_counts, look_up
 from robustdeq.base.progress import Report
 from robustdeq.base.provenance import describe, digest
 from robustdeq.data import Images, Splits
@@ -134,6 +134,7 @@ class Study:
         strict: how hard the strict protocol tries.
         effort: how hard the other costly attacks try.
         seeds: how many trainings of each kind are compared, where that is asked.
+        ways: the ways of training that `overestimate` and `gradient-or-loss` compare, by name; all where empty.
         batch_size: how many images are attacked at once.
         device: where everything is computed.
         progress: makes, for each training or measurement, something that shows how far it is.
@@ -154,6 +155,7 @@ class Study:
     strict: Strict = field(default_factory=Strict)
     effort: Effort = field(default_factory=Effort)
     seeds: int = 2
+    ways: tuple[str, ...] = ()
     batch_size: int = 64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = _silent
@@ -173,6 +175,11 @@ class Study:
     def size(self) -> str:
         """The size in the place of the paper's DEQ-Large."""
         return self.scale.sizes[0]
+
+    def compared(self, ways: Sequence[Configuration]) -> tuple[Configuration, ...]:
+        """Those of some ways of training that are compared; raises `InputError` where `ways` names none of them."""
+        known = {way.name: way for way in ways}
+        return tuple(look_up("way of training", name, known) for name in self.ways or known)
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """The images that are attacked and their labels, on the device."""

@@ -113,7 +113,7 @@ def _measure(study: Study) -> Panels:
         configuration.title + f", seed {seed}" * (study.seeds > 1): attacked(
             study, study.trained(configuration, seed=seed), f"{configuration.name}" + f", seed {seed}" * (seed > 0)
         )
-        for configuration in GRADIENT_OR_LOSS.configurations
+        for configuration in study.compared(GRADIENT_OR_LOSS.configurations)
         for seed in range(study.seeds)
     }
     outcomes = np.stack([model.outcomes for model in found.values()])

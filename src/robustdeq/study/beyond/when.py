@@ -215,7 +215,7 @@ def _measure(study: Study) -> Panels:
         known_as = f"{variation.base.scale} {variation.way.name} {variation.change}".strip()
         deq = study.planned(variation.plan(study.budget), variation.way, known_as).deq
         title = f"model {i} of {len(chosen)}: {variation.title}"
-        outcomes[variation.title] = attacked(study, deq, protocol, {"final": FinalState()}, title)[: len(_SEEN)]
+        outcomes[variation.title] = attacked(study, deq, protocol, title)[: len(_SEEN)]
         found.append(signs(study, deq, title))
     stood, kinds = np.stack([*outcomes.values()]), tuple(variation.kind for variation in chosen)
     overrated = 100.0 * (stood[:, 2:3].astype(float) - stood[:, 3:4])
