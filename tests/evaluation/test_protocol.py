@@ -1,6 +1,8 @@
 """The columns of the paper's tables, and the candidates of each."""
 
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -80,14 +82,31 @@ def test_search_of_the_paper_is_over_1_5_9_steps_and_dampings_of_a_half_and_one(
     assert len(columns_of("paper")[4].attempts) == (LAST - 1) * 3 * 2 * 2
 
 
-@pytest.mark.parametrize("name", ["", "Paper", "none"])
-def test_protocol_that_is_not_there_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"there is no protocol '{name}'; choose one of 'paper'"):
+@pytest.mark.parametrize(("states", "searched"), [(1, [1]), (2, [1, 8]), (3, [1, 4, 8]), (8, [*range(1, 9)])])
+def test_a_search_of_few_states_goes_evenly_from_the_first_to_the_last(states: int, searched: list[int]) -> None:
+    fewer, all_of_them = (Estimators(states=count).candidates(9) for count in (states, None))
+    for column, whole in zip(fewer, all_of_them, strict=True):
+        every = {g: getattr(g, "state", None) for g in whole.gradients}
+        intermediate = "intermediate" in column.id.split("-")
+        assert column.gradients == tuple(g for g, n in every.items() if n in searched or not intermediate)
+    assert fewer[1].followed == tuple(f"u_{n}" for n in searched)
+
+
+def test_more_states_than_there_are_is_all_of_them() -> None:
+    assert Estimators(states=100).candidates(9) == Estimators().candidates(9)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("", "choose one of paper, "), ("Paper", "did you mean paper?"), ("none", "choose one of paper, ")],
+)
+def test_protocol_that_is_not_there_is_refused(name: str, meant: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"there is no protocol '{name}'; {meant}")):
         protocol_named(name)
 
 
-@pytest.mark.parametrize("settings", [{"steps": ()}, {"dampings": ()}], ids=str)
-def test_search_over_nothing_is_refused(settings: dict[str, tuple[float, ...]]) -> None:
+@pytest.mark.parametrize("settings", [{"steps": ()}, {"dampings": ()}, {"states": 0}], ids=str)
+def test_search_over_nothing_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Estimators(**settings)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from typing_extensions import override
 
@@ -50,11 +51,13 @@ class Candidates:
         id: of the column.
         label: of the column.
         gradients: in the order of the search.
+        followed: names for them where their adversaries are followed along the trajectory (Fig. 4).
     """
 
     id: str
     label: str
     gradients: tuple[Gradient, ...]
+    followed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Estimators:
         steps: the k of the unrolled intermediates that are searched.
         dampings: the λ of the unrolled intermediates that are searched.
         ensemble: the k and λ of the unrolled ensemble.
+        states: at how many intermediate states, evenly spread from the first to the last, gradients are searched; None
+            for all.
 
     Raises:
         InputError: there is nothing to search.
@@ -81,10 +86,12 @@ class Estimators:
     steps: tuple[int, ...] = (1, 5, 9)
     dampings: tuple[float, ...] = (0.5, 1.0)
     ensemble: tuple[int, float] = (1, 1.0)
+    states: int | None = None
 
     def __post_init__(self) -> None:
         if not self.steps or not self.dampings:
             raise InputError("there are no unrolled intermediates to search; give at least one of steps and dampings.")
+        check_counts(states=1 if self.states is None else self.states)
 
     def adjoint(self, state: int | None = None) -> SimultaneousAdjoint:
         """The simultaneous adjoint at one state."""
@@ -103,7 +110,8 @@ class Estimators:
 
         Unrolled intermediates are searched in both readings: from z_n, as written, and from f(z_n), as released.
         """
-        intermediate = range(1, last)
+        count = last - 1 if self.states is None else self.states
+        intermediate = dict.fromkeys(round(n) for n in torch.linspace(1, last - 1, min(count, last - 1)).tolist())
         unrolled = tuple(
             UnrolledIntermediate(state, steps, damping, from_image)
             for state in intermediate
@@ -111,10 +119,11 @@ class Estimators:
             for damping in self.dampings
             for from_image in (False, True)
         )
-        adjoints, together = tuple(map(self.adjoint, intermediate)), UnrolledIntermediate(None, *self.ensemble)
+        adjoints, followed = tuple(map(self.adjoint, intermediate)), tuple(f"u_{n}" for n in intermediate)
+        together = UnrolledIntermediate(None, *self.ensemble)
         return (
-            Candidates("adjoint-final", "simultaneous adjoint, final", (self.adjoint(),)),
-            Candidates("adjoint-intermediate", "simultaneous adjoint, intermediate", adjoints),
+            Candidates("adjoint-final", "simultaneous adjoint, final", (self.adjoint(),), (f"u_{last}",)),
+            Candidates("adjoint-intermediate", "simultaneous adjoint, intermediate", adjoints, followed),
             Candidates("adjoint-ensemble", "simultaneous adjoint, ensemble", (Ensemble(self.adjoint()),)),
             Candidates("unrolled-final", "unrolled intermediates, final", (self.final,)),
             Candidates("unrolled-intermediate", "unrolled intermediates, intermediate", unrolled),
@@ -219,8 +228,6 @@ class Paper(Estimating):
 
     @override
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
-        last = as_deq(model).last_state
-        states = {"adjoint-final": range(last, last + 1), "adjoint-intermediate": range(1, last)}
         return [
             *(
                 Column(
@@ -228,9 +235,9 @@ class Paper(Estimating):
                     column.label,
                     climb(self.attack, model, *column.gradients),
                     ready_made=column.id == "unrolled-final",
-                    followed=tuple(f"u_{n}" for n in states.get(column.id, ())),
+                    followed=column.followed,
                 )
-                for column in self.estimators.candidates(last)
+                for column in self.estimators.candidates(as_deq(model).last_state)
             ),
             *(
                 beyond(f"through-{row.id}", f"through the solver, {row.id}", adaptive(self.attack, [row]), Rule.EVERY)
