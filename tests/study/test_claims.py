@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import robustdeq as rd
 from robustdeq.base.statistics import weakest
 from robustdeq.data import load
 from robustdeq.reporting import findings_table, markdown, reproduction_latex
 from robustdeq.study import EXPERIMENTS, Finding, Reproduction, Study, Verdict, scale_named
 from robustdeq.study.claims import CLAIMS, STATEMENTS, cost, estimates
-from robustdeq.study.claims.statement import Seed, Statement, decide, hurts_most, mildest, points
+from robustdeq.study.claims.statement import Seed, Statement, best_defense, decide, hurts_most, mildest, points
 from robustdeq.study.configurations import CONFIGURATIONS, UNROLLED
 from robustdeq.study.finding import FEWEST_SEEDS, LEVEL, verdict
 from robustdeq.study.grids import paper_grid
@@ -31,6 +33,7 @@ from robustdeq.study.paper.table1 import ready_made
 from robustdeq.study.paper.table3 import attacked_twice
 from robustdeq.study.paper.table4 import network
 from robustdeq.study.stopwatch import Timing
+from robustdeq.study.study import Trained
 
 TITLES = tuple(way.title for way in CONFIGURATIONS)
 
@@ -185,6 +188,8 @@ def outcomes_of(images: int, attacked: bool) -> dict[object, object]:
     found: dict[object, object] = {
         residuals: np.linspace(1.0, 0.1, 9)[:, None].repeat(images, axis=1),
         lipschitz_constants: np.full(images, 2.0),
+        estimates.coupled: np.stack([np.full(images, 0.5), np.full(images, 0.2)]),
+        cost.extra_memory: np.full((2, images + 1), 3.0),
         paper_grid: twice,
         attacked_twice: (twice, twice),
         states_under_ready_made: (np.ones((9, images), bool), rights((9, images))),
@@ -222,10 +227,50 @@ def test_every_claim_is_a_number_per_image_and_nothing_where_attacks_do_not_diff
         "unrolled training reaches 0.04": 0.045 - 0.1,
         "the adjoint converges, B_nᵀ": 0.1 - 0.01,
         "the adjoint converges, B_n as printed": 0.1 - 0.01,
+        "the coupling with x hinders convergence": 0.5 - 0.2,
+        "the early state needs constant memory": 1.0,
+        "the ensemble defense needs constant memory": 1.0,
     }
     for title, contrast in found.items():
-        if "vanilla" in title:
+        if "a vanilla" in title:
             expected = 12.0 if attacked else -88.0
         else:
             expected = 10.0 if "competitive" in title else constants.get(title, 0.0)
         np.testing.assert_allclose(contrast, expected, atol=1e-9, err_msg=title)
+
+
+def untrained(study: Study) -> Trained:
+    torch.manual_seed(0)
+    return Trained(rd.models.mdeq("nano", in_channels=1).eval(), 3, None, "")
+
+
+def test_what_the_defenses_hold_beyond_the_final_state_does_not_grow_by_a_state(tmp_path: Path) -> None:
+    study = at_work(tmp_path, 1, 4)
+    extra = cost.extra_memory(study, untrained(study), "")
+    assert extra.shape == (2, 17)
+    assert (np.abs(extra[1] - extra[1, 0]) < 1).all()
+    assert (np.diff(extra[0]) <= 0).all()
+    assert extra[0, 0] < extra[1, 0]
+
+
+def test_the_joint_iteration_with_x_held_fixed_is_damped_iteration_of_f(tmp_path: Path) -> None:
+    study = at_work(tmp_path, 1, 4)
+    trained = untrained(study)
+    moving, fixed = estimates.coupled(study, trained, "")
+    deq, (x, _) = trained.deq, study.tensors()
+    with torch.no_grad():
+        _, cell, z = deq.bind(x)
+        for _ in range(deq.solver.max_steps):
+            z = (z + cell(z)) / 2
+        value = cell(z)
+    expected = (value - z).flatten(1).norm(dim=1) / value.flatten(1).norm(dim=1)
+    np.testing.assert_allclose(fixed, expected.double().numpy(), rtol=1e-3)
+    assert (np.abs(moving - fixed) > 1e-6).all()
+
+
+@given(arrays(bool, (3, 4, 12)), st.integers(0, 2))
+def test_the_best_defense_beats_none_by_more_than_the_others_lose(grid: np.ndarray, index: int) -> None:
+    left = np.stack([weakest(row[1:]) for row in grid])
+    ahead = best_defense(grid, index).mean()
+    assert ahead == pytest.approx(100 * (left[index] - mildest(np.delete(left, index, axis=0))).mean())
+    assert ahead >= 100 * (left[index].mean() - np.delete(left, index, axis=0).mean(axis=1).max()) - 1e-9

@@ -13,9 +13,11 @@ from robustdeq.study.claims.statement import (
     Samples,
     Seed,
     Statement,
+    best_defense,
     hurts_most,
     mildest,
     points,
+    robustness,
 )
 from robustdeq.study.configurations import EXACT_8_7, EXACT_50_50, RESNET, UNROLLED, WIDE, Configuration
 from robustdeq.study.grids import paper_grid
@@ -63,22 +65,12 @@ def _strongest_on_ensemble(found: Seed, column: int, size: int, attack: int) -> 
     return hurts_most(_twice(found, attack, size)[_ENSEMBLE, 1:], column - 1)
 
 
-def _robustness(outcomes: Outcomes) -> list[Samples]:
-    """What each defense leaves under its strongest column."""
-    return [weakest(row[1:]) for row in outcomes]
-
-
 def _ensemble_best(found: Seed, size: int, attack: int) -> Samples:
-    return _best_of_three(_twice(found, attack, size))
+    return best_defense(_twice(found, attack, size), _ENSEMBLE)
 
 
 def _ensemble_best_exact(found: Seed) -> Samples:
-    return _best_of_three(found.of(paper_grid, EXACT_50_50))
-
-
-def _best_of_three(outcomes: Outcomes) -> Samples:
-    *others, ensemble = _robustness(outcomes)
-    return points(ensemble, mildest(np.stack(others)))
+    return best_defense(found.of(paper_grid, EXACT_50_50), _ENSEMBLE)
 
 
 def _improved(found: Seed, row: int, columns: list[int]) -> Samples:
@@ -91,7 +83,7 @@ def _balanced(found: Seed) -> Samples:
 
 
 def _before_exact(found: Seed) -> Samples:
-    ours, theirs = (_robustness(found.of(paper_grid, way)) for way in (UNROLLED, EXACT_50_50))
+    ours, theirs = (robustness(found.of(paper_grid, way)) for way in (UNROLLED, EXACT_50_50))
     return points(mildest(np.stack(ours)), mildest(np.stack(theirs)))
 
 

@@ -124,9 +124,20 @@ def points(more: np.ndarray | float, less: np.ndarray | float) -> Samples:
     return 100.0 * (np.asarray(more, float) - np.asarray(less, float))
 
 
-def mildest(candidates: Outcomes) -> Samples:
+def mildest(candidates: Outcomes | Float[np.ndarray, "candidates samples"]) -> Samples:
     """The outcomes under the candidate that hurts least, chosen on other images."""
     return -weakest(-candidates.astype(float))
+
+
+def robustness(grid: Bool[np.ndarray, "rows columns samples"]) -> list[Samples]:
+    """What each defense of a grid leaves under its strongest column; the first column is clean."""
+    return [weakest(row[1:]) for row in grid]
+
+
+def best_defense(grid: Bool[np.ndarray, "rows columns samples"], index: int) -> Samples:
+    """By how many points one defense is more robust than the best of the others, each under its strongest column."""
+    left = np.stack(robustness(grid))
+    return points(left[index], mildest(np.delete(left, index, axis=0)))
 
 
 def hurts_most(candidates: Outcomes, index: int) -> Samples:
