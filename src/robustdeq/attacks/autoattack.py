@@ -59,11 +59,15 @@ class Cascade(Attack):
         return ", ".join(component.label for component in self.components)
 
     @override
+    def check(self, x: Pixels, classes: int) -> None:
+        for component in self.components:
+            component.check(x, classes)
+
+    @override
     def search(self, surrogate: nn.Module, judge: nn.Module, x: Pixels, y: Labels, report: Report) -> Pixels:
         """Search; before each attack, report the share of the attacks that are done and the label of the next."""
         standing, classes = stand(judge, x, y)
-        for component in self.components:
-            component.check(x, classes)
+        self.check(x, classes)
         adversaries = x.clone()
         for done, component in enumerate(self.components):
             report(done / len(self.components), component.label)
@@ -178,6 +182,10 @@ class AutoAttack(BallAttack):
     @override
     def label(self) -> str:
         return "AutoAttack" if self.version == Version.STANDARD else f"AutoAttack, {self.version}"
+
+    @override
+    def check(self, x: Pixels, classes: int) -> None:
+        self._cascade.check(x, classes)
 
     @override
     def search(self, surrogate: nn.Module, judge: nn.Module, x: Pixels, y: Labels, report: Report) -> Pixels:

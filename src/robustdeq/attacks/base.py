@@ -79,6 +79,9 @@ class Attack(metaclass=ABCMeta):
         """What it follows, in words for tables, where that isn't the gradient of the surrogate; None where it is."""
         return None
 
+    def check(self, x: Pixels, classes: int) -> None:
+        """Raise `InputError` where it cannot attack such images, or a model of so many classes."""
+
     def seeded(self: AnyAttack, batch: int) -> AnyAttack:
         """The same attack with the seed of a batch: its own plus the number of the batch."""
         settings: Any = self

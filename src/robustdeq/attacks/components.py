@@ -126,8 +126,8 @@ class Component(BallAttack):
     def build(self, model: nn.Module, classes: int) -> Any:
         """The authors' attack on a model, of so many classes, of pixels in [0, 1]."""
 
+    @override
     def check(self, x: Pixels, classes: int) -> None:
-        """Raise `InputError` where it cannot attack such images, or a model with so many classes."""
         if classes < self.least_classes:
             raise InputError(
                 f"{self.label} needs {self.least_classes} classes and the model has {classes}; leave it out, as in "

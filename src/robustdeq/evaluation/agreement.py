@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from robustdeq.base.errors import InputError
 from robustdeq.base.shapes import Pixels
 from robustdeq.deq import DEQ
 from robustdeq.deq.defenses import EarlyState
@@ -24,12 +25,14 @@ def true_gradients(deq: DEQ, x: Pixels, loss: Loss) -> Gradients:
 
 
 def estimated_gradients(deq: DEQ, x: Pixels, loss: Loss, estimators: Estimators) -> dict[str, Gradients]:
-    """Every estimate of `true_gradients`, by name; one that knows only the final state stands for all of them.
+    """Every estimate of `true_gradients` that the model has, by name; one of the final state stands for all of them.
 
     "adjoint u_{n+1}" is the adjoint one state later, the one that the paper found to hurt z_n most (Fig. 4).
     """
-    adjoints = estimators.adjoint().input_gradients(deq, x, loss)
-    found = {"adjoint u_n": adjoints, "adjoint u_{n+1}": torch.cat([adjoints[1:], adjoints[-1:]])}
+    found = {}
+    if _has(deq, adjoint := estimators.adjoint()):
+        adjoints = adjoint.input_gradients(deq, x, loss)
+        found = {"adjoint u_n": adjoints, "adjoint u_{n+1}": torch.cat([adjoints[1:], adjoints[-1:]])}
     for damping in estimators.dampings:
         for steps in estimators.steps:
             unrolled = UnrolledIntermediate(None, steps, damping)
@@ -41,8 +44,18 @@ def estimated_gradients(deq: DEQ, x: Pixels, loss: Loss, estimators: Estimators)
         "Jacobian-free": JacobianFree(),
     }
     for name, gradient in ready_made.items():
-        found[name] = gradient.input_gradient(deq, x, loss).expand_as(adjoints)
+        if _has(deq, gradient):
+            found[name] = gradient.input_gradient(deq, x, loss).expand(deq.last_state, *x.shape)
     return found
+
+
+def _has(deq: DEQ, gradient: Gradient) -> bool:
+    """Whether a model has all that a gradient asks for."""
+    try:
+        gradient.check(deq)
+    except InputError:
+        return False
+    return True
 
 
 def cosine(a: Gradients, b: Gradients) -> Float[Tensor, "states batch"]:

@@ -81,6 +81,7 @@ def _assembled(store: Store) -> GridResult:
         climbed=tuple(climbed),
         ready_made=tuple(column["ready_made"] for column in shown),
         tried=tuple(tried),
+        missing=dict(manifest.get("missing", ())),
     )
     evidence = _evidence(manifest, found, result)
     return result if evidence is None else replace(result, checks=checks(evidence))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 from torch import nn
 
 from robustdeq.attacks import Attack
+from robustdeq.base.errors import InputError
 from robustdeq.base.provenance import describe, digest
+from robustdeq.base.shapes import Pixels
 from robustdeq.deq import Defended, Defense
 from robustdeq.deq.defenses import as_deq
 from robustdeq.deq.gradients import Gradient, Surrogate
@@ -157,6 +159,7 @@ class Column:
         role: what the column is for.
         ready_made: whether it is the ready-made attack, which needs no thought about the solver.
         followed: names for its attempts where their adversaries are followed along the trajectory (Fig. 4).
+        missing: why it has no attempts, where the model lacks what they need; the table says so.
     """
 
     id: str
@@ -166,3 +169,18 @@ class Column:
     role: Role = Role.PAPER
     ready_made: bool = False
     followed: tuple[str, ...] = ()
+    missing: str = ""
+
+    def against(self, x: Pixels, classes: int) -> Column:
+        """The column on such images and a model of so many classes: without attempts where one of them cannot be made.
+
+        Args:
+            x: at least one image.
+            classes: how many classes the model tells apart.
+        """
+        try:
+            for attempt in self.attempts:
+                attempt.attack.check(x, classes)
+        except InputError as error:
+            return replace(self, attempts=(), missing=str(error))
+        return self

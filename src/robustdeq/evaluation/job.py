@@ -96,6 +96,7 @@ class Job:
                 for column in self.columns
                 for name, attempt in zip(column.followed, column.attempts, strict=False)
             },
+            "missing": [[column.label, column.missing] for column in self.columns if column.missing],
             "columns": [
                 {
                     **{name: getattr(column, name) for name in ("id", "label", "rule", "role", "ready_made")},
@@ -106,6 +107,7 @@ class Job:
                     ],
                 }
                 for column in self.columns
+                if not column.missing
             ],
         }
 

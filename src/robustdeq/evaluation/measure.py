@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.deq import DEQ, Defense
 from robustdeq.deq.defenses import as_deq
 from robustdeq.deq.gradients import own_gradient
+from robustdeq.deq.modes import evaluating
 from robustdeq.evaluation import distributed
 from robustdeq.evaluation.assemble import assemble
 from robustdeq.evaluation.column import Row
@@ -148,9 +150,12 @@ def plan(
     require(rows, "there is no defense to judge; give at least one.")
     if isinstance(model, DEQ):
         settings |= {part: describe(getattr(model, part)) for part in ("solver", "tail", "gradient")}
-    columns = tuple(protocol.columns(model, rows, gradients))
+    columns = protocol.columns(model, rows, gradients)
+    with torch.no_grad(), evaluating(model):
+        classes = rows[0].judge(x[:1]).shape[1]
+    possible = tuple(column.against(x[:1], classes) for column in columns)
     titles = titles or protocol.titles(rows)
-    return Job(model, rows, titles, columns, x, y, batch_size, settings, protocol.probed)
+    return Job(model, rows, titles, possible, x, y, batch_size, settings, protocol.probed)
 
 
 def white_box_grid(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -189,6 +190,21 @@ def beyond(id: str, label: str, attempts: tuple[Attempt, ...], rule: Rule = Rule
     return Column(id, label, attempts, rule, Role.BEYOND)
 
 
+def where_there(made: Callable[[], tuple[Attempt, ...]], id: str, label: str, **settings: Any) -> Column:
+    """The column of some attempts, or where the model lacks what they climb, of none and why.
+
+    Args:
+        made: makes the attempts, or raises `InputError`.
+        id: of the column.
+        label: of the column.
+        settings: further ones of it.
+    """
+    try:
+        return Column(id, label, made(), **settings)
+    except InputError as error:
+        return Column(id, label, (), missing=str(error), **settings)
+
+
 def climb(attack: Attack, model: nn.Module, *gradients: Gradient) -> tuple[Attempt, ...]:
     """An attack on each of these gradients of a DEQ, judged on the state that it reads."""
     return tuple(Attempt(attack, estimated(model, gradient)) for gradient in gradients)
@@ -230,10 +246,10 @@ class Paper(Estimating):
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
         return [
             *(
-                Column(
+                where_there(
+                    partial(climb, self.attack, model, *column.gradients),
                     column.id,
                     column.label,
-                    climb(self.attack, model, *column.gradients),
                     ready_made=column.id == "unrolled-final",
                     followed=column.followed,
                 )
@@ -305,7 +321,12 @@ class Strict(Paper):
         return [
             *super().columns(model, rows, gradients),
             *(
-                beyond(f"implicit-{name}", f"implicit gradient, {name}", climb(attack, model, gradient))
+                where_there(
+                    partial(climb, attack, model, gradient),
+                    f"implicit-{name}",
+                    f"implicit gradient, {name}",
+                    role=Role.BEYOND,
+                )
                 for name, gradient in implicit.items()
             ),
             beyond("joint", "joint iteration, z, u and x", (Attempt(joint, bare),)),
@@ -387,11 +408,11 @@ class AutoAttackTable(Estimating):
         for column in self.estimators.candidates(last):
             climbed = strongest.get(column.id, column.gradients[0])
             label = f"{column.label}, judged on the"
-            own, defended = climb(auto, model, climbed), judged(auto, model, climbed, rows)
-            ready_made = column.id == "unrolled-final"
+            own, defended = partial(climb, auto, model, climbed), partial(judged, auto, model, climbed, rows)
+            settings = {"rule": Rule.EVERY, "role": Role.BEYOND}
             columns += [
-                Column(column.id, f"{label} surrogate", own, ready_made=ready_made),
-                Column(f"{column.id}-judged", f"{label} defense", defended, Rule.EVERY, Role.BEYOND),
+                where_there(own, column.id, f"{label} surrogate", ready_made=column.id == "unrolled-final"),
+                where_there(defended, f"{column.id}-judged", f"{label} defense", **settings),
             ]
         return [*columns, *self.climbing(model, gradients)]
 

@@ -44,6 +44,7 @@ class GridResult:
         climbed: the index of the strongest candidate of each column, None where all its attempts count.
         ready_made: which columns are the ready-made attack, which needs no thought about the solver.
         tried: for each column, how many samples stand behind each defense under each of its attempts.
+        missing: why further columns of the protocol were not made, by name: the model lacks what they need.
     """
 
     defenses: tuple[str, ...]
@@ -62,6 +63,7 @@ class GridResult:
     climbed: tuple[int | None, ...] = ()
     ready_made: tuple[bool, ...] = ()
     tried: tuple[Int[np.ndarray, "defenses _"], ...] = ()
+    missing: dict[str, str] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> Float[np.ndarray, "defenses columns"]:
@@ -70,8 +72,9 @@ class GridResult:
 
     @property
     def robustness(self) -> Float[np.ndarray, "defenses"]:
-        """The minimum over the paper's columns: its measure of a defense."""
-        return self.accuracy[:, ~np.asarray(self.beyond_paper)].min(axis=1)
+        """The minimum over the paper's columns: its measure of a defense; nan where there are none."""
+        papers = self.accuracy[:, ~np.asarray(self.beyond_paper, bool)]
+        return papers.min(axis=1) if papers.size else np.full(len(papers), math.nan)
 
     @property
     def standing(self) -> Bool[np.ndarray, "defenses samples"]:
@@ -112,7 +115,7 @@ class GridResult:
                     "name": name,
                     "clean": float(self.clean[i].mean()),
                     "clean_per_sample": digits(self.clean[i]),
-                    "minimum_paper": float(self.robustness[i]),
+                    "minimum_paper": _finite(float(self.robustness[i])),
                     "worst_case": float(self.worst_case[i]),
                     "worst_case_per_sample": digits(self.standing[i]),
                     "worst_case_interval": self.worst_case_intervals[i].tolist(),
@@ -134,6 +137,7 @@ class GridResult:
                 }
                 for i, name in enumerate(self.defenses)
             ],
+            "missing": self.missing,
             "checks": [asdict(check) for check in self.checks],
             "profiles": {
                 name: {key: [_finite(value) for value in values] for key, values in asdict(profile).items()}
@@ -183,6 +187,7 @@ class GridResult:
                 checks=tuple(Check(**check) for check in plain["checks"]),
                 ids=tuple(attack["id"] for attack in attacks),
                 ready_made=tuple(attack["ready_made"] for attack in attacks),
+                missing=plain.get("missing", {}),
             )
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}).") from error

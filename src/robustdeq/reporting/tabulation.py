@@ -153,8 +153,11 @@ def grid_table(result: GridResult, title: str = "") -> Table:
     if any(result.errors):
         errors = tuple(Cell(str(images)) for images in result.errors)
         summary.append(Line("images with logits that are not finite", errors, ("count as errors", "–")))
-    groups = [(Line("clean", tuple(clean), ("–", "–"), summary=True),), attacks[:papers], attacks[papers:], summary]
+    missing = [Line(name, (Cell("n/a"),) * len(defenses), ("not made", why)) for name, why in result.missing.items()]
+    clean_line = Line("clean", tuple(clean), ("–", "–"), summary=True)
+    groups = [(clean_line,), attacks[:papers], attacks[papers:], missing, summary]
     notes = [f"accuracy in % on {count(result.clean.shape[1], 'image')}"]
+    notes += [f"n/a: {why.rstrip('.')}" for why in dict.fromkeys(result.missing.values())]
     if any(result.cumulative):
         notes.append("↓ made on what withstood all attacks above, which it includes")
     return Table(

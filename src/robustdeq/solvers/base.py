@@ -259,9 +259,14 @@ class Solver(ABC):
         return None, None
 
     def inverse(self, trajectory: Trajectory, n: int) -> InverseJacobian:
-        """The estimate B_n of the inverse Jacobian of g that the method holds at z_n."""
-        raise InputError(
-            f"{type(self).__name__} keeps no estimate of the inverse Jacobian; solve with Broyden where one is needed."
+        """The estimate B_n of the inverse Jacobian of g that the method holds at z_n, where it keeps one."""
+        raise NotImplementedError
+
+    def check_inverse(self) -> None:
+        """Raise `InputError` where the method does not define `inverse`: it keeps no estimate."""
+        require(
+            type(self).inverse is not Solver.inverse,
+            f"{type(self).__name__} keeps no estimate of the inverse Jacobian; solve with Broyden where one is needed.",
         )
 
     def iterate(self, function: Function, z0: State, hold_best: bool = False) -> Iteration:
@@ -450,6 +455,7 @@ class Trajectory:
         Raises:
             InputError: n is not in 0 … N, or the method keeps no such estimate.
         """
+        self.solver.check_inverse()
         require(0 <= n <= self.max_steps, f"B_{n} does not exist; this trajectory has B_0 to B_{self.max_steps}.")
         return self.solver.inverse(self, n)
 

@@ -119,6 +119,7 @@ def strongest_on(row: int, result: GridResult, estimators: Estimators, last: int
     candidates = [
         (standing, gradient)
         for column in estimators.candidates(last)
+        if column.id in tried
         for standing, gradient in zip(tried[column.id][row], column.gradients, strict=True)
     ]
     return min(candidates, key=itemgetter(0))[1]
@@ -133,5 +134,5 @@ def strongest(result: GridResult, estimators: Estimators, last: int) -> dict[str
     return {
         column.label: column.gradients[index]
         for column in estimators.candidates(last)
-        if (index := climbed[column.id]) is not None
+        if (index := climbed.get(column.id)) is not None
     }

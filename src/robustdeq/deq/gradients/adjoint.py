@@ -39,6 +39,11 @@ class SimultaneousAdjoint(Family):
     def __post_init__(self) -> None:
         require(self.step_size > 0, f"step_size is {self.step_size}; give a positive number.")
 
+    @override
+    def check(self, deq: DEQ) -> None:
+        super().check(deq)
+        deq.solver.check_inverse()
+
     @property
     @override
     def label(self) -> str:

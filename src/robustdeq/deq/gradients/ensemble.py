@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,10 @@ class Ensemble(Gradient):
     @override
     def label(self) -> str:
         return f"sum over all states ({self.family.label})"
+
+    @override
+    def check(self, deq: DEQ) -> None:
+        replace(self.family, state=None).check(deq)
 
     @override
     def evaluations(self, deq: DEQ) -> int:

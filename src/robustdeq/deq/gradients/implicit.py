@@ -113,6 +113,7 @@ class SHINE(Implicit):
 
     @override
     def check(self, deq: DEQ) -> None:
+        deq.solver.check_inverse()
         if self.state is not None:
             last = deq.solver.max_steps
             require(1 <= self.state <= last, f"the solver holds no estimate at state {self.state}; give 1 to {last}.")

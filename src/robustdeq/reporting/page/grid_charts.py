@@ -113,6 +113,8 @@ def grid_chart(result: GridResult) -> Chart:
     note = "Accuracy in %. The pointer shows the interval and the gradient behind a number; the table has both."
     if any(result.cumulative):
         note += " ↓: made on what withstood all attacks above, which it includes."
+    for why in dict.fromkeys(result.missing.values()):
+        note += f" Not made: {'; '.join(name for name, its in result.missing.items() if its == why)}. {why}"
     return Chart(
         "Defense × attack",
         heat_map(
