@@ -115,6 +115,7 @@ def test_adversaries_stay_in_the_ball_and_in_the_bounds(
     seed: int,
 ) -> None:
     x, y = pixels(3, seed)
+    eps = min(eps, bounds[1] - bounds[0])
     attack = PGD(eps, step, steps=3, norm=norm, random_start=random_start, bounds=bounds, seed=seed)
     adversaries = attack(linear(), x.view(3, *shape), y).view_as(x)
     assert (lengths(adversaries - x, norm) <= eps + 1e-12).all()

@@ -130,8 +130,9 @@ def test_labels_of_any_integer_type_mean_the_same() -> None:
 def test_what_was_projected_is_accepted_whatever_the_precision(
     norm: str, eps: float, bounds: tuple[float, float], dtype: torch.dtype, seed: int
 ) -> None:
-    generator, threat = torch.Generator().manual_seed(seed), ThreatModel(eps, norm, bounds)
     low, high = bounds
+    generator = torch.Generator().manual_seed(seed)
+    threat = ThreatModel(min(eps, high - low), norm, bounds)
     x = threat.clip((low + (high - low) * torch.rand(4, 3, 8, 8, generator=generator)).to(dtype))
     far = x + 3 * (high - low) * torch.randn(x.shape, generator=generator).to(dtype)
     threat.check(x, torch.zeros(4, dtype=torch.int64))

@@ -43,7 +43,7 @@ class ThreatModel:
         return named(str(self.norm))
 
     def check(self, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"]) -> None:
-        """Raise `InputError` unless x are finite pixels within the bounds and y one label per image."""
+        """Raise `InputError` unless x are finite pixels within the bounds, y their labels, and ε not beyond these."""
         if not x.is_floating_point():
             raise InputError(f"x has dtype {x.dtype}; convert it to floating-point pixels in {list(self.bounds)}.")
         if y.shape != x.shape[:1] or y.is_floating_point():
@@ -52,8 +52,14 @@ class ThreatModel:
             )
         require(len(x) != 0, "x holds no image; give at least one.")
         require(bool(x.isfinite().all()), "x has pixels that are not finite; remove the images that hold nan or inf.")
+        low, high = self.bounds
+        largest = float(self.measure.size(torch.full_like(x[:1], high - low, dtype=torch.float64)))
+        if self.eps > largest * (1 + 1e-6):
+            raise InputError(
+                f"eps is {self.eps:g}, and pixels in [{low:g}, {high:g}] differ by {largest:g} in {self.norm} at most; "
+                "give it in the units of pixels, such as 8/255."
+            )
         if self._leaves_bounds(x):
-            low, high = self.bounds
             raise InputError(
                 f"x has pixels from {float(x.min()):g} to {float(x.max()):g}; scale them to [{low:g}, {high:g}]."
             )

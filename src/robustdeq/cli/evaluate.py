@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError
+from robustdeq.cli.attack import Climb
 from robustdeq.cli.device import device_named
 from robustdeq.cli.measurement import show_measured
 from robustdeq.cli.outputs import refuse_file
@@ -26,7 +26,7 @@ def evaluate(
     data: str = "cifar10",
     n: int | None = None,
     protocol: str = "paper",
-    attack: PGD = PGD(),  # noqa: B008
+    attack: Climb = Climb(),  # noqa: B008
     early: int | None = None,
     estimators: Estimators = Estimators(),  # noqa: B008
     strict: Strict = Strict(),  # noqa: B008
@@ -52,7 +52,7 @@ def evaluate(
         protocol: which attacks: paper (Tables 2 and 6), strict (per-image worst case over all we know, with checks of
             the attacks), ready-made (Table 1), autoattack (Table 3) or entropy (input entropy reduction, attacked as
             published and adaptively).
-        attack: PGD and its threat model; eps and step_size in units of pixels in [0, 1].
+        attack: PGD and its threat model, by default that in which the weights were trained.
         early: the state of the early-state defense; by default the one chosen in training, else on the development
             split of the data.
         estimators: the settings of the estimated gradients.
@@ -68,7 +68,8 @@ def evaluate(
         output: the folder for the results; by default runs/evaluate/WEIGHTS-DATA-PROTOCOL.
         overwrite: discard what an earlier evaluation left in the folder.
     """
-    read_card(weights)
+    trained = read_card(weights).trained_within
+    climb = attack.attack(trained)
     images = load_data(data).require("test")
     images = images if n is None else images.head(n)
     folder = output or Path("runs/evaluate") / f"{_short(weights)}-{_short(data)}-{protocol}"
@@ -86,11 +87,11 @@ def evaluate(
             EarlyState(early).check(model)
 
     if isinstance(model, DEQ):
-        asked = {"attack": attack, "estimators": estimators, "sources": sources, "defense": reduction}
+        asked = {"attack": climb, "estimators": estimators, "sources": sources, "defense": reduction}
         effort = {setting.name: getattr(strict, setting.name) for setting in fields(strict)}
         chosen = protocol_named(protocol, **effort | asked)
     else:
-        chosen = Network(attack)
+        chosen = Network(climb)
     show_measured(
         launch(devices, nodes, place.type),
         model,
@@ -98,6 +99,7 @@ def evaluate(
         chosen,
         estimators,
         folder,
+        trained=trained,
         exhibited=model if isinstance(model, DEQ) and chosen.reads_early else None,
         early=early,
         development=None if held_out is None else held_out.tensors(),

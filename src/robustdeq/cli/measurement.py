@@ -11,6 +11,7 @@ from typing import Any
 from lightning.fabric import Fabric
 
 from robustdeq.base.progress import progress_bar
+from robustdeq.base.threat import ThreatModel
 from robustdeq.cli.console import console
 from robustdeq.data import Images
 from robustdeq.deq import DEQ
@@ -30,6 +31,7 @@ def show_measured(
     protocol: Protocol,
     estimators: Estimators,
     folder: Path,
+    trained: ThreatModel | None,
     exhibited: DEQ | None,
     **settings: Any,
 ) -> None:
@@ -42,6 +44,7 @@ def show_measured(
         protocol: the attacks.
         estimators: the settings of the estimated gradients.
         folder: where the results are kept.
+        trained: the threat model that the weights were trained in, where it is known.
         exhibited: the model of which a few images are kept to look at; None for none.
         settings: further ones of `evaluation.measure`.
     """
@@ -65,7 +68,10 @@ def show_measured(
     if exhibited is not None and not (folder / EXHIBITS).is_file():
         x, y = (tensor.to(fabric.device) for tensor in images.head(_EXHIBITED).tensors())
         exhibits(exhibited, x, y, images.classes, attack, estimators).save(folder / EXHIBITS)
-    console.print(terminal(grid_table(result, f"{attack.norm} attacks with ε = {attack.eps:.4g}")))
+    title = f"{attack.norm} attacks with ε = {attack.eps:.4g}"
+    if trained is not None and trained != attack.threat:
+        title += f"; the weights were trained with ε = {trained.eps:.4g} ({trained.norm})"
+    console.print(terminal(grid_table(result, title)))
     if result.checks:
         console.print(terminal(checks_table(result)))
     console.print(f"The images are {images.source}. The results are in {folder}.")

@@ -134,7 +134,8 @@ def fit(
                     "device": torch.cuda.get_device_name(device) if device.type == "cuda" else machine,
                     "devices": hardware.world,
                 }
-                save(model, weights, early=_early_state(model, recipe, held_out, device), provenance=found)
+                early = _early_state(model, recipe, held_out, device)
+                save(model, weights, early=early, provenance=found, threat=recipe.threat)
                 write_text(folder / "training.json", json.dumps(found, indent=1) + "\n")
             trainer.strategy.barrier()
     return weights

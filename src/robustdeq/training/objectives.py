@@ -16,6 +16,7 @@ from typing_extensions import override
 from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError, require
 from robustdeq.base.shapes import Labels, Logits, PerSample, Pixels
+from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.gradients import UnrolledIntermediate
 from robustdeq.deq.model import Loss, StateGradient
 from robustdeq.deq.modes import evaluating
@@ -89,6 +90,11 @@ class Objective:
         logits, solution = learner(model).respond(found)
         return Reading(cross_entropy(logits, y), logits, solution)
 
+    @property
+    def threat(self) -> ThreatModel | None:
+        """The threat model that it trains against; None where it attacks nothing."""
+        return None
+
     def attacking(self, attack: PGD, warmup: float) -> Objective:
         """The objective with another attack and warm-up of its radius; itself where it attacks nothing."""
         return self
@@ -157,6 +163,11 @@ class AdversarialTraining(Objective):
     def scaled(self, scale: float) -> PGD:
         """The attack with its radius and step scaled."""
         return replace(self.attack, eps=scale * self.attack.eps, step_size=scale * self.attack.step_size)
+
+    @property
+    @override
+    def threat(self) -> ThreatModel:
+        return self.attack.threat
 
     @override
     def attacking(self, attack: PGD, warmup: float) -> AdversarialTraining:

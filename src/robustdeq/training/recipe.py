@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.threat import ThreatModel
 from robustdeq.data import RandomCropFlip
 from robustdeq.deq.cell import Execution
 from robustdeq.deq.gradients import Gradient
@@ -173,3 +174,8 @@ class Recipe:
     averaging: float = 0.0
     overfitting: OverfittingWatch = field(default_factory=OverfittingWatch)
     guard: Guard = field(default_factory=Guard)
+
+    @property
+    def threat(self) -> ThreatModel:
+        """The threat model that it trains against, or where it attacks nothing, that of its validation."""
+        return self.objective.threat or self.validation.attack.threat

@@ -78,7 +78,7 @@ class KeepBest(Callback):
                 self.best = found[self.aim]
                 self.weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
                 if trainer.is_global_zero:
-                    save(pl_module.model, self.path)
+                    save(pl_module.model, self.path, threat=pl_module.recipe.threat)
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch import nn
 from robustdeq import solvers
 from robustdeq.base.provenance import dotted
 from robustdeq.base.statistics import wilson_interval
+from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.gradients import SHINE, Exact, JacobianFree, Neumann, Phantom, ThroughSolver
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.tail import Unroll
@@ -66,6 +67,7 @@ class Card:
         architecture: the kind of network, such as `"MDEQ"`, `"ResNet"` or `"WideResNet"`.
         gradient: the name and settings of the gradient that the weights were trained with, by which ready-made attacks
             go; None where it is not known, or is none of this package's with plain settings.
+        threat: the settings of the threat model that the weights were trained in; None where it is not known.
     """
 
     config: Mapping[str, Any]
@@ -77,6 +79,12 @@ class Card:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     architecture: str = "MDEQ"
     gradient: Mapping[str, Any] | None = None
+    threat: Mapping[str, Any] | None = None
+
+    @property
+    def trained_within(self) -> ThreatModel | None:
+        """The threat model itself; raises `TypeError` or `ValueError` where it is none of ours."""
+        return None if self.threat is None else ThreatModel(**{**self.threat, "bounds": tuple(self.threat["bounds"])})
 
     def build(self) -> ZooModel:
         """The model with fresh weights; raises `KeyError`, `TypeError` or `ValueError` where it is none of ours."""
@@ -96,7 +104,12 @@ class Card:
         return model
 
 
-def card_of(model: ZooModel, early: int | None = None, provenance: Mapping[str, Any] | None = None) -> Card:
+def card_of(
+    model: ZooModel,
+    early: int | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    threat: ThreatModel | None = None,
+) -> Card:
     """The card of a model as it is now, with what else is known of it."""
     return Card(
         config=asdict(model.config),
@@ -107,6 +120,7 @@ def card_of(model: ZooModel, early: int | None = None, provenance: Mapping[str, 
         provenance=provenance or {},
         architecture=type(model).__name__,
         gradient=_trained_with(model),
+        threat=None if threat is None else asdict(threat),
     )
 
 
@@ -118,7 +132,8 @@ def fingerprint(model: nn.Module) -> str:
             model of this package, and the solver and tail of a DEQ. Device and memory format do not.
     """
     settings = asdict(card_of(model)) if isinstance(model, ZooModel) else _iteration(model)
-    settings.pop("gradient", None)
+    for history in ("gradient", "threat"):
+        settings.pop(history, None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -192,6 +207,8 @@ def _description(card: Card, model: ZooModel, stored: torch.dtype | None) -> str
         "classes": str(card.num_classes),
         "weights": types[1] if types[0] == types[1] else f"stored as {types[0]}, loaded as {types[1]}",
     }
+    if (threat := card.trained_within) is not None:
+        rows["threat model"] = f"{threat.norm}, ε = {threat.eps:.4g}, pixels in {list(threat.bounds)}"
     if card.solver is not None and card.tail is not None:
         early = "none was chosen" if card.early is None else f"`z_{card.early}`, chosen on a development set"
         rows |= {"solver": _solver(card.solver), "tail": _tail(Unroll(**card.tail)), "early state": early}

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError, require
 from robustdeq.base.files import write_tensors, write_text
+from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.model import DEQ
 from robustdeq.zoo.architecture import ZooModel
 from robustdeq.zoo.card import CARD_START, Card, card_markdown, card_of
@@ -41,6 +42,7 @@ def save(
     provenance: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
     shard_bytes: int | None = None,
+    threat: ThreatModel | None = None,
 ) -> None:
     """Write a model's weights with what rebuilds it, and its model card beside them; whole or not at all.
 
@@ -57,6 +59,7 @@ def save(
             gives float32 of them. None stores them as they are.
         shard_bytes: the most bytes that a file may have; what does not fit into one is a row of shards. None for one
             file of any size.
+        threat: the threat model that the weights were trained in, in which they are then evaluated by default.
 
     Raises:
         InputError: the model is of another kind or has no such early state, the weights do not fit into the type or
@@ -74,7 +77,7 @@ def save(
     stem = _stem(Path(path))
     text_path = stem.with_name(f"{stem.name}.md")
     _check_names(Path(path), text_path)
-    card = card_of(model, early, provenance)
+    card = card_of(model, early, provenance, threat)
     metadata = {_METADATA_KEY: json.dumps(asdict(card))}
     weights = _stored(model.state_dict(), dtype)
     loaded = _rebuilt(card, weights)
@@ -176,7 +179,9 @@ def read_card(name_or_path: str | Path) -> Card:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        return Card(**json.loads(metadata[_METADATA_KEY]))
+        card = Card(**json.loads(metadata[_METADATA_KEY]))
+        card.trained_within  # noqa: B018
+        return card
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error) from error
     except (KeyError, TypeError, ValueError) as error:
