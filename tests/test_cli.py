@@ -1,5 +1,6 @@
 """The command line: what cannot be used ends in one sentence and status 2, and leaves nothing behind."""
 
+import inspect
 import io
 import json
 import pickle
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from docstring_parser import parse as parse_docstring
 from PIL import Image
 from torch.nn import functional as F
 
@@ -483,15 +486,48 @@ def test_command_is_installed(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_explains_each_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        cli.main([name, "--help"])
-    assert end.value.code == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert f"robustdeq [options] {name}" in shown
+def test_help_explains_each_command_and_its_options_on_two_screens(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    cli.main([name, "--help"])
+    text = capsys.readouterr().out
+    shown, function = " ".join(text.split()), command(name)
+    assert shown.startswith(f"usage: robustdeq {name}")
     assert COMMANDS[name] in shown
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(text.splitlines()) <= 70
+    described = parse_docstring(inspect.getdoc(function) or "").params
+    assert [parameter.arg_name for parameter in described] == list(inspect.signature(function).parameters)
+    for parameter in described:
+        assert " ".join((parameter.description or "").split()) in shown
     cli.main(["--help"])
     assert COMMANDS[name] in " ".join(capsys.readouterr().out.split())
+
+
+def test_help_says_how_options_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, written in {
+        ("evaluate", "-h"): ("evaluate WEIGHTS [options]", "-n N", "-o, --output OUTPUT", "--attack.…", "[paper]"),
+        ("train", "small-fast", "--help"): ("train [RECIPE] [options]", "--resume go on", "--…"),
+        ("convert", "--help"): ("convert CHECKPOINT [options]", "--tail {exact,unrolled}", "[exact]"),
+        ("report", "--help"): ("report RUN ... [options]", "[report.html]"),
+        ("recipes", "--help"): ("usage: robustdeq recipes List",),
+    }.items():
+        cli.main([*arguments])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert [text for text in written if text not in shown] == []
+
+
+def test_help_of_everything_has_the_settings_within_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["evaluate", "--help-all"])
+    assert end.value.code == 0
+    assert "--attack.step_size" in capsys.readouterr().out
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["--version"])
+    assert capsys.readouterr().out == f"robustdeq {version('robustdeq')}\n"
 
 
 @pytest.mark.parametrize(
@@ -518,11 +554,13 @@ HEAVY = {"datasets", "lightning", "matplotlib", "plotly", "pyautoattack", "scipy
     ("arguments", "absent"),
     [
         (["--help"], HEAVY | {"torch", "rich", "jsonargparse"}),
+        (["--version"], HEAVY | {"torch", "rich", "jsonargparse"}),
+        (["train", "--help"], HEAVY | {"torch", "rich", "jsonargparse"}),
         (["recipes"], HEAVY | {"torch"}),
         (["evluate"], HEAVY | {"torch"}),
         (["models"], HEAVY),
     ],
-    ids=lambda value: value[0] if isinstance(value, list) else "",
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_command_imports_only_what_it_uses(arguments: list[str], absent: set[str]) -> None:
     code = f"""

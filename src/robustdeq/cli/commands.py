@@ -6,10 +6,11 @@ import shutil
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from textwrap import fill
+from importlib.metadata import version
 from typing import NoReturn
 
 from robustdeq.base.errors import InputError, look_up
+from robustdeq.cli.help import help_of, overview
 
 COMMANDS = {
     "demo": "Train one small DEQ in two ways on digits, attack both, and show what looks robust and what is.",
@@ -25,6 +26,7 @@ COMMANDS = {
     "recipes": "List the recipes for training.",
 }
 """The first lines of the docstrings, so that help need not import what the commands use."""
+_WIDEST = 100
 
 
 def command(name: str) -> Callable[..., None]:
@@ -39,9 +41,6 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: the command and its options; those of the process by default.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    if given in ([], ["-h"], ["--help"]):
-        print(_overview())
-        return
     try:
         _run(given)
     except InputError as error:
@@ -66,24 +65,17 @@ def fail(sentence: str, status: int = 2) -> NoReturn:
 
 def _run(given: list[str]) -> None:
     """Do one command; options before it (`--config FILE` with a section per command) need the parsers of all."""
-    from robustdeq.cli.parser import parse
-
-    first = given[0]
+    first, asks = (given or ["--help"])[0], not {"-h", "--help"}.isdisjoint(given or ["--help"])
     if not first.startswith("-"):
         look_up("command", first, COMMANDS)
+    if first == "--version":
+        print(f"robustdeq {version('robustdeq')}")
+        return
+    if asks:
+        width = min(shutil.get_terminal_size().columns, _WIDEST)
+        print(help_of(first, width) if first in COMMANDS else overview(COMMANDS, width))
+        return
+    from robustdeq.cli.parser import parse
+
     name, settings = parse(given, {name: command(name) for name in ([first] if first in COMMANDS else COMMANDS)})
     command(name)(**settings)
-
-
-def _overview() -> str:
-    """The help of the whole command line."""
-    width = shutil.get_terminal_size().columns
-    rows = (
-        fill(summary, width, initial_indent=f"  {name:<11}", subsequent_indent=" " * 13)
-        for name, summary in COMMANDS.items()
-    )
-    advice = (
-        "`robustdeq COMMAND --help` explains a command and its options. Every option has a default that works. Options "
-        "can also stand in a YAML file (--config FILE); those on the command line override it."
-    )
-    return "\n".join(("usage: robustdeq [--config FILE] COMMAND ...", "", *rows, "", fill(advice, width)))

@@ -44,6 +44,10 @@ def _parser(commands: tuple[tuple[str, Function], ...]) -> ArgumentParser:
 class _Parser(ArgumentParser):
     """A parser whose errors are one sentence, and whose switches need no value."""
 
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.add_argument("--help-all", action="help", help="Show every setting and exit.")
+
     @override
     def parse_args(self, args: Sequence[str] | None = None, *others: Any, **more: Any) -> Any:
         return super().parse_args(args and [*self._switched_on(args)], *others, **more)

@@ -49,7 +49,8 @@ def train(
         strategy: ddp, fsdp (the weights sharded; needs CUDA) or auto.
         resume: go on with the run in the folder, from its newest checkpoint.
         overwrite: replace what an earlier run left in the folder.
-        settings: the recipe.
+        settings: all settings of a recipe: objective, optimization, schedule, regularization, augmentation, validation,
+            solver_steps, pretraining, execution, averaging, overfitting, guard.
     """
     plan = Plan(model, architecture or {}, data, gradient, Recipe(**settings))
     recipe, hardware = plan.recipe, Hardware(device, devices, nodes, strategy)
