@@ -195,7 +195,7 @@ def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str])
         ([*TRAIN, "--resume", "perhaps"], "perhaps"),
         (["bogus"], "there is no command 'bogus'; choose one of demo, train"),
         (["evluate", "model.safetensors"], "did you mean evaluate?"),
-        (["evaluate"], "weights"),
+        (["evaluate"], "network"),
         (evaluate(weights="missing.safetensors"), "missing.safetensors"),
         (evaluate(weights="broken.safetensors"), "broken.safetensors"),
         (evaluate(weights="broken.parquet"), "broken.parquet"),
@@ -507,7 +507,7 @@ def test_help_explains_each_command_and_its_options_on_two_screens(
 
 def test_help_says_how_options_are_written(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, written in {
-        ("evaluate", "-h"): ("evaluate WEIGHTS [options]", "-n N", "-o, --output OUTPUT", "--attack.…", "[paper]"),
+        ("evaluate", "-h"): ("evaluate NETWORK [options]", "-n N", "-o, --output OUTPUT", "--attack.…", "[paper]"),
         ("train", "small-fast", "--help"): ("train [RECIPE] [options]", "--resume go on", "--…"),
         ("convert", "--help"): ("convert CHECKPOINT [options]", "--tail {exact,unrolled}", "[exact]"),
         ("report", "--help"): ("report RUN ... [options]", "[report.html]"),

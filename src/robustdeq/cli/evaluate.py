@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from robustdeq.base.errors import InputError
 from robustdeq.cli.attack import Climb
 from robustdeq.cli.device import device_named
 from robustdeq.cli.measurement import show_measured
 from robustdeq.cli.outputs import refuse_file
+from robustdeq.cli.subject import Subject, check_named, opened, short
 from robustdeq.data import Images
 from robustdeq.data import load as load_data
 from robustdeq.deq import DEQ, EntropyReduction
@@ -18,12 +20,13 @@ from robustdeq.evaluation import Estimators, Network, Strict
 from robustdeq.evaluation.distributed import launch
 from robustdeq.evaluation.protocol import protocol_named
 from robustdeq.zoo import load
-from robustdeq.zoo.registry import read_card
 
 
 def evaluate(
-    weights: str,
+    network: str,
     data: str = "cifar10",
+    weights: Path | None = None,
+    model: dict[str, Any] | None = None,
     n: int | None = None,
     protocol: str = "paper",
     attack: Climb = Climb(),  # noqa: B008
@@ -46,8 +49,12 @@ def evaluate(
     is attacked by PGD and the standard AutoAttack.
 
     Args:
-        weights: a file that `robustdeq train` or `convert` wrote, or the name of packaged weights.
+        network: a file that `robustdeq train` or `convert` wrote, the name of packaged weights, or FILE.py:NAME or
+            package.module:NAME of a function whose code runs and returns an rd.DEQ, a TorchDEQ module, or any module
+            from images to logits.
         data: where the test images come from; see `robustdeq train --help`.
+        weights: for FILE.py:NAME, a state dict for what it returns (safetensors, or .pt of tensors alone).
+        model: for FILE.py:NAME, its keyword arguments, as in --model.width 64.
         n: how many test images, from the first; all by default.
         protocol: which attacks: paper (Tables 2 and 6), strict (per-image worst case over all we know, with checks of
             the attacks), ready-made (Table 1), autoattack (Table 3) or entropy (input entropy reduction, attacked as
@@ -68,25 +75,22 @@ def evaluate(
         output: the folder for the results; by default runs/evaluate/WEIGHTS-DATA-PROTOCOL.
         overwrite: discard what an earlier evaluation left in the folder.
     """
-    trained = read_card(weights).trained_within
-    climb = attack.attack(trained)
+    check_named(network, weights, model)
     images = load_data(data).require("test")
     images = images if n is None else images.head(n)
-    folder = output or Path("runs/evaluate") / f"{_short(weights)}-{_short(data)}-{protocol}"
+    subject = opened(network, weights, model, images)
+    climb = attack.attack(subject.trained)
+    folder = output or Path("runs/evaluate") / f"{subject.name}-{short(data)}-{protocol}"
     refuse_file(folder)
-    model = load(weights)
-    model.check_images(images.pixels.shape[1:], len(images.classes), images.source)
     place = device_named(device)
-    sources = {_short(name): load(name) for name in ([transfer] if isinstance(transfer, str) else transfer or ())}
+    sources = {short(name): load(name) for name in ([transfer] if isinstance(transfer, str) else transfer or ())}
     for source in sources.values():
         source.check_images(images.pixels.shape[1:], len(images.classes), images.source)
-    held_out = None
-    if isinstance(model, DEQ):
-        early, held_out = _early_state(weights, data, early)
+    held_out, is_deq = None, isinstance(subject.model, DEQ)
+    if is_deq:
+        early, held_out = _early_state(subject, data, early)
         if early is not None:
-            EarlyState(early).check(model)
-
-    if isinstance(model, DEQ):
+            EarlyState(early).check(subject.model)
         asked = {"attack": climb, "estimators": estimators, "sources": sources, "defense": reduction}
         effort = {setting.name: getattr(strict, setting.name) for setting in fields(strict)}
         chosen = protocol_named(protocol, **effort | asked)
@@ -94,13 +98,13 @@ def evaluate(
         chosen = Network(climb)
     show_measured(
         launch(devices, nodes, place.type),
-        model,
+        subject.model,
         images,
         chosen,
         estimators,
         folder,
-        trained=trained,
-        exhibited=model if isinstance(model, DEQ) and chosen.reads_early else None,
+        trained=subject.trained,
+        exhibited=subject.model if isinstance(subject.model, DEQ) and chosen.reads_early else None,
         early=early,
         development=None if held_out is None else held_out.tensors(),
         batch_size=batch_size,
@@ -109,17 +113,12 @@ def evaluate(
     )
 
 
-def _early_state(weights: str, data: str, early: int | None) -> tuple[int | None, Images | None]:
+def _early_state(subject: Subject, data: str, early: int | None) -> tuple[int | None, Images | None]:
     """The early state that is asked for or that the weights name, else the images to choose it on."""
-    early = read_card(weights).early if early is None else early
+    early = subject.early if early is None else early
     if early is not None:
         return early, None
     development = load_data(data).development
     if development is None:
         raise InputError("the weights do not say which early state they were given; pass --early, the state to read.")
     return None, development.head(256)
-
-
-def _short(name: str) -> str:
-    path = Path(name)
-    return path.parent.name if path.stem == "model" else path.stem

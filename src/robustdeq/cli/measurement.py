@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric import Fabric
+from torch import nn
 
 from robustdeq.base.progress import progress_bar
 from robustdeq.base.threat import ThreatModel
@@ -19,14 +20,13 @@ from robustdeq.evaluation import Estimators, Protocol, measure
 from robustdeq.evaluation.exhibits import FILE as EXHIBITS
 from robustdeq.evaluation.exhibits import exhibits
 from robustdeq.reporting import checks_table, grid_table, save_profile_figure, terminal
-from robustdeq.zoo import ZooModel
 
 _EXHIBITED = 6
 
 
 def show_measured(
     fabric: Fabric,
-    model: ZooModel,
+    model: nn.Module,
     images: Images,
     protocol: Protocol,
     estimators: Estimators,

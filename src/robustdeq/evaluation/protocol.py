@@ -442,7 +442,7 @@ class Network(Protocol):
             cascade = Cascade(tuple(standard.components.values()), attack.seed)
         pgd = adaptive(attack, rows)
         return [
-            Column("pgd", f"network, PGD, {attack.steps} steps", pgd, Rule.EVERY, ready_made=True),
+            Column("pgd", f"network, {attack.label}", pgd, Rule.EVERY, ready_made=True),
             *(
                 beyond(part.label, f"network, {part.label}", adaptive(part, rows, survivors=True), Rule.EVERY)
                 for part in (replace(part, seed=cascade.seed) for part in cascade.components)

@@ -7,6 +7,7 @@ A model card states what the model is, how it came about, what was measured and 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import re
 import shlex
@@ -48,6 +49,7 @@ _PROVENANCE_LABELS = {
     "sha256": "SHA-256 of what it was converted from",
 }
 _LARGEST = 1e12
+_KNOWN = ("robustdeq", "torch")
 _RESIDUALS = {"rel": "relative residual ‖f(z) − z‖ / ‖f(z)‖", "abs": "residual ‖f(z) − z‖"}
 _RESULTS = {"best": "the visited state of lowest residual", "last": "the last state"}
 
@@ -129,16 +131,29 @@ def fingerprint(model: nn.Module) -> str:
 
     Args:
         model: any module; the names, types, shapes and contents of its state dict count, the configuration of a
-            model of this package, and the solver and tail of a DEQ. Device and memory format do not.
+            model of this package, the solver and tail of a DEQ, and the source of the classes of others that it is made
+            of. Device and memory format do not.
     """
     settings = asdict(card_of(model)) if isinstance(model, ZooModel) else _iteration(model)
     for history in ("gradient", "threat"):
         settings.pop(history, None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for source in sorted({_source(type(part)) for part in model.modules()} - {""}):
+        digest.update(source.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _source(kind: type) -> str:
+    """The source of somebody's class, or its name where there is no file of it; empty for those of libraries here."""
+    if kind.__module__.partition(".")[0] in _KNOWN:
+        return ""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _iteration(model: nn.Module) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -248,6 +249,15 @@ class Readout(nn.Module):
         """The logits of a state."""
         example = self.get_buffer("example")
         return self.cell.resume(example.expand(len(z), *example.shape[1:]), unpack(z, self._shapes))
+
+
+def has_core(module: nn.Module) -> bool:
+    """Whether a module has a TorchDEQ core among its submodules; none has where TorchDEQ is not installed."""
+    if find_spec("torchdeq") is None:
+        return False
+    from torchdeq.core import DEQBase
+
+    return any(isinstance(part, DEQBase) for part in module.modules())
 
 
 def _core_name(module: nn.Module) -> str:

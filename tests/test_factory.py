@@ -1,0 +1,126 @@
+"""Models that no registry knows, through the command line: by the import path of what makes them."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import robustdeq as rd
+from robustdeq import cli
+from robustdeq.base.errors import InputError
+from robustdeq.deq import DEQ
+from robustdeq.evaluation import GridResult
+from robustdeq.zoo.card import fingerprint
+from robustdeq.zoo.factory import imported, made_by
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+CONV, TORCHDEQ, PLAIN = (EXAMPLES / f"{name}.py" for name in ("conv_cell", "torchdeq_model", "plain_network"))
+QUICK = ["--data", "digits", "-n", "4", "--attack.eps", "1/4", "--attack.steps", "1", "--early", "2"]
+QUICK += ["--estimators.steps", "[1]", "--estimators.dampings", "[1.0]", "--estimators.states", "2"]
+WEAK = {"steps": 1, "restarts": 1, "apgd_steps": 2, "targets": 1, "queries": 2, "probe_images": 2}
+QUICK += [f"--strict.{name}={value}" for name, value in WEAK.items()]
+ADJOINTS = {f"simultaneous adjoint, {reads}" for reads in ("final", "intermediate", "ensemble")}
+
+
+def digits(n: int = 4) -> torch.Tensor:
+    return rd.data.load("digits").require("test").head(n).tensors()[0]
+
+
+@pytest.mark.parametrize("protocol", ["paper", "strict"])
+@pytest.mark.parametrize(
+    ("factory", "options", "missing"),
+    [
+        (CONV, (), set()),
+        (CONV, ("--model.solver", "anderson", "--model.width", "8"), ADJOINTS),
+        (TORCHDEQ, (), ADJOINTS),
+    ],
+    ids=["conv", "anderson", "torchdeq"],
+)
+def test_a_deq_of_somebody_goes_through_evaluate_report_and_export(
+    factory: Path, options: tuple[str, ...], missing: set[str], protocol: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    cli.main(["evaluate", f"{factory}:build", *options, *QUICK, "--protocol", protocol, "-o", str(out)])
+    result = GridResult.read(out / "results.json")
+    assert set(result.missing) - {"implicit gradient, SHINE"} == missing
+    assert result.settings["attack"]["eps"] == 0.25
+    cli.main(["report", str(out), "--output", str(tmp_path / "report.html")])
+    cli.main(["export", str(out), "--to", str(tmp_path / "table.tex")])
+    assert (tmp_path / "table.tex").read_text().count(r"\begin{table}") == 1
+
+
+@pytest.mark.slow
+def test_any_module_goes_through_evaluate(tmp_path: Path) -> None:
+    cli.main(["evaluate", f"{PLAIN}:build", *QUICK[:8], "-o", str(tmp_path / "out")])
+    assert GridResult.read(tmp_path / "out/results.json").defenses == ("as it is",)
+
+
+def test_weights_are_read_as_tensors_alone(tmp_path: Path) -> None:
+    other = imported(f"{CONV}:build")(width=8)
+    nn.init.zeros_(other.head[2].weight)
+    save_file(other.state_dict(), tmp_path / "own.safetensors")
+    torch.save(other.state_dict(), tmp_path / "own.pt")
+    for file in ("own.safetensors", "own.pt"):
+        model = made_by(f"{CONV}:build", {"width": 8}, tmp_path / file, digits())
+        assert isinstance(model, DEQ)
+        assert not model.training
+        assert fingerprint(model) == fingerprint(other)
+    torch.save(other, tmp_path / "pickled.pt")
+    with pytest.raises(InputError, match=r"pickled\.pt holds no weights that can be read"):
+        made_by(f"{CONV}:build", {"width": 8}, tmp_path / "pickled.pt", digits())
+
+
+def test_what_a_class_computes_is_part_of_its_fingerprint(tmp_path: Path) -> None:
+    text = CONV.read_text()
+    for name, code in (("same", text), ("other", text.replace("torch.tanh", "torch.sin"))):
+        (tmp_path / f"{name}.py").write_text(code)
+    ours, same, other = (
+        fingerprint(made_by(f"{path}:build", {}, None, digits()))
+        for path in (CONV, tmp_path / "same.py", tmp_path / "other.py")
+    )
+    assert ours == same
+    assert ours != other
+
+
+FAULTS = {
+    "no such file": ("missing.py:build", {}, "there is no file missing.py; give FILE.py:NAME"),
+    "no such module": ("no.such.module:build", {}, "no.such.module cannot be imported (ModuleNotFoundError: "),
+    "no such name": (f"{CONV}:biuld", {}, "has no 'biuld'; did you mean build?"),
+    "no such argument": (f"{CONV}:build", {"widht": 3}, "takes no 'widht'; did you mean width?"),
+    "a failure within": (f"{CONV}:build", {"solver": "none"}, "build makes no model (KeyError: 'none')"),
+    "no module": ("math:sqrt", {"x": 4.0}, "math:sqrt makes no model (TypeError: "),
+    "something missing": ("torch.nn:Linear", {"in_features": 3}, "torch.nn:Linear needs 'out_features'; give --model."),
+    "other images": ("torch.nn:Linear", {"in_features": 3, "out_features": 2}, "takes no images of shape (1, 8, 8)"),
+    "other answers": ("torch.nn:Identity", {}, "torch.nn:Identity does not return logits (B, K)"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_factory_that_cannot_be_used_is_one_sentence(fault: str) -> None:
+    path, arguments, said = FAULTS[fault]
+    with pytest.raises(InputError, match=re.escape(said)) as refused:
+        made_by(path, arguments, None, digits())
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.py:build"], "there is no file missing.py"),
+        ([f"{CONV}:build", "--weights", "missing.pt"], "there are no weights at missing.pt"),
+        (["small-cifar10-fast", "--model.width", "8"], "was made already; give --model.… for FILE.py:NAME alone"),
+        (["small-cifar10-fast", "--weights", "w.pt"], "has its weights in it; give --weights for FILE.py:NAME alone"),
+    ],
+)
+def test_a_model_that_cannot_be_opened_ends_the_command(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["evaluate", *arguments, "--data", "digits"])
+    assert stopped.value.code == 2
+    shown = capsys.readouterr().err
+    assert said in shown
+    assert shown.count("\n") == 1
