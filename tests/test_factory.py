@@ -11,13 +11,15 @@ from torch import nn
 import robustdeq as rd
 from robustdeq import cli
 from robustdeq.base.errors import InputError
-from robustdeq.deq import DEQ
-from robustdeq.evaluation import GridResult
+from robustdeq.deq import DEQ, Around
+from robustdeq.evaluation import GridResult, Store
+from robustdeq.evaluation.store import FILE
 from robustdeq.zoo.card import fingerprint
 from robustdeq.zoo.factory import imported, made_by
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CONV, TORCHDEQ, PLAIN = (EXAMPLES / f"{name}.py" for name in ("conv_cell", "torchdeq_model", "plain_network"))
+DEFENSES = EXAMPLES / "own_defenses.py"
 QUICK = ["--data", "digits", "-n", "4", "--attack.eps", "1/4", "--attack.steps", "1", "--early", "2"]
 QUICK += ["--estimators.steps", "[1]", "--estimators.dampings", "[1.0]", "--estimators.states", "2"]
 WEAK = {"steps": 1, "restarts": 1, "apgd_steps": 2, "targets": 1, "queries": 2, "probe_images": 2}
@@ -50,6 +52,50 @@ def test_a_deq_of_somebody_goes_through_evaluate_report_and_export(
     cli.main(["report", str(out), "--output", str(tmp_path / "report.html")])
     cli.main(["export", str(out), "--to", str(tmp_path / "table.tex")])
     assert (tmp_path / "table.tex").read_text().count(r"\begin{table}") == 1
+
+
+def test_defenses_of_somebody_are_rows_with_their_adaptive_columns(tmp_path: Path) -> None:
+    defenses = {"median": "MedianOfStates", "noise": "NoiseMean", "rounded": "Rounded"}
+    options = [text for name, kind in defenses.items() for text in (f"--defenses.{name}", f"{DEFENSES}:{kind}")]
+    options += ["--gradients.short", f"{tmp_path / 'own.py'}:SHORT", "--protocol", "strict"]
+    (tmp_path / "own.py").write_text("import robustdeq as rd\nSHORT = rd.gradients.Phantom(steps=1, damping=1.0)\n")
+    cli.main(["evaluate", f"{CONV}:build", *QUICK, *options, "-o", str(tmp_path / "out")])
+    result = GridResult.read(tmp_path / "out/results.json")
+    assert result.defenses == ("final", "early (z_2)", "ensemble", *defenses)
+    assert {f"through the solver, {name}" for name in defenses} <= set(result.columns)
+    assert "short" in result.columns
+    with Store.read(tmp_path / "out" / FILE) as store:
+        columns = {column["id"]: column["attempts"] for column in store.manifest["columns"]}
+    for column in ("restarts", "apgd", "apgd-t", "square"):
+        assert {*defenses} <= {attempt["settings"]["against"] for attempt in columns[column]}
+    deq, x = imported(f"{CONV}:build")().eval(), digits()
+    made = {kind: imported(f"{DEFENSES}:{kind}") for kind in defenses.values()}
+    final, median = (
+        rd.Defended(deq, defense)(x) for defense in (rd.defenses.FinalState(), Around(made["MedianOfStates"]))
+    )
+    states = torch.stack([rd.Defended(deq, rd.defenses.EarlyState(n))(x) for n in (5, 6, 7)])
+    assert torch.equal(median, states.sort(dim=0).values[1])
+    rounded = rd.Defended(deq, Around(made["Rounded"]))
+    assert torch.equal(rounded((3 * x).round() / 3), rd.Defended(deq, rd.defenses.FinalState())((3 * x).round() / 3))
+    assert not torch.equal(rd.Defended(deq, Around(made["NoiseMean"]))(x), final)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--defenses.final", f"{DEFENSES}:Rounded"], "there is a row 'final' already; give the defense another name"),
+        (["--defenses.mine", "math:pi"], "math:pi is no Defense; name one, or a class of it"),
+        (["--gradients.mine", "math:sqrt"], "math:sqrt is no Gradient; name one, or a class of it"),
+        (["--defenses.mine", "robustdeq.defenses:EarlyState"], "EarlyState cannot be made without arguments"),
+    ],
+)
+def test_a_defense_that_is_none_ends_the_command(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["evaluate", f"{CONV}:build", *QUICK, *options, "-o", str(tmp_path / "out")])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The defenses that people import: `rd.defenses`."""
 
 from robustdeq.deq.defenses import (
+    Around,
     AsIs,
     Defended,
     Defense,
@@ -14,6 +15,7 @@ from robustdeq.deq.defenses import (
 from robustdeq.deq.entropy import EntropyReduced, EntropyReduction
 
 __all__ = [
+    "Around",
     "AsIs",
     "Defended",
     "Defense",

@@ -11,7 +11,7 @@ from robustdeq.cli.attack import Climb
 from robustdeq.cli.device import device_named
 from robustdeq.cli.measurement import show_measured
 from robustdeq.cli.outputs import refuse_file
-from robustdeq.cli.subject import Subject, check_named, opened, short
+from robustdeq.cli.subject import Subject, check_named, defenses_at, gradients_at, opened, short
 from robustdeq.data import Images
 from robustdeq.data import load as load_data
 from robustdeq.deq import DEQ, EntropyReduction
@@ -34,6 +34,8 @@ def evaluate(
     estimators: Estimators = Estimators(),  # noqa: B008
     strict: Strict = Strict(),  # noqa: B008
     reduction: EntropyReduction = EntropyReduction(),  # noqa: B008
+    defenses: dict[str, str] | None = None,
+    gradients: dict[str, str] | None = None,
     transfer: str | list[str] | None = None,
     batch_size: int = 64,
     device: str = "auto",
@@ -65,6 +67,9 @@ def evaluate(
         estimators: the settings of the estimated gradients.
         strict: how hard the strict protocol tries.
         reduction: input entropy reduction, for the protocol entropy.
+        defenses: further rows, by name, as in --defenses.mine FILE.py:NAME: an rd.defenses.Defense, or what makes a
+            module from images to logits around the model.
+        gradients: further columns, by name, as in --gradients.mine FILE.py:NAME: an rd.gradients.Gradient.
         transfer: weights of an explicit network, or of several as [A, B], whose adversaries the strict protocol tries
             on the model.
         batch_size: how many images are attacked at once.
@@ -76,6 +81,7 @@ def evaluate(
         overwrite: discard what an earlier evaluation left in the folder.
     """
     check_named(network, weights, model)
+    beside, climbed = defenses_at(defenses or {}), gradients_at(gradients or {})
     images = load_data(data).require("test")
     images = images if n is None else images.head(n)
     subject = opened(network, weights, model, images)
@@ -105,6 +111,8 @@ def evaluate(
         folder,
         trained=subject.trained,
         exhibited=subject.model if isinstance(subject.model, DEQ) and chosen.reads_early else None,
+        beside=beside,
+        gradients=climbed,
         early=early,
         development=None if held_out is None else held_out.tensors(),
         batch_size=batch_size,

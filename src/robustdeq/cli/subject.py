@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
-from robustdeq.base.errors import require
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.threat import ThreatModel
 from robustdeq.data import Images
+from robustdeq.deq import Around, Defense
+from robustdeq.deq.gradients import Gradient
 from robustdeq.zoo import load
-from robustdeq.zoo.factory import is_import_path, made_by
+from robustdeq.zoo.factory import imported, is_import_path, made_by
 from robustdeq.zoo.registry import read_card
 
 _TRIED = 8
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,35 @@ def opened(network: str, weights: Path | None, arguments: Mapping[str, Any] | No
     model, card = load(network), read_card(network)
     model.check_images(images.pixels.shape[1:], len(images.classes), images.source)
     return Subject(model, short(network), card.early, card.trained_within)
+
+
+def defenses_at(paths: Mapping[str, str]) -> dict[str, Defense]:
+    """The defenses behind import paths, by name: a `Defense`, or what makes a module x → logits around a model.
+
+    Raises:
+        InputError: one cannot be imported, or is neither.
+    """
+    return {name: _made(path, Defense, Around) for name, path in paths.items()}
+
+
+def gradients_at(paths: Mapping[str, str]) -> dict[str, Gradient]:
+    """The gradients behind import paths, by name; raises `InputError` where one is none."""
+    return {name: _made(path, Gradient) for name, path in paths.items()}
+
+
+def _made(path: str, kind: type[Kind], adapt: Callable[[Any], Kind] | None = None) -> Kind:
+    """What an import path names, or what it makes where that is a class of the kind."""
+    found = imported(path)
+    if isinstance(found, type) and issubclass(found, kind):
+        try:
+            return found()
+        except TypeError as error:
+            raise InputError(f"{path} cannot be made without arguments ({error}); name one that is made.") from error
+    if isinstance(found, kind):
+        return found
+    require(adapt is not None and callable(found), f"{path} is no {kind.__name__}; name one, or a class of it.")
+    assert adapt is not None
+    return adapt(found)
 
 
 def short(name: str) -> str:

@@ -7,7 +7,7 @@ it: the rule for ω is all that tells one from another.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -99,6 +99,32 @@ class AsIs(Defense):
     @override
     def evaluations(self, model: nn.Module) -> int:
         return 1
+
+
+@dataclass(frozen=True)
+class Around(Defense):
+    """Any module x → logits around a model, as a defense.
+
+    Args:
+        make: makes the module from the model, such as its class.
+        readings: how often it runs the model for one sample, which tells its cost.
+    """
+
+    make: Callable[[nn.Module], nn.Module]
+    readings: int = 1
+
+    @property
+    @override
+    def label(self) -> str:
+        return getattr(self.make, "__name__", "") or super().label
+
+    @override
+    def logits(self, model: nn.Module, x: Pixels) -> Logits:
+        return self.make(model).train(model.training)(x)
+
+    @override
+    def evaluations(self, model: nn.Module) -> int:
+        return self.readings * (model.evaluations(None) if isinstance(model, DEQ) else 1)
 
 
 class StateDefense(Defense):

@@ -41,6 +41,7 @@ def measure(
     protocol: Protocol | None = None,
     *,
     defenses: Mapping[str, Defense] | None = None,
+    beside: Mapping[str, Defense] | None = None,
     gradients: Gradients | None = None,
     early: int | None = None,
     development: tuple[Tensor, Tensor] | None = None,
@@ -60,6 +61,7 @@ def measure(
         protocol: the attacks and their settings; `Paper()` for a DEQ and `Network()` for anything else by default.
         defenses: the rows of the table, by name; those of the protocol by default. Candidates are searched on the one
             called early, or else on the first.
+        beside: further rows beside those of the protocol, by name.
         gradients: further gradients to climb, a column each, by name.
         early: the n of the early-state defense, where no defenses are given. None chooses, on `development`, the
             intermediate state that is most robust under the protocol's attack, climbing the gradient that the weights
@@ -84,7 +86,7 @@ def measure(
         raise InputError("adversaries are kept, and work is shared, in a folder; give one.")
     if fabric is not None:
         model, x, y = model.to(fabric.device), x.to(fabric.device), y.to(fabric.device)
-    job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report)
+    job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report, beside)
     return finish(job, folder, overwrite, adversaries, fabric, report)
 
 
@@ -123,6 +125,7 @@ def plan(
     development: tuple[Tensor, Tensor] | None = None,
     batch_size: int = 128,
     report: Report | None = None,
+    beside: Mapping[str, Defense] | None = None,
 ) -> Job:
     """What `measure` will do; arguments and errors as there."""
     if protocol is None:
@@ -146,7 +149,13 @@ def plan(
         defenses = protocol.defenses(early)
         if early is not None and protocol.reads_early:
             settings["early"] = early
-    rows = tuple(Row(id, model, defense) for id, defense in defenses.items())
+    beside = beside or {}
+    if beside:
+        settings["beside"] = describe(beside)
+    for id in beside:
+        require(id not in defenses, f"there is a row {id!r} already; give the defense another name.")
+    own = tuple(Row(id, model, defense) for id, defense in defenses.items())
+    rows = (*own, *(Row(id, model, defense) for id, defense in beside.items()))
     require(rows, "there is no defense to judge; give at least one.")
     if isinstance(model, DEQ):
         settings |= {part: describe(getattr(model, part)) for part in ("solver", "tail", "gradient")}
@@ -154,7 +163,7 @@ def plan(
     with torch.no_grad(), evaluating(model):
         classes = rows[0].judge(x[:1]).shape[1]
     possible = tuple(column.against(x[:1], classes) for column in columns)
-    titles = titles or protocol.titles(rows)
+    titles = (*(titles or protocol.titles(own)), *beside)
     return Job(model, rows, titles, possible, x, y, batch_size, settings, protocol.probed)
 
 
