@@ -1,9 +1,9 @@
 """What the pages show of stored results, made from the JSON under `results/` when the documentation is built (mkdocs).
 
-A page says where with a line of its own: `<!-- evaluation: FOLDER -->`, `<!-- benchmarks: FOLDER -->` or
-`<!-- reproductions: FOLDER FOLDER … -->`; folders are relative to the repository. The reproductions become an index
-there, and a page for each experiment beside it. `<!-- readme: FILE -->` is the README without its links to what is no
-page.
+A page says where with a line of its own: `<!-- evaluation: FOLDER -->`, `<!-- benchmarks: FOLDER -->`,
+`<!-- panels: FILE -->` or `<!-- reproductions: FOLDER FOLDER … -->`; places are relative to the repository. The
+reproductions become an index there, and a page for each experiment beside it. `<!-- readme: FILE -->` is the README
+without its links to what is no page.
 """
 
 import re
@@ -15,12 +15,14 @@ from mkdocs.structure.files import File
 from robustdeq.reporting import (
     grid_table,
     markdown,
+    panel_table,
     performance_sections,
     read_evaluation,
     read_run,
     reproduction_index,
     reproduction_pages,
 )
+from robustdeq.study import Reproduction
 
 ROOT = Path(__file__).parents[1]
 REPRODUCTION, FIGURES = "reproduction", "figures"
@@ -41,6 +43,11 @@ def benchmarks(folder):
     return performance_sections(ROOT / folder)
 
 
+def panels(file):
+    """The tables of one reproduction."""
+    return "\n\n".join(markdown(panel_table(panel)) for panel in Reproduction.read(ROOT / file).panels)
+
+
 def reproductions(folders):
     """The claims, and all that was reproduced."""
     return reproduction_index(runs(folders))
@@ -54,7 +61,7 @@ def readme(name):
     return re.sub(r"^\[\w+\]: .*\n", "", text, flags=re.MULTILINE).replace("](docs/", "](")
 
 
-MAKERS = {maker.__name__: maker for maker in (evaluation, benchmarks, reproductions, readme)}
+MAKERS = {maker.__name__: maker for maker in (evaluation, benchmarks, panels, reproductions, readme)}
 MARK = re.compile(rf"^<!-- ({'|'.join(MAKERS)}): (.+) -->$", flags=re.MULTILINE)
 
 

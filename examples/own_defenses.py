@@ -3,6 +3,8 @@ r"""Three defenses of one's own as rows of the table: modules from images to log
     robustdeq evaluate examples/conv_cell.py:build --data digits --attack.eps 0.25 --protocol strict \
         --defenses.median examples/own_defenses.py:MedianOfStates --defenses.noise examples/own_defenses.py:NoiseMean \
         --defenses.rounded examples/own_defenses.py:Rounded
+
+The strict protocol attacks each of them adaptively, with that defense as the judge.
 """
 
 import torch
