@@ -95,7 +95,7 @@ def test_full_precision_is_f_itself() -> None:
     bound = bind(TanhCell(0.5), torch.zeros(2, 7))
     assert Execution().of(bound) is bound
     assert BFLOAT16.of(bound).tensors is bound.tensors
-    with pytest.raises(InputError, match="precision is 'half'; choose 'full' or 'bfloat16'"):
+    with pytest.raises(InputError, match="precision is 'half'; choose one of 'full', 'bfloat16'"):
         Execution("half")
 
 

@@ -48,7 +48,7 @@ class Plan:
         settings = [setting.name for setting in dataclasses.fields(config)]
         for key in self.architecture:
             if key not in settings:
-                raise InputError(f"the architecture of {self.model} has no {key!r}; {hint(key, settings)}")
+                raise InputError(f"the architecture of {self.model} has no {key!r}; {hint(key, sorted(settings))}")
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in self.architecture.items()}
         channels, height, width = images.pixels.shape[1:]
         config = dataclasses.replace(config, **given)
