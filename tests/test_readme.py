@@ -9,11 +9,15 @@ import pytest
 
 from robustdeq.cli.demo import KEYS, TRAININGS
 from robustdeq.evaluation import GridResult
+from robustdeq.study import Reproduction
 from robustdeq.study.beyond.overestimate import readings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEMO = ROOT / "results/demo"
+STUDY = Reproduction.read(ROOT / "results/reproduction-conv-small/overestimate.json")
+WAYS = {"(8/7) Unrolling-Trained": "unrolled", "(8/7) Exact-Trained": "exact, 8/7"}
+FORMS = (".1f", ".1f", ".1f", ".2g")
 
 
 @pytest.mark.parametrize(("name", "label"), [("unrolled", "the paper's way"), ("aligned", "through the solver")])
@@ -51,17 +55,21 @@ def test_what_is_said_of_other_machines_is_what_was_measured() -> None:
     assert len({run["instructions"] for run in runs}) == 2
 
 
-def test_every_linked_cell_is_the_stored_number() -> None:
-    (place,) = re.findall(r"^\[fast\]: (\S+)$", README, flags=re.MULTILINE)
-    stored = json.loads((ROOT / place).read_text())["defenses"]
-    expected = {
-        "clean": [row["clean"] for row in stored],
-        "the paper's best attack": [row["minimum_paper"] for row in stored],
-        "worst case per image": [row["worst_case"] for row in stored],
-    }
-    lines = [line for line in README.splitlines() if "][fast]" in line]
-    shown = {line.split("|")[1].strip(): re.findall(r"\[([\d.]+)\]\[fast\]", line) for line in lines}
-    assert shown == {name: [f"{100 * value:.1f}" for value in values] for name, values in expected.items()}
+def test_table_on_cifar10_is_the_stored_one() -> None:
+    seen, _, less, p = STUDY.panels
+    assert seen.low is not None
+    assert seen.high is not None
+    for row, values, low, high in zip(seen.rows, seen.values, seen.low[:, -1], seen.high[:, -1], strict=True):
+        way, _, seed = row.partition(", ")
+        *others, worst = (f"{value:.1f}" for value in values)
+        assert f"| {WAYS[way]}, {seed} | {' | '.join(others)} | **{worst}** ({low:.1f}–{high:.1f}) |\n" in README
+    assert less.low is not None
+    assert less.high is not None
+    said = re.findall(r"(−?[\d.]+) points \((−?[\d.]+) to (−?[\d.]+), p = ([\d.e−]+)\)", " ".join(README.split()))
+    for found, reading in zip(said, ("Ready-made", "Worst case"), strict=True):
+        j = less.columns.index(reading)
+        stored = (less.values[0, j], less.low[0, j], less.high[0, j], p.values[0, j])
+        assert found == tuple(f"{value:{form}}".replace("-", "−") for value, form in zip(stored, FORMS, strict=True))
 
 
 def test_the_table_made_again_agrees_within_three_points() -> None:
