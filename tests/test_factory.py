@@ -11,6 +11,7 @@ from torch import nn
 import robustdeq as rd
 from robustdeq import cli
 from robustdeq.base.errors import InputError
+from robustdeq.cli.subject import opened
 from robustdeq.deq import DEQ, Around
 from robustdeq.evaluation import GridResult, Store
 from robustdeq.evaluation.store import FILE
@@ -129,6 +130,13 @@ def test_what_a_class_computes_is_part_of_its_fingerprint(tmp_path: Path) -> Non
     )
     assert ours == same
     assert ours != other
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [(f"{CONV}:build", "conv_cell-build"), ("torch.nn:Flatten", "torch.nn-Flatten")]
+)
+def test_results_lie_in_a_folder_of_the_name_of_the_factory(path: str, name: str) -> None:
+    assert opened(path, None, None, rd.data.load("digits").require("test")).name == name
 
 
 FAULTS = {

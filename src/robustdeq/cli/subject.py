@@ -64,7 +64,7 @@ def opened(network: str, weights: Path | None, arguments: Mapping[str, Any] | No
     """
     if is_import_path(network):
         model = made_by(network, arguments or {}, weights, images.head(_TRIED).tensors()[0])
-        return Subject(model, network.rpartition(":")[2])
+        return Subject(model, Path(network).name.replace(".py:", "-").replace(":", "-"))
     model, card = load(network), read_card(network)
     model.check_images(images.pixels.shape[1:], len(images.classes), images.source)
     return Subject(model, short(network), card.early, card.trained_within)
