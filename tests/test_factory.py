@@ -32,7 +32,7 @@ def digits(n: int = 4) -> torch.Tensor:
     return rd.data.load("digits").require("test").head(n).tensors()[0]
 
 
-@pytest.mark.parametrize("protocol", ["paper", "strict"])
+@pytest.mark.parametrize("protocol", ["paper", pytest.param("strict", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("factory", "options", "missing"),
     [
@@ -55,6 +55,7 @@ def test_a_deq_of_somebody_goes_through_evaluate_report_and_export(
     assert (tmp_path / "table.tex").read_text().count(r"\begin{table}") == 1
 
 
+@pytest.mark.slow
 def test_defenses_of_somebody_are_rows_with_their_adaptive_columns(tmp_path: Path) -> None:
     defenses = {"median": "MedianOfStates", "noise": "NoiseMean", "rounded": "Rounded"}
     options = [text for name, kind in defenses.items() for text in (f"--defenses.{name}", f"{DEFENSES}:{kind}")]
