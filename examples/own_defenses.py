@@ -1,6 +1,6 @@
 r"""Three defenses of one's own as rows of the table: modules from images to logits around a model.
 
-    robustdeq evaluate examples/conv_cell.py:build --data digits --attack.eps 0.25 --protocol strict \
+    robustdeq evaluate examples/own_cell.py:build --data digits --attack.eps 0.25 --protocol strict \
         --defenses.median examples/own_defenses.py:MedianOfStates --defenses.noise examples/own_defenses.py:NoiseMean \
         --defenses.rounded examples/own_defenses.py:Rounded
 

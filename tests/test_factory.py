@@ -19,7 +19,7 @@ from robustdeq.zoo.card import fingerprint
 from robustdeq.zoo.factory import imported, made_by
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-CONV, TORCHDEQ, PLAIN = (EXAMPLES / f"{name}.py" for name in ("conv_cell", "torchdeq_model", "plain_network"))
+CONV, TORCHDEQ, PLAIN = (EXAMPLES / f"{name}.py" for name in ("own_cell", "torchdeq_model", "plain_network"))
 DEFENSES = EXAMPLES / "own_defenses.py"
 QUICK = ["--data", "digits", "-n", "4", "--attack.eps", "1/4", "--attack.steps", "1", "--early", "2"]
 QUICK += ["--estimators.steps", "[1]", "--estimators.dampings", "[1.0]", "--estimators.states", "2"]
@@ -134,7 +134,7 @@ def test_what_a_class_computes_is_part_of_its_fingerprint(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("path", "name"), [(f"{CONV}:build", "conv_cell-build"), ("torch.nn:Flatten", "torch.nn-Flatten")]
+    ("path", "name"), [(f"{CONV}:build", "own_cell-build"), ("torch.nn:Flatten", "torch.nn-Flatten")]
 )
 def test_results_lie_in_a_folder_of_the_name_of_the_factory(path: str, name: str) -> None:
     assert opened(path, None, None, rd.data.load("digits").require("test")).name == name

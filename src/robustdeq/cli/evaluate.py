@@ -77,7 +77,7 @@ def evaluate(
         devices: how many processes on each machine share the work.
         nodes: how many machines share it; start the command on each with torchrun.
         save_adversaries: keep the adversaries, one safetensors file per attack and batch.
-        output: the folder for the results; by default runs/evaluate/WEIGHTS-DATA-PROTOCOL.
+        output: the folder for the results; by default runs/evaluate/NETWORK-DATA-PROTOCOL.
         overwrite: discard what an earlier evaluation left in the folder.
     """
     check_named(network, weights, model)
@@ -92,11 +92,11 @@ def evaluate(
     sources = {short(name): load(name) for name in ([transfer] if isinstance(transfer, str) else transfer or ())}
     for source in sources.values():
         source.check_images(images.pixels.shape[1:], len(images.classes), images.source)
-    held_out, is_deq = None, isinstance(subject.model, DEQ)
-    if is_deq:
+    held_out, deq = None, subject.model if isinstance(subject.model, DEQ) else None
+    if deq is not None:
         early, held_out = _early_state(subject, data, early)
         if early is not None:
-            EarlyState(early).check(subject.model)
+            EarlyState(early).check(deq)
         asked = {"attack": climb, "estimators": estimators, "sources": sources, "defense": reduction}
         effort = {setting.name: getattr(strict, setting.name) for setting in fields(strict)}
         chosen = protocol_named(protocol, **effort | asked)
@@ -110,7 +110,7 @@ def evaluate(
         estimators,
         folder,
         trained=subject.trained,
-        exhibited=subject.model if isinstance(subject.model, DEQ) and chosen.reads_early else None,
+        exhibited=deq if chosen.reads_early else None,
         beside=beside,
         gradients=climbed,
         early=early,
