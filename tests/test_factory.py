@@ -11,12 +11,16 @@ from torch import nn
 import robustdeq as rd
 from robustdeq import cli
 from robustdeq.base.errors import InputError
+from robustdeq.base.imports import imported
 from robustdeq.cli.subject import opened
+from robustdeq.data import Images
 from robustdeq.deq import DEQ, Around
 from robustdeq.evaluation import GridResult, Store
 from robustdeq.evaluation.store import FILE
+from robustdeq.study import Reproduction
 from robustdeq.zoo.card import fingerprint
-from robustdeq.zoo.factory import imported, made_by
+from robustdeq.zoo.factory import Factory
+from robustdeq.zoo.registry import read_weights
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CONV, TORCHDEQ, PLAIN = (EXAMPLES / f"{name}.py" for name in ("own_cell", "torchdeq_model", "plain_network"))
@@ -28,8 +32,8 @@ QUICK += [f"--strict.{name}={value}" for name, value in WEAK.items()]
 ADJOINTS = {f"simultaneous adjoint, {reads}" for reads in ("final", "intermediate", "ensemble")}
 
 
-def digits(n: int = 4) -> torch.Tensor:
-    return rd.data.load("digits").require("test").head(n).tensors()[0]
+def digits(n: int = 4) -> Images:
+    return rd.data.load("digits").require("test").head(n)
 
 
 @pytest.mark.parametrize("protocol", ["paper", pytest.param("strict", marks=pytest.mark.slow)])
@@ -60,17 +64,19 @@ def test_defenses_of_somebody_are_rows_with_their_adaptive_columns(tmp_path: Pat
     defenses = {"median": "MedianOfStates", "noise": "NoiseMean", "rounded": "Rounded"}
     options = [text for name, kind in defenses.items() for text in (f"--defenses.{name}", f"{DEFENSES}:{kind}")]
     options += ["--gradients.short", f"{tmp_path / 'own.py'}:SHORT", "--protocol", "strict"]
+    options += ["--attacks.margin", "robustdeq.attacks:MarginPGD"]
     (tmp_path / "own.py").write_text("import robustdeq as rd\nSHORT = rd.gradients.Phantom(steps=1, damping=1.0)\n")
     cli.main(["evaluate", f"{CONV}:build", *QUICK, *options, "-o", str(tmp_path / "out")])
     result = GridResult.read(tmp_path / "out/results.json")
     assert result.defenses == ("final", "early (z_2)", "ensemble", *defenses)
+    assert "margin" in result.columns
     assert {f"through the solver, {name}" for name in defenses} <= set(result.columns)
     assert "short" in result.columns
     with Store.read(tmp_path / "out" / FILE) as store:
         columns = {column["id"]: column["attempts"] for column in store.manifest["columns"]}
     for column in ("restarts", "apgd", "apgd-t", "square"):
         assert {*defenses} <= {attempt["settings"]["against"] for attempt in columns[column]}
-    deq, x = imported(f"{CONV}:build")().eval(), digits()
+    deq, x = imported(f"{CONV}:build")().eval(), digits().tensors()[0]
     made = {kind: imported(f"{DEFENSES}:{kind}") for kind in defenses.values()}
     final, median = (
         rd.Defended(deq, defense)(x) for defense in (rd.defenses.FinalState(), Around(made["MedianOfStates"]))
@@ -87,6 +93,8 @@ def test_defenses_of_somebody_are_rows_with_their_adaptive_columns(tmp_path: Pat
     [
         (["--defenses.final", f"{DEFENSES}:Rounded"], "there is a row 'final' already; give the defense another name"),
         (["--defenses.mine", "math:pi"], "math:pi is no Defense; name one, or a class of it"),
+        (["--attacks.mine", "math:sqrt"], "math:sqrt is no Attack; name one, or a class of it"),
+        (["--attacks.mine", "robustdeq.attacks:BallAttack"], "BallAttack cannot be made with eps, norm, bounds, seed"),
         (["--gradients.mine", "math:sqrt"], "math:sqrt is no Gradient; name one, or a class of it"),
         (["--defenses.mine", "robustdeq.defenses:EarlyState"], "EarlyState cannot be made without arguments"),
     ],
@@ -112,13 +120,13 @@ def test_weights_are_read_as_tensors_alone(tmp_path: Path) -> None:
     save_file(other.state_dict(), tmp_path / "own.safetensors")
     torch.save(other.state_dict(), tmp_path / "own.pt")
     for file in ("own.safetensors", "own.pt"):
-        model = made_by(f"{CONV}:build", {"width": 8}, tmp_path / file, digits())
+        model = opened(f"{CONV}:build", digits(), tmp_path / file, {"width": 8}).model
         assert isinstance(model, DEQ)
         assert not model.training
         assert fingerprint(model) == fingerprint(other)
     torch.save(other, tmp_path / "pickled.pt")
     with pytest.raises(InputError, match=r"pickled\.pt holds no weights that can be read"):
-        made_by(f"{CONV}:build", {"width": 8}, tmp_path / "pickled.pt", digits())
+        opened(f"{CONV}:build", digits(), tmp_path / "pickled.pt", {"width": 8})
 
 
 def test_what_a_class_computes_is_part_of_its_fingerprint(tmp_path: Path) -> None:
@@ -126,18 +134,85 @@ def test_what_a_class_computes_is_part_of_its_fingerprint(tmp_path: Path) -> Non
     for name, code in (("same", text), ("other", text.replace("torch.tanh", "torch.sin"))):
         (tmp_path / f"{name}.py").write_text(code)
     ours, same, other = (
-        fingerprint(made_by(f"{path}:build", {}, None, digits()))
+        fingerprint(opened(f"{path}:build", digits()).model)
         for path in (CONV, tmp_path / "same.py", tmp_path / "other.py")
     )
     assert ours == same
     assert ours != other
 
 
+def test_the_solve_of_somebodys_deq_is_set_like_that_of_ours() -> None:
+    arguments = {"width": 8, "max_steps": 3, "tol": 0.5, "tail_steps": 2, "tail_damping": 0.25}
+    deq = Factory(f"{CONV}:build", arguments).make()
+    assert isinstance(deq, DEQ)
+    assert (deq.solver.max_steps, deq.solver.tol) == (3, 0.5)
+    assert deq.tail == rd.models.Unroll(2, 0.25, from_image=True)
+
+
+def test_a_deq_of_somebody_is_trained_saved_and_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(CONV.read_text())
+    train = ["train", "conv-digits-unrolled", "--model", "mine.py:build", "--architecture.width", "8"]
+    train += ["--schedule.max_steps", "2", "--schedule.validations", "1", "--schedule.validation_images", "8"]
+    train += ["--output", "out", "--resume"]
+    cli.main(train)
+    weights = tmp_path / "out/model.safetensors"
+    with pytest.raises(InputError, match=r"the code of mine\.py:build makes; read it, and pass trust=True \(--trust\)"):
+        rd.load(weights)
+    deq, fresh = rd.load(weights, trust=True), imported("mine.py:build")(width=8)
+    trained = fingerprint(deq)
+    assert trained != fingerprint(fresh)
+    fresh.load_state_dict(read_weights(weights))
+    assert trained == fingerprint(fresh)
+    assert deq.gradient == rd.gradients.Phantom(5, 0.5)
+    assert "mine.py:build(width=8)" in weights.with_suffix(".md").read_text()
+
+    before = weights.read_bytes()
+    cli.main(train)
+    assert weights.read_bytes() == before
+    evaluate = ["evaluate", "out/model.safetensors", *QUICK]
+    with pytest.raises(SystemExit):
+        cli.main(evaluate)
+    assert "pass trust=True (--trust) to let it run" in capsys.readouterr().err
+    cli.main([*evaluate, "--trust"])
+
+    monkeypatch.chdir("out")
+    (tmp_path / "mine.py").rename(tmp_path / "out/mine.py")
+    assert fingerprint(rd.load("model", trust=True)) == trained
+
+
+def test_what_a_factory_does_not_make_is_not_saved_as_its_own(tmp_path: Path) -> None:
+    deq = imported(f"{CONV}:build")(steps=3)
+    with pytest.raises(InputError, match="makes another solver or tail; give the arguments that make this model's"):
+        rd.save(deq, tmp_path / "own", factory=f"{CONV}:build")
+    with pytest.raises(InputError, match=r"could not be rebuilt from a file"):
+        rd.save(deq, tmp_path / "own", factory=f"{CONV}:build", arguments={"width": 4})
+    with pytest.raises(InputError, match=r"give the factory that makes it, as FILE\.py:NAME"):
+        rd.save(deq, tmp_path / "own")
+    assert not [*tmp_path.iterdir()]
+    state = torch.get_rng_state()
+    rd.save(deq, tmp_path / "own", factory=f"{CONV}:build", arguments={"steps": 3})
+    assert torch.equal(torch.get_rng_state(), state)
+    assert fingerprint(rd.load(tmp_path / "own", trust=True)) == fingerprint(deq)
+
+
+@pytest.mark.slow
+def test_experiments_train_and_measure_a_deq_of_somebody(tmp_path: Path) -> None:
+    options = ["--scale", "conv-digits", "--model", f"{CONV}:build", "--architecture.width", "8", "-n", "4"]
+    options += ["--budget.max_steps", "1", "--budget.validation_images", "8", "--output", str(tmp_path)]
+    cli.main(["reproduce", "fig2b", *options])
+    found = Reproduction.read(tmp_path / "fig2b.json")
+    assert found.provenance["factory"] == {"path": f"{CONV}:build", "arguments": {"width": 8}}
+    assert any("z_18" in column or "18" in column for panel in found.panels for column in panel.columns)
+
+
 @pytest.mark.parametrize(
     ("path", "name"), [(f"{CONV}:build", "own_cell-build"), ("torch.nn:Flatten", "torch.nn-Flatten")]
 )
 def test_results_lie_in_a_folder_of_the_name_of_the_factory(path: str, name: str) -> None:
-    assert opened(path, None, None, rd.data.load("digits").require("test")).name == name
+    assert opened(path, digits()).name == name
 
 
 FAULTS = {
@@ -150,6 +225,7 @@ FAULTS = {
     "something missing": ("torch.nn:Linear", {"in_features": 3}, "torch.nn:Linear needs 'out_features'; give --model."),
     "other images": ("torch.nn:Linear", {"in_features": 3, "out_features": 2}, "takes no images of shape (1, 8, 8)"),
     "other answers": ("torch.nn:Identity", {}, "torch.nn:Identity does not return logits (B, K)"),
+    "no solve": ("torch.nn:Flatten", {"max_steps": 3}, "takes no 'max_steps', and its Flatten has no solve of ours"),
 }
 
 
@@ -157,7 +233,7 @@ FAULTS = {
 def test_a_factory_that_cannot_be_used_is_one_sentence(fault: str) -> None:
     path, arguments, said = FAULTS[fault]
     with pytest.raises(InputError, match=re.escape(said)) as refused:
-        made_by(path, arguments, None, digits())
+        opened(path, digits(), arguments=arguments)
     assert "\n" not in str(refused.value)
 
 

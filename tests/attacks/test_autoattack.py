@@ -93,7 +93,7 @@ def run_directly(components: dict[str, Component], model: nn.Module, x: Tensor, 
     suite: Any = pyautoattack.AutoAttack(model, eps=first.eps, norm=first.norm, seed=first.seed)
     classes = model(x[:1]).shape[1]
     for name, attribute in {"apgd-ce": "apgd", "apgd-t": "apgd_targeted", "fab-t": "fab", "square": "square"}.items():
-        setattr(suite, attribute, components[name].build(model, classes))
+        setattr(suite, attribute, components[name].build(model, classes, 1.0))
     with traced():
         adversaries, _ = suite.run_standard_evaluation(x, y)
     return adversaries
@@ -132,7 +132,7 @@ def test_settings_are_those_of_the_authors(version: str, norm: str) -> None:
         ignored |= set_while_it_runs if name in ("apgd-dlr", "fab-t") else set()
         ours, peer = (
             {key: value for key, value in vars(made).items() if key not in ignored}
-            for made in (component.build(model, 10), theirs[name])
+            for made in (component.build(model, 10, 1.0), theirs[name])
         )
         assert ours == peer
     if version == "plus":
@@ -239,7 +239,7 @@ def test_square_either_runs_or_says_why_not(norm: str) -> None:
             model = nn.Sequential(nn.Flatten(), nn.Linear(height * width, 3)).eval()
             x = torch.rand(2, 1, height, width)
             attack = Square(1e-4, norm, queries=2)
-            build = attack.build(model, 3)
+            build = attack.build(model, 3, 1.0)
             try:
                 build.perturb(x, model(x).argmax(dim=1))
             except (RuntimeError, ZeroDivisionError):

@@ -14,10 +14,11 @@ from cells import CLASSES, images, make_deq
 from robustdeq.attacks import APGD, PGD, Attack, AutoAttack, BallAttack, Cost, JointAttack, Norm, Square, StoppingPGD
 from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report
+from robustdeq.deq import Defended
 from robustdeq.deq.defenses import EarlyState, FinalState
 from robustdeq.evaluation import Chosen
 from robustdeq.evaluation.job import Job
-from robustdeq.evaluation.measure import plan
+from robustdeq.evaluation.measure import measure, plan
 from robustdeq.evaluation.store import Store
 from robustdeq.gradients import EntropyReduced, EntropyReduction, Gradient, Phantom, ThroughSolver
 
@@ -136,6 +137,22 @@ def test_evaluation_attempts_an_attack_and_a_norm_from_outside() -> None:
         with torch.no_grad():
             expected = [(row.judge(adversaries).argmax(dim=1) == y).numpy() for row in asked.rows]
         assert np.array_equal(run.outcome.standing, expected)
+
+
+def test_an_attack_from_outside_is_a_column_against_every_row() -> None:
+    deq, x = make_deq().eval(), images(6)
+    y = deq(x).argmax(dim=1)
+    settings = {"defenses": ROWS, "batch_size": 6}
+    found = measure(deq, x, y, Chosen(PGD(0.5, bounds=BOUNDS)), attacks={"mine": Guess()}, **settings)
+    made = Guess()(nn.Identity().eval(), x, y)
+    expected = [Defended(deq, row)(made).argmax(dim=1) == y for row in ROWS.values()]
+    column = found.columns.index("mine")
+    assert np.array_equal(found.per_sample[:, column], torch.stack(expected).numpy())
+    with pytest.raises(InputError, match=r"the attack 'mine' has ThreatModel\(eps=0\.1, .* give one"):
+        measure(deq, x, y, Chosen(PGD(0.5, bounds=BOUNDS)), attacks={"mine": Guess(eps=0.1)}, **settings)
+    with pytest.raises(InputError, match="there is a column 'mine' already; give the other another name"):
+        beside = {"attacks": {"mine": Guess()}, "gradients": {"mine": Phantom()}}
+        measure(deq, x, y, Chosen(PGD(0.5, bounds=BOUNDS)), **beside, **settings)
 
 
 @pytest.mark.parametrize(

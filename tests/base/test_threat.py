@@ -36,7 +36,7 @@ def with_pixel(value: float) -> Tensor:
         ({"norm": "linf"}, "norm is 'linf'"),
         ({"bounds": (1.0, 0.0)}, r"bounds are \(1.0, 0.0\)"),
         ({"bounds": (0.0, 0.0)}, r"bounds are \(0.0, 0.0\)"),
-        ({"bounds": (0.0, float("inf"))}, r"bounds are \(0.0, inf\)"),
+        ({"bounds": (float("inf"), 0.0)}, r"bounds are \(inf, 0.0\)"),
         ({"bounds": (float("nan"), 1.0)}, r"bounds are \(nan, 1.0\)"),
     ],
     ids=lambda value: str(value)[:20],

@@ -294,7 +294,7 @@ def test_unknown_name_or_missing_path(name, hub, tmp_path, monkeypatch):
     (tmp_path / "no").mkdir()
     assert refusal(name) == (
         f"There is no data '{name}': give one of digits, cifar10, cifar100, svhn, fashion_mnist, a Hugging Face id "
-        "'owner/name', or the path of an existing parquet file or folder."
+        "'owner/name', the path of an existing parquet or .npz file or folder, or FILE.py:NAME of a function."
     )
     assert hub.asked == []
 

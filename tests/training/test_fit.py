@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
 
 
 def test_model_that_could_not_be_kept_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a Linear could not be kept; train an MDEQ or a residual network"):
+    with pytest.raises(InputError, match="a Linear cannot be rebuilt from a file; give the factory that makes it"):
         fit(nn.Linear(64, 10), digits(), recipe(), tmp_path / "run", hardware=CPU)
     assert list(tmp_path.iterdir()) == []
 

@@ -41,7 +41,7 @@ class _Seen(nn.Module):
 
     Args:
         model: the model.
-        bounds: the least and the greatest pixel of the model's images.
+        bounds: what 0 and 1 stand for in the model's images.
         x: the images under attack, pixels in [0, 1], in the precision of the model.
         y: their labels. Logits that are not finite become logits that are wrong for the nearest of the images, so that
             the library takes a solve that it made diverge for the success that it is.
@@ -115,16 +115,18 @@ class Component(BallAttack):
                 "every norm."
             )
 
-    @property
-    def shared_settings(self) -> dict[str, Any]:
-        """Threat model, seed and restarts under their names in the authors' code, for pixels scaled to [0, 1]."""
-        low, high = self.bounds
+    def shared_settings(self, span: float) -> dict[str, Any]:
+        """Threat model, seed and restarts under their names in the authors' code, for pixels scaled to [0, 1].
+
+        Args:
+            span: by what they were divided.
+        """
         restarts = getattr(self, "restarts", 1)
-        return {"norm": str(self.norm), "eps": self.eps / (high - low), "seed": self.seed, "n_restarts": restarts}
+        return {"norm": str(self.norm), "eps": self.eps / span, "seed": self.seed, "n_restarts": restarts}
 
     @abstractmethod
-    def build(self, model: nn.Module, classes: int) -> Any:
-        """The authors' attack on a model, of so many classes, of pixels in [0, 1]."""
+    def build(self, model: nn.Module, classes: int, span: float) -> Any:
+        """The authors' attack on a model, of so many classes, of pixels in [0, 1] that were divided by a span."""
 
     @override
     def check(self, x: Pixels, classes: int) -> None:
@@ -142,11 +144,11 @@ class Component(BallAttack):
         adversaries = x.clone()
         if standing.any():
             x, y = x[standing], y[standing]
-            low, high = self.bounds
+            low, high = box = self.threat.box(x)
             scaled = (x - low) / (high - low)
-            seen = _Seen(Judged(surrogate, judge), self.bounds, scaled, y, classes)
+            seen = _Seen(Judged(surrogate, judge), box, scaled, y, classes)
             with frozen(seen), _library():
-                found = self.build(seen, classes).perturb(scaled.float().contiguous(), y)
+                found = self.build(seen, classes, high - low).perturb(scaled.float().contiguous(), y)
             adversaries[standing] = self.threat.project(low + (high - low) * found.to(x.dtype), x)
         return adversaries
 
@@ -186,10 +188,9 @@ class _AutoPGD(Component):
         """How many gradients a run takes: one per step, and one where it starts in each ball that it runs in."""
         return self.steps + (3 if self.widened else 1)
 
-    @property
     @override
-    def shared_settings(self) -> dict[str, Any]:
-        return super().shared_settings | {"n_iter": self.steps, "use_largereps": self.widened, "logger": _SILENT}
+    def shared_settings(self, span: float) -> dict[str, Any]:
+        return super().shared_settings(span) | {"n_iter": self.steps, "use_largereps": self.widened, "logger": _SILENT}
 
 
 @dataclass(frozen=True)
@@ -230,8 +231,8 @@ class APGD(_AutoPGD):
             raise InputError(f"the loss 'dlr' needs 3 classes and the model has {classes}; choose APGD(loss='ce').")
 
     @override
-    def build(self, model: nn.Module, classes: int) -> APGDAttack:
-        return APGDAttack(model, loss=str(self.loss), **self.shared_settings)
+    def build(self, model: nn.Module, classes: int, span: float) -> APGDAttack:
+        return APGDAttack(model, loss=str(self.loss), **self.shared_settings(span))
 
 
 @dataclass(frozen=True)
@@ -256,8 +257,8 @@ class TargetedAPGD(_AutoPGD):
         return Cost(runs * self.run_gradients, runs + 2)
 
     @override
-    def build(self, model: nn.Module, classes: int) -> APGDAttack_targeted:
-        return APGDAttack_targeted(model, n_target_classes=min(self.targets, classes - 1), **self.shared_settings)
+    def build(self, model: nn.Module, classes: int, span: float) -> APGDAttack_targeted:
+        return APGDAttack_targeted(model, n_target_classes=min(self.targets, classes - 1), **self.shared_settings(span))
 
 
 @dataclass(frozen=True)
@@ -283,8 +284,8 @@ class FAB(Component):
         return Cost(self.restarts * self.steps, self.restarts * (self.steps + 2) + 2)
 
     @override
-    def build(self, model: nn.Module, classes: int) -> FABAttack_PT:
-        return FABAttack_PT(model, n_iter=self.steps, **self.shared_settings)
+    def build(self, model: nn.Module, classes: int, span: float) -> FABAttack_PT:
+        return FABAttack_PT(model, n_iter=self.steps, **self.shared_settings(span))
 
 
 @dataclass(frozen=True)
@@ -308,8 +309,8 @@ class TargetedFAB(FAB):
         return Cost(runs * self.steps, runs * (self.steps + 3) + 2)
 
     @override
-    def build(self, model: nn.Module, classes: int) -> FABAttack_PT:
-        attack = super().build(model, classes)
+    def build(self, model: nn.Module, classes: int, span: float) -> FABAttack_PT:
+        attack = super().build(model, classes, span)
         attack.targeted, attack.n_target_classes = True, min(self.targets, classes - 1)
         return attack
 
@@ -359,5 +360,5 @@ class Square(Component):
                 )
 
     @override
-    def build(self, model: nn.Module, classes: int) -> SquareAttack:
-        return SquareAttack(model, n_queries=self.queries, resc_schedule=False, **self.shared_settings)
+    def build(self, model: nn.Module, classes: int, span: float) -> SquareAttack:
+        return SquareAttack(model, n_queries=self.queries, resc_schedule=False, **self.shared_settings(span))

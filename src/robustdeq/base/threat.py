@@ -20,7 +20,7 @@ class ThreatModel:
     Args:
         eps: ε, in the units of pixels.
         norm: `"Linf"`, `"L2"`, `"L1"` or any `Norm`; it is held by its name.
-        bounds: the least and the greatest pixel.
+        bounds: the least and the greatest pixel, or feature; −∞ or ∞ where there is none.
 
     Raises:
         InputError: a setting is out of its range.
@@ -34,8 +34,8 @@ class ThreatModel:
         require(0 <= self.eps < math.inf, f"eps is {self.eps}; give a radius of 0 or more that is finite.")
         object.__setattr__(self, "norm", register(self.norm))
         low, high = self.bounds
-        if not -math.inf < low < high < math.inf:
-            raise InputError(f"bounds are {self.bounds}; give the least pixel before the greatest, both finite.")
+        if not low < high:
+            raise InputError(f"bounds are {self.bounds}; give the least pixel before the greatest.")
 
     @property
     def measure(self) -> Norm:
@@ -68,7 +68,7 @@ class ThreatModel:
         """Raise `InputError` unless every adversary is finite, within the bounds and in the ball around its image.
 
         A norm may exceed ε by 8 u (ε + ‖m‖), where u is the precision of x (`torch.finfo(x.dtype).eps`) and m an image
-        whose pixels are all of the greatest magnitude within the bounds: what rounding x + δ and its norm can do.
+        whose pixels are all of the greatest magnitude there is: what rounding x + δ and its norm can do.
 
         Args:
             adversaries: what an attack has made.
@@ -76,14 +76,14 @@ class ThreatModel:
         """
         if not bool(adversaries.isfinite().all()):
             raise InputError("the attack made pixels that are not finite, which count for nothing; mend the attack.")
-        low, high = self.bounds
         if self._leaves_bounds(adversaries):
+            low, high = self.bounds
             raise InputError(
                 f"the attack made pixels from {float(adversaries.min()):g} to {float(adversaries.max()):g}, outside "
                 f"[{low:g}, {high:g}], which count for nothing; clip them."
             )
         size = float(self.measure.size(adversaries - x).max())
-        largest = float(self.measure.size(torch.full_like(x[:1], max(abs(low), abs(high)))))
+        largest = float(self.measure.size(torch.full_like(x[:1], float(torch.cat([x, adversaries]).abs().max()))))
         if not size <= self.eps + 8 * torch.finfo(x.dtype).eps * (self.eps + largest):
             raise InputError(
                 f"the attack moved an image by {size:g} in {self.norm}, further than eps = {self.eps:g}, which counts "
@@ -93,6 +93,20 @@ class ThreatModel:
     def _leaves_bounds(self, x: Tensor) -> bool:
         low, high = self.bounds
         return bool((x.min() < low) | (x.max() > high))
+
+    @property
+    def span(self) -> float:
+        """How far apart two pixels can be; 100 ε where there are no bounds."""
+        low, high = self.bounds
+        return high - low if math.isfinite(high - low) else 100 * self.eps
+
+    def box(self, x: Float[Tensor, "batch *image"]) -> tuple[float, float]:
+        """The bounds; where there is none, what the ball around no pixel of these images leaves, in any norm here."""
+        low, high = self.bounds
+        return (
+            low if math.isfinite(low) else float(x.min()) - self.eps,
+            high if math.isfinite(high) else float(x.max()) + self.eps,
+        )
 
     def random_start(
         self, x: Float[Tensor, "batch *image"], generator: torch.Generator

@@ -11,7 +11,7 @@ from robustdeq.cli.attack import Climb
 from robustdeq.cli.device import device_named
 from robustdeq.cli.measurement import show_measured
 from robustdeq.cli.outputs import refuse_file
-from robustdeq.cli.subject import Subject, check_named, defenses_at, gradients_at, opened, short
+from robustdeq.cli.subject import Subject, attacks_at, check_named, defenses_at, gradients_at, opened, short
 from robustdeq.data import Images
 from robustdeq.data import load as load_data
 from robustdeq.deq import DEQ, EntropyReduction
@@ -20,6 +20,7 @@ from robustdeq.evaluation import Estimators, Network, Strict
 from robustdeq.evaluation.distributed import launch
 from robustdeq.evaluation.protocol import protocol_named
 from robustdeq.zoo import load
+from robustdeq.zoo.factory import check_takes
 
 
 def evaluate(
@@ -36,7 +37,9 @@ def evaluate(
     reduction: EntropyReduction = EntropyReduction(),  # noqa: B008
     defenses: dict[str, str] | None = None,
     gradients: dict[str, str] | None = None,
+    attacks: dict[str, str] | None = None,
     transfer: str | list[str] | None = None,
+    trust: bool = False,
     batch_size: int = 64,
     device: str = "auto",
     devices: int = 1,
@@ -56,7 +59,8 @@ def evaluate(
             from images to logits.
         data: where the test images come from; see `robustdeq train --help`.
         weights: for FILE.py:NAME, a state dict for what it returns (safetensors, or .pt of tensors alone).
-        model: for FILE.py:NAME, its keyword arguments, as in --model.width 64.
+        model: for FILE.py:NAME, its keyword arguments, as in --model.width 64; and those settings of the solve that it
+            does not take itself: max_steps, tol, tail_steps, tail_damping.
         n: how many test images, from the first; all by default.
         protocol: which attacks: paper (Tables 2 and 6), strict (per-image worst case over all we know, with checks of
             the attacks), ready-made (Table 1), autoattack (Table 3) or entropy (input entropy reduction, attacked as
@@ -70,8 +74,11 @@ def evaluate(
         defenses: further rows, by name, as in --defenses.mine FILE.py:NAME: an rd.defenses.Defense, or what makes a
             module from images to logits around the model.
         gradients: further columns, by name, as in --gradients.mine FILE.py:NAME: an rd.gradients.Gradient.
+        attacks: further columns, by name, as in --attacks.mine FILE.py:NAME: an rd.attacks.Attack, or a class that is
+            made with eps, norm, bounds and seed of --attack.
         transfer: weights of an explicit network, or of several as [A, B], whose adversaries the strict protocol tries
             on the model.
+        trust: let the code run that makes the model of a weights file, where that is somebody's own.
         batch_size: how many images are attacked at once.
         device: cpu, cuda or auto.
         devices: how many processes on each machine share the work.
@@ -80,18 +87,18 @@ def evaluate(
         output: the folder for the results; by default runs/evaluate/NETWORK-DATA-PROTOCOL.
         overwrite: discard what an earlier evaluation left in the folder.
     """
-    check_named(network, weights, model)
+    check_named(network, weights, model, trust)
     beside, climbed = defenses_at(defenses or {}), gradients_at(gradients or {})
     images = load_data(data).require("test")
     images = images if n is None else images.head(n)
-    subject = opened(network, weights, model, images)
+    subject = opened(network, images, weights, model, trust)
     climb = attack.attack(subject.trained)
     folder = output or Path("runs/evaluate") / f"{subject.name}-{short(data)}-{protocol}"
     refuse_file(folder)
     place = device_named(device)
-    sources = {short(name): load(name) for name in ([transfer] if isinstance(transfer, str) else transfer or ())}
-    for source in sources.values():
-        source.check_images(images.pixels.shape[1:], len(images.classes), images.source)
+    sources = {short(name): load(name, trust) for name in ([transfer] if isinstance(transfer, str) else transfer or ())}
+    for name, source in sources.items():
+        check_takes(source, images, name)
     held_out, deq = None, subject.model if isinstance(subject.model, DEQ) else None
     if deq is not None:
         early, held_out = _early_state(subject, data, early)
@@ -110,9 +117,10 @@ def evaluate(
         estimators,
         folder,
         trained=subject.trained,
-        exhibited=deq if chosen.reads_early else None,
+        exhibited=deq if chosen.reads_early and images.pixels.ndim == 4 else None,
         beside=beside,
         gradients=climbed,
+        attacks=attacks_at(attacks or {}, climb),
         early=early,
         development=None if held_out is None else held_out.tensors(),
         batch_size=batch_size,

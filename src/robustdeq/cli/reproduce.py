@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from robustdeq.base.errors import InputError, require
 from robustdeq.base.files import write_text
+from robustdeq.base.imports import is_import_path
 from robustdeq.base.progress import progress_bar
 from robustdeq.cli.console import console
 from robustdeq.cli.device import device_named
@@ -34,12 +35,15 @@ from robustdeq.study import (
 )
 from robustdeq.study.run import reproduce as measure
 from robustdeq.study.run import settings
+from robustdeq.zoo.factory import Factory
 
 
 def reproduce(
     name: str | None = None,
     list: bool = False,
     scale: str = "nano",
+    model: str | None = None,
+    architecture: dict[str, Any] | None = None,
     weights: str | dict[str, str] | None = None,
     data: str | None = None,
     n: int | None = None,
@@ -49,6 +53,7 @@ def reproduce(
     effort: Effort = Effort(),  # noqa: B008
     seeds: int = 2,
     ways: tuple[str, ...] = (),
+    trust: bool = False,
     batch_size: int = 64,
     device: str = "auto",
     format: Literal["png", "svg", "pdf"] = "png",
@@ -64,6 +69,9 @@ def reproduce(
         name: of the table or figure (`robustdeq reproduce --list` names them all), or all.
         list: name everything that can be reproduced, and what each needs.
         scale: in what size: nano or conv-digits (on digits), tiny, small, conv-small, large or xl.
+        model: FILE.py:NAME or package.module:NAME of a function whose code runs and returns an rd.DEQ, which is then
+            trained in every way in the place of that of the scale.
+        architecture: of FILE.py:NAME, its arguments, as in --architecture.width 64.
         weights: weights to use instead of training: a file or a name for what comes first in the table, or one for
             each way of training, as --weights.exact-50-50 FILE.
         data: the images; those of the scale by default. See `robustdeq train --help`.
@@ -74,6 +82,7 @@ def reproduce(
         effort: how hard the other attacks try.
         seeds: how many trainings of each kind alignment, overestimate and claims compare; claims needs 3 for a verdict.
         ways: the ways of training that overestimate and gradient-or-loss compare, as in --weights; all by default.
+        trust: let the code run that makes the models of weights, where these are somebody's own.
         batch_size: how many images are attacked at once.
         device: cpu, cuda or auto.
         format: of the figures.
@@ -85,7 +94,10 @@ def reproduce(
         return
     if name is None:
         raise InputError("there is nothing to reproduce; name a table or figure, or pass --list to see them all.")
-    chosen = scale_named(scale)
+    chosen, factory = scale_named(scale), None if model is None else Factory(model, architecture or {})
+    require(factory is None or is_import_path(factory.path), f"{model} is no import path; give FILE.py:NAME.")
+    require(factory is not None or not architecture, "--architecture sets what FILE.py:NAME takes; give it as --model.")
+    chosen = chosen if factory is None else chosen.of(factory)
     here = [experiment for experiment in EXPERIMENTS.values() if not experiment.scales or scale in experiment.scales]
     experiments = here if name == "all" else [experiment_named(name)]
     for experiment in experiments:
@@ -97,13 +109,14 @@ def reproduce(
         scale=chosen,
         splits=splits,
         images=images if n is None else images.head(n),
-        folder=output or Path("runs/reproduce") / scale,
+        folder=output or Path("runs/reproduce") / "-".join([scale] if factory is None else [scale, factory.name]),
         budget=budget,
         estimators=estimators,
         strict=strict,
         effort=effort,
         seeds=seeds,
         ways=ways,
+        trust=trust,
         batch_size=batch_size,
         device=device_named(device),
         progress=progress_bar,

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import nn
 
+from robustdeq.attacks import PGD, Attack
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.imports import imported, is_import_path
 from robustdeq.base.threat import ThreatModel
 from robustdeq.data import Images
 from robustdeq.deq import Around, Defense
 from robustdeq.deq.gradients import Gradient
 from robustdeq.zoo import load
-from robustdeq.zoo.factory import imported, is_import_path, made_by
+from robustdeq.zoo.factory import Factory, as_deq, check_takes
 from robustdeq.zoo.registry import read_card
-
-_TRIED = 8
 
 Kind = TypeVar("Kind")
 
@@ -40,34 +40,43 @@ class Subject:
     trained: ThreatModel | None = None
 
 
-def check_named(network: str, weights: Path | None, arguments: Mapping[str, Any] | None) -> None:
+def check_named(network: str, weights: Path | None, arguments: Mapping[str, Any] | None, trust: bool) -> None:
     """Raise `InputError` unless there is such a model, as far as that is known without its code; nothing is built."""
     if is_import_path(network):
         require(weights is None or weights.is_file(), f"there are no weights at {weights}; give a file of tensors.")
         return
-    read_card(network)
+    read_card(network).check_trust(network, trust)
     require(weights is None, f"{network} has its weights in it; give --weights for FILE.py:NAME alone.")
     require(not arguments, f"{network} was made already; give --model.… for FILE.py:NAME alone.")
 
 
-def opened(network: str, weights: Path | None, arguments: Mapping[str, Any] | None, images: Images) -> Subject:
+def opened(
+    network: str,
+    images: Images,
+    weights: Path | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    trust: bool = False,
+) -> Subject:
     """A model for some images.
 
     Args:
         network: a weights file or the name of weights, or the import path of a factory, whose code then runs.
+        images: what it is to classify.
         weights: a state dict for what the factory makes; None leaves it as made.
         arguments: of the factory.
-        images: what it is to classify.
+        trust: let the code run that makes the model of a weights file.
 
     Raises:
         InputError: there is no such model, or it does not take such images.
     """
     if is_import_path(network):
-        model = made_by(network, arguments or {}, weights, images.head(_TRIED).tensors()[0])
-        return Subject(model, Path(network).name.replace(".py:", "-").replace(":", "-"))
-    model, card = load(network), read_card(network)
-    model.check_images(images.pixels.shape[1:], len(images.classes), images.source)
-    return Subject(model, short(network), card.early, card.trained_within)
+        factory = Factory(network, arguments or {})
+        found = Subject(factory.make() if weights is None else factory.loaded(weights), factory.name)
+    else:
+        card = read_card(network)
+        found = Subject(load(network, trust), short(network), card.early, card.trained_within)
+    check_takes(found.model, images, network)
+    return replace(found, model=as_deq(found.model, images))
 
 
 def defenses_at(paths: Mapping[str, str]) -> dict[str, Defense]:
@@ -84,14 +93,25 @@ def gradients_at(paths: Mapping[str, str]) -> dict[str, Gradient]:
     return {name: _made(path, Gradient) for name, path in paths.items()}
 
 
-def _made(path: str, kind: type[Kind], adapt: Callable[[Any], Kind] | None = None) -> Kind:
-    """What an import path names, or what it makes where that is a class of the kind."""
+def attacks_at(paths: Mapping[str, str], within: PGD) -> dict[str, Attack]:
+    """The attacks behind import paths, by name; a class is made in the threat model of PGD, with its seed.
+
+    Raises:
+        InputError: one cannot be imported, is none, or cannot be made so.
+    """
+    shared = {name: getattr(within, name) for name in ("eps", "norm", "bounds", "seed")}
+    return {name: _made(path, Attack, **shared) for name, path in paths.items()}
+
+
+def _made(path: str, kind: type[Kind], adapt: Callable[[Any], Kind] | None = None, **settings: Any) -> Kind:
+    """What an import path names, or what it makes, with these settings, where that is a class of the kind."""
     found = imported(path)
     if isinstance(found, type) and issubclass(found, kind):
         try:
-            return found()
+            return found(**settings)
         except TypeError as error:
-            raise InputError(f"{path} cannot be made without arguments ({error}); name one that is made.") from error
+            given = f"with {', '.join(settings)}" if settings else "without arguments"
+            raise InputError(f"{path} cannot be made {given} ({error}); name one that is made.") from error
     if isinstance(found, kind):
         return found
     require(adapt is not None and callable(found), f"{path} is no {kind.__name__}; name one, or a class of it.")

@@ -38,9 +38,12 @@ def train(
     Begin with the name of a recipe (`robustdeq recipes` lists them) or a YAML file; options override it.
 
     Args:
-        model: its name; `robustdeq models` lists them.
-        architecture: what of the model is to be different, such as {max_steps: 18, dropout: 0.1}.
-        data: digits, cifar10, cifar100, svhn, fashion_mnist, owner/name on the hub, or a local file or folder.
+        model: its name (`robustdeq models` lists them), or FILE.py:NAME or package.module:NAME of a function whose code
+            runs and returns an rd.DEQ or any module from images to logits.
+        architecture: what of the model is to be different, such as {max_steps: 18, dropout: 0.1}, or the arguments of
+            FILE.py:NAME.
+        data: digits, cifar10, cifar100, svhn, fashion_mnist, owner/name on the hub, a local file (parquet or .npz) or
+            folder, or FILE.py:NAME of a function that returns rd.data.Splits or arrays.
         gradient: how a DEQ is differentiated for its weights, and for its adversaries unless the objective says.
         output: the folder for weights and records; runs/MODEL-DATA by default.
         device: cpu, cuda or auto.
@@ -57,7 +60,8 @@ def train(
     splits = load_data(data)
     images = splits.require("train")
     splits.require("development")
-    folder = Path("runs") / f"{model}-{Path(data).stem or 'data'}" if output is None else output
+    name = model if plan.factory is None else plan.factory.name
+    folder = Path("runs") / f"{name}-{Path(data).stem or 'data'}" if output is None else output
     first = is_first_process()
     if first and not resume:
         refuse_to_overwrite([folder / "run.json", folder / "model.safetensors"], overwrite)
@@ -65,10 +69,10 @@ def train(
     torch.manual_seed(recipe.schedule.seed)
     network = plan.build(images)
     if not first:
-        fit(network, splits, recipe, folder, None, resume, hardware)
+        fit(network, splits, recipe, folder, None, resume, hardware, plan.factory)
         return
     console.print(f"training {model} on {images.source}")
     with progress_bar("training") as report:
-        weights = fit(network, splits, recipe, folder, report, resume, hardware)
+        weights = fit(network, splits, recipe, folder, report, resume, hardware, plan.factory)
     save_training_figure(folder / METRICS, folder / "training.png")
     console.print(f"The best weights are in {weights}, described in {weights.with_suffix('.md')}.")

@@ -7,7 +7,7 @@ from jaxtyping import Int64, Shaped
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from robustdeq.base.errors import require
+from robustdeq.base.errors import InputError, require
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class RandomCropFlip:
 
 
 def crop(
-    x: Shaped[Tensor, "batch channels height width"], padding: int, windows: Int64[Tensor, "3 batch"]
+    x: Shaped[Tensor, "batch *sample"], padding: int, windows: Int64[Tensor, "3 batch"]
 ) -> Shaped[Tensor, "batch channels height width"]:
     """The window of each zero-padded image that has the size of the image and starts at a given pixel.
 
@@ -73,6 +73,8 @@ def crop(
     Returns:
         Same shape and dtype as `x`.
     """
+    if x.ndim != 4:
+        raise InputError(f"samples of shape {tuple(x.shape[1:])} are no images; set augmentation to null.")
     batch, channels, height, width = x.shape
     top, left, mirrored = windows
     padded = functional.pad(x, [padding] * 4)

@@ -81,7 +81,7 @@ class Batches:
         """Batches per epoch, the same on every process."""
         return len(self._borders) - 1
 
-    def __iter__(self) -> Iterator[tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, "batch"]]]:
+    def __iter__(self) -> Iterator[tuple[Float[Tensor, "batch *sample"], Int64[Tensor, "batch"]]]:
         """The (rest of the) next epoch: float32 images in [0, 1] and their labels, on the device."""
         epoch, first = divmod(self._start, len(self))
         self._start = (epoch + 1) * len(self)
@@ -140,7 +140,7 @@ class Batches:
 
     def _batch(
         self, chosen: Int64[Tensor, "whole"], generator: Generator
-    ) -> tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, "batch"]]:
+    ) -> tuple[Float[Tensor, "batch *sample"], Int64[Tensor, "batch"]]:
         rows = chosen[self._rows]
         x = self._pixels[rows]
         if self._augmentation is not None:

@@ -1,11 +1,11 @@
-"""A labelled set of images, kept as the integers it was stored as and scaled to [0, 1] when read."""
+"""A labelled set of images, kept as the integers it was stored as and scaled to [0, 1] when read; or of features."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Num
 from torch import Tensor
 
 from robustdeq.base.errors import InputError, require
@@ -15,22 +15,22 @@ Batch = TypeVar("Batch")
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images of one size with one label each; a map-style dataset for `torch.utils.data.DataLoader`.
+    """Images, or features, of one size with one label each; a map-style dataset for `torch.utils.data.DataLoader`.
 
     The loader should fetch a batch in one gather: `DataLoader(images, batch_size=128, collate_fn=as_batch)`.
 
     Args:
-        pixels: (n, channels, height, width), integer intensities 0..`scale`.
+        pixels: (n, channels, height, width), integer intensities 0..`scale`; or (n, …), features in single precision.
         labels: (n,), index into `classes`.
         classes: name of each class.
         source: the dataset or file, and the part of it, that these images are.
-        scale: the intensity that counts as 1; 255 for ordinary images.
+        scale: the intensity that counts as 1; 255 for ordinary images, 1 for features.
 
     Raises:
         InputError: pixels and labels differ in number, or a label has no class.
     """
 
-    pixels: UInt8[Tensor, "n channels height width"] = field(repr=False)
+    pixels: Num[Tensor, "n *sample"] = field(repr=False)
     labels: Int64[Tensor, "n"] = field(repr=False)
     classes: tuple[str, ...]
     source: str
@@ -51,13 +51,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Float[Tensor, "channels height width"], Int64[Tensor, ""]]:
-        """One image in [0, 1] and its label."""
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "*sample"], Int64[Tensor, ""]]:
+        """One sample, an image in [0, 1], and its label."""
         return self._unit(self.pixels[index]), self.labels[index]
 
-    def __getitems__(
-        self, indices: Sequence[int]
-    ) -> tuple[Float[Tensor, "batch channels height width"], Int64[Tensor, "batch"]]:
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Float[Tensor, "batch *sample"], Int64[Tensor, "batch"]]:
         """The images in [0, 1] and the labels at `indices`, already batched (see `as_batch`)."""
         return self.subset(indices).tensors()
 
@@ -83,7 +81,7 @@ class Images:
         require(n >= 1, f"Cannot take the first {n} images of {self.source}: ask for at least 1.")
         return self if n >= len(self) else self.subset(slice(n), part=f"first {n} of {len(self)}")
 
-    def tensors(self) -> tuple[Float[Tensor, "n channels height width"], Int64[Tensor, "n"]]:
+    def tensors(self) -> tuple[Float[Tensor, "n *sample"], Int64[Tensor, "n"]]:
         """All images, float32 in [0, 1], and all labels."""
         return self._unit(self.pixels), self.labels
 
@@ -94,7 +92,7 @@ class Images:
             digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
-    def _unit(self, pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    def _unit(self, pixels: Num[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return pixels.float() / self.scale
 
 

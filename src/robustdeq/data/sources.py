@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 
 from robustdeq.base.errors import InputError
+from robustdeq.base.imports import is_import_path
+from robustdeq.data.arrays import from_function, from_npz
 from robustdeq.data.images import Images
 from robustdeq.data.local import by_role, from_folder, from_parquet
 from robustdeq.data.splits import Splits, assemble, hold_out_stratified
@@ -26,8 +28,8 @@ def load(name_or_path: str | Path) -> Splits:
 
     Args:
         name_or_path: "digits" (scikit-learn's, offline), "cifar10", "cifar100", "svhn" or "fashion_mnist" (these names
-            win over files of the same name), a parquet file, a folder (see `robustdeq.data.local`), or a hub id
-            "owner/name".
+            win over files of the same name), a parquet or `.npz` file, a folder (see `robustdeq.data.local`), a hub id
+            "owner/name", or the import path of a function (see `robustdeq.data.arrays`).
 
     Returns:
         Splits; digits are 1,197 / 200 / 400 stratified images, everything else keeps the test split of its source and
@@ -41,8 +43,12 @@ def load(name_or_path: str | Path) -> Splits:
         return _digits()
     if isinstance(name_or_path, str) and name_or_path in HUB:
         return _from_hub(*HUB[name_or_path])
+    if isinstance(name_or_path, str) and is_import_path(name_or_path):
+        return from_function(name_or_path)
     if path.is_dir():
         return from_folder(path)
+    if path.suffix == ".npz" and path.exists():
+        return from_npz(path)
     if path.exists():
         return from_parquet(path)
     if (
@@ -55,7 +61,7 @@ def load(name_or_path: str | Path) -> Splits:
     known = ", ".join(("digits", *HUB))
     raise InputError(
         f"There is no data '{name_or_path}': give one of {known}, a Hugging Face id 'owner/name', "
-        "or the path of an existing parquet file or folder."
+        "the path of an existing parquet or .npz file or folder, or FILE.py:NAME of a function."
     )
 
 

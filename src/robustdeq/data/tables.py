@@ -1,4 +1,4 @@
-"""From a table with an image column and a label column, as Hugging Face `datasets` stores it, to `Images`."""
+"""From a table with a label column and images, as Hugging Face `datasets` stores it, or numbers, to `Images`."""
 
 from __future__ import annotations
 
@@ -32,13 +32,17 @@ def images_from_table(table: pa.Table, features: Features, source: str) -> Image
         source: where the table comes from.
 
     Returns:
-        All rows, in order; classes without names are called "0", "1", ….
+        All rows, in order; classes without names are called "0", "1", …. Where no column holds images, the columns of
+        numbers beside `label` are features.
 
     Raises:
         InputError: a column is missing or ambiguous, the table is empty, or a row has no image or no valid label.
     """
     from datasets import ClassLabel
 
+    numbers = [name for name in features if _is_number(features[name]) and name not in LABEL_NAMES]
+    if numbers and not any(_is_image(feature) for feature in features.values()):
+        return _numbers_of(table, features, numbers, source)
     image = _choose([name for name in features if _is_image(features[name])], IMAGE_NAMES, "image", source)
     label = _choose([name for name in features if _is_label(features[name])], LABEL_NAMES, "integer label", source)
     require(len(table) != 0, f"{source} holds no rows: give a file with images.")
@@ -48,6 +52,24 @@ def images_from_table(table: pa.Table, features: Features, source: str) -> Image
     names = [f"{source} row {row}" for row in range(len(table))]
     encoded = [_encoded(value, name) for value, name in zip(table[image].to_pylist(), names, strict=True)]
     return Images(decode(encoded, names), labels, tuple(classes), source)
+
+
+def _numbers_of(table: pa.Table, features: Features, numbers: Sequence[str], source: str) -> Images:
+    """The rows of a table of numbers, a column of them for each feature, and of labels."""
+    label = _choose([name for name in features if name in LABEL_NAMES], LABEL_NAMES, "label", source)
+    for name in features:
+        require(name in (label, *numbers), f"{source} has a column {name!r} of no numbers; keep numbers and a label.")
+    require(len(table) != 0, f"{source} holds no rows: give a file with some.")
+    labels = _labels(table[label].to_pylist(), source)
+    rows = torch.stack([torch.tensor(table[name].to_numpy().astype("float32")) for name in numbers], dim=1)
+    require(bool(rows.isfinite().all()), f"{source} has numbers that are missing or not finite; take these rows out.")
+    return Images(rows, labels, tuple(map(str, range(int(labels.max()) + 1))), source, scale=1)
+
+
+def _is_number(feature: object) -> bool:
+    from datasets import Value
+
+    return isinstance(feature, Value) and feature.dtype.startswith(("int", "uint", "float", "bool"))
 
 
 def _is_image(feature: object) -> bool:

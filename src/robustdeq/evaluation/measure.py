@@ -6,6 +6,7 @@ the columns (the paper's measure); its worst case counts a sample as robust only
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from robustdeq.attacks import PGD
+from robustdeq.attacks import PGD, Attack
 from robustdeq.base.errors import InputError, check_counts, require
 from robustdeq.base.progress import Report
 from robustdeq.base.provenance import describe
@@ -26,10 +27,20 @@ from robustdeq.deq.gradients import own_gradient
 from robustdeq.deq.modes import evaluating
 from robustdeq.evaluation import distributed
 from robustdeq.evaluation.assemble import assemble
-from robustdeq.evaluation.column import Row
+from robustdeq.evaluation.column import Row, Rule
 from robustdeq.evaluation.early import choose_early_state
 from robustdeq.evaluation.job import Job
-from robustdeq.evaluation.protocol import Estimators, Gradients, Network, Paper, Protocol, Strict, protocol_named
+from robustdeq.evaluation.protocol import (
+    Estimators,
+    Gradients,
+    Network,
+    Paper,
+    Protocol,
+    Strict,
+    adaptive,
+    beyond,
+    protocol_named,
+)
 from robustdeq.evaluation.result import GridResult
 from robustdeq.evaluation.store import Store, discard
 
@@ -43,6 +54,7 @@ def measure(
     defenses: Mapping[str, Defense] | None = None,
     beside: Mapping[str, Defense] | None = None,
     gradients: Gradients | None = None,
+    attacks: Mapping[str, Attack] | None = None,
     early: int | None = None,
     development: tuple[Tensor, Tensor] | None = None,
     batch_size: int = 128,
@@ -56,13 +68,15 @@ def measure(
 
     Args:
         model: a DEQ, or any module x → logits; it is evaluated in eval mode and left as it was.
-        x: the images, pixels within the attack's bounds.
+        x: the images or features, within the attack's bounds.
         y: their labels.
         protocol: the attacks and their settings; `Paper()` for a DEQ and `Network()` for anything else by default.
         defenses: the rows of the table, by name; those of the protocol by default. Candidates are searched on the one
             called early, or else on the first.
         beside: further rows beside those of the protocol, by name.
         gradients: further gradients to climb, a column each, by name.
+        attacks: further attacks in the same threat model, a column each, by name: against every row, climbing all that
+            stands for it.
         early: the n of the early-state defense, where no defenses are given. None chooses, on `development`, the
             intermediate state that is most robust under the protocol's attack, climbing the gradient that the weights
             are trained with (`own_gradient`; paper, §5.2).
@@ -86,7 +100,7 @@ def measure(
         raise InputError("adversaries are kept, and work is shared, in a folder; give one.")
     if fabric is not None:
         model, x, y = model.to(fabric.device), x.to(fabric.device), y.to(fabric.device)
-    job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report, beside)
+    job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report, beside, attacks)
     return finish(job, folder, overwrite, adversaries, fabric, report)
 
 
@@ -126,6 +140,7 @@ def plan(
     batch_size: int = 128,
     report: Report | None = None,
     beside: Mapping[str, Defense] | None = None,
+    attacks: Mapping[str, Attack] | None = None,
 ) -> Job:
     """What `measure` will do; arguments and errors as there."""
     if protocol is None:
@@ -149,6 +164,8 @@ def plan(
         defenses = protocol.defenses(early)
         if early is not None and protocol.reads_early:
             settings["early"] = early
+    if attacks:
+        settings["attacks"] = describe(attacks)
     beside = beside or {}
     if beside:
         settings["beside"] = describe(beside)
@@ -160,6 +177,12 @@ def plan(
     if isinstance(model, DEQ):
         settings |= {part: describe(getattr(model, part)) for part in ("solver", "tail", "gradient")}
     columns = protocol.columns(model, rows, gradients)
+    for name, other in (attacks or {}).items():
+        if other.threat != attack.threat:
+            raise InputError(f"the attack {name!r} has {other.threat}, and this evaluation {attack.threat}; give one.")
+        columns.append(beyond(f"attack-{name}", name, adaptive(other, rows), Rule.EVERY))
+    repeated = [label for label, n in Counter(column.label for column in columns).items() if n > 1]
+    require(not repeated, f"there is a column {''.join(repeated[:1])!r} already; give the other another name.")
     with torch.no_grad(), evaluating(model):
         classes = rows[0].judge(x[:1]).shape[1]
     possible = tuple(column.against(x[:1], classes) for column in columns)
@@ -182,7 +205,7 @@ def white_box_grid(
 
     Args:
         deq: the model.
-        x: the images, pixels within the attack's bounds.
+        x: the images or features, within the attack's bounds.
         y: their labels.
         protocol: a protocol, or the name of one: `"paper"`, `"strict"`, `"ready-made"`, `"autoattack"`, `"entropy"`.
         attack: what climbs the gradients, where the protocol is named.

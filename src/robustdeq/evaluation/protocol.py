@@ -310,9 +310,9 @@ class Strict(Paper):
         joint = JointAttack(attack.eps, attack.step_size, norm=attack.norm, seed=attack.seed, bounds=attack.bounds)
         bare = Climbed(model, "the model", "the model", 0)
         implicit = {"exact": self.estimators.exact_of(deq), "SHINE": SHINE(), "Jacobian-free": JacobianFree()}
-        low, high = attack.bounds
+        span = attack.threat.span
         one = replace(attack, steps=1, step_size=attack.eps or 1.0, random_start=False, restarts=1)
-        free = replace(attack, eps=high - low, step_size=(high - low) / 4, norm="Linf")
+        free = replace(attack, eps=span, step_size=span / 4, norm="Linf")
         restarted = StoppingPGD.like(attack, self.steps, self.restarts)
         apgd = APGD(*within, steps=self.apgd_steps)
         targeted = TargetedAPGD(*within, targets=self.targets, steps=self.apgd_steps)

@@ -12,6 +12,7 @@ from robustdeq.base.errors import look_up
 from robustdeq.study.configurations import NETWORKS, UNROLLED, Configuration
 from robustdeq.training import AdversarialTraining, Recipe, Regularization, Schedule
 from robustdeq.training.plan import Plan, read_plan
+from robustdeq.zoo.factory import Factory
 
 _PUBLISHED_SOLVE = {"max_steps": 8, "tail_steps": 5, "tail_damping": 0.5}
 
@@ -49,6 +50,7 @@ class Scale:
         time: about how long one training takes, and on what.
         recipe: the packaged recipe whose data, attacks and schedule replace those of the published ones.
         networks: what of the explicit networks differs from ResNet-18 and WRN-34-10.
+        factory: what makes somebody's DEQ in the place of the sizes; None for these.
     """
 
     name: str
@@ -56,6 +58,11 @@ class Scale:
     time: str
     recipe: str = UNROLLED.recipe
     networks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    factory: Factory | None = None
+
+    def of(self, factory: Factory) -> Scale:
+        """The same scale with somebody's DEQ, whose solve and tail are set as the published ones are."""
+        return replace(self, sizes=(factory.path,), factory=factory)
 
     @cached_property
     def base(self) -> Plan:
@@ -77,7 +84,7 @@ class Scale:
 
         Args:
             configuration: the way of training.
-            size: of the DEQ; an explicit network has its own.
+            size: of the DEQ, or the path of its factory; an explicit network has its own.
             budget: what of the schedule is cut short.
             seed: added to the seed of the recipe.
         """
@@ -89,7 +96,8 @@ class Scale:
         plan = replace(published, data=self.data, recipe=replace(recipe, schedule=schedule))
         if configuration in NETWORKS:
             return replace(plan, architecture=self.networks.get(configuration.name, {}))
-        return replace(plan, model=size, architecture=_PUBLISHED_SOLVE | dict(published.architecture))
+        given = {} if self.factory is None else self.factory.arguments
+        return replace(plan, model=size, architecture=_PUBLISHED_SOLVE | dict(published.architecture) | dict(given))
 
     def _adapted(self, published: Recipe, penalised: bool) -> Recipe:
         """The recipe of this scale with the objective of a published one."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,9 @@ from robustdeq.study.scales import Budget, Scale
 from robustdeq.training import fit, seconds_trained
 from robustdeq.training.plan import Plan
 from robustdeq.training.record import METRICS
-from robustdeq.zoo import ZooModel, load
+from robustdeq.zoo import load
 from robustdeq.zoo.card import fingerprint
+from robustdeq.zoo.factory import check_takes
 from robustdeq.zoo.registry import read_card
 
 _CHOSEN_ON = 256
@@ -94,7 +96,7 @@ class Trained:
         fingerprint: of the weights.
     """
 
-    model: ZooModel
+    model: nn.Module
     early: int | None
     metrics: Path | None
     fingerprint: str
@@ -135,6 +137,7 @@ class Study:
         effort: how hard the other costly attacks try.
         seeds: how many trainings of each kind are compared, where that is asked.
         ways: the ways of training that `overestimate` and `gradient-or-loss` compare, by name; all where empty.
+        trust: whether the code may run that makes the models of weights that others wrote.
         batch_size: how many images are attacked at once.
         device: where everything is computed.
         progress: makes, for each training or measurement, something that shows how far it is.
@@ -156,6 +159,7 @@ class Study:
     effort: Effort = field(default_factory=Effort)
     seeds: int = 2
     ways: tuple[str, ...] = ()
+    trust: bool = False
     batch_size: int = 64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = _silent
@@ -165,6 +169,26 @@ class Study:
     def __post_init__(self) -> None:
         check_counts(seeds=self.seeds, batch_size=self.batch_size)
         self.attack.threat.check(*self.images.head(1).tensors())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the outcome of an experiment and is known beforehand, as plain values."""
+        return {
+            "scale": self.scale.name,
+            "weights": dict(self.weights),
+            "trained_on": None if self.splits.train is None else self.splits.train.source,
+            "data": self.images.source,
+            "images": len(self.images),
+            "fingerprint": self.images.fingerprint(),
+            "attack": describe(self.attack),
+            "estimators": describe(self.estimators),
+            "strict": describe(self.strict),
+            "effort": describe(self.effort),
+            "seeds": self.seeds,
+            "ways": list(self.ways) or None,
+            "factory": None if self.scale.factory is None else asdict(self.scale.factory),
+            "budget": asdict(self.budget),
+        }
 
     @property
     def attack(self) -> PGD:
@@ -228,12 +252,13 @@ class Study:
         """
         train = self.splits.require("train")
         named = digest([describe(training), train.fingerprint()])
-        folder = self.folder / "trained" / f"{training.model}-{configuration.name}-{named}"
+        kind = training.model if training.factory is None else training.factory.name
+        folder = self.folder / "trained" / f"{kind}-{configuration.name}-{named}"
         self.kept.setdefault(folder, seconds_trained(folder))
         torch.manual_seed(training.recipe.schedule.seed)
         model = training.build(train).to(self.device)
         with self.progress(f"training {training.model} {configuration.name}") as report:
-            weights = fit(model, self.splits, training.recipe, folder, report, resume=True)
+            weights = fit(model, self.splits, training.recipe, folder, report, resume=True, factory=training.factory)
         model.to(self.device)
         found = Trained(model, read_card(weights).early, folder / METRICS, fingerprint(model))
         return self._noted(known_as, found)
@@ -243,8 +268,8 @@ class Study:
         return found
 
     def _given(self, weights: str, gradient: StateGradient) -> Trained:
-        model, early = load(weights).to(self.device), read_card(weights).early
-        model.check_images(self.images.pixels.shape[1:], len(self.images.classes), self.images.source, weights)
+        model, early = load(weights, self.trust).to(self.device), read_card(weights).early
+        check_takes(model, self.images, weights)
         if isinstance(model, DEQ):
             model = model.with_settings(gradient=gradient)
         if early is None and isinstance(model, DEQ):

@@ -42,8 +42,10 @@ from robustdeq.training.module import Training
 from robustdeq.training.processes import is_first_process, together
 from robustdeq.training.recipe import Recipe
 from robustdeq.training.record import METRICS, KeepBest, Record
-from robustdeq.zoo import ZooModel, load, save
-from robustdeq.zoo.registry import card_of
+from robustdeq.zoo import Card, save
+from robustdeq.zoo.card import card_of
+from robustdeq.zoo.factory import Factory, check_takes
+from robustdeq.zoo.registry import read_weights
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +62,13 @@ def fit(
     report: Report | None = None,
     resume: bool = False,
     hardware: Hardware | None = None,
+    factory: Factory | None = None,
 ) -> Path:
     """Train a model and write its best weights.
 
     Args:
-        model: an MDEQ, with the gradient it is to be trained with, or a residual network; it ends with the best
-            weights, in eval mode.
+        model: a DEQ, with the gradient it is to be trained with, or a network; it ends with the best weights, in eval
+            mode.
         splits: the data; the test split is not touched.
         recipe: how it is trained.
         folder: where `model.safetensors` (the best weights on the development split, with the early state chosen
@@ -74,6 +77,7 @@ def fit(
         report: called with the share of the work that is done and the latest metrics.
         resume: go on from the newest checkpoint in the folder that is whole; from the start where there is none.
         hardware: where it takes place; by default on one device.
+        factory: what made the model, where it is none of the zoo.
 
     Returns:
         The file with the weights.
@@ -86,19 +90,18 @@ def fit(
     train, development = splits.require("train"), splits.require("development")
     schedule, weights = recipe.schedule, folder / "model.safetensors"
     held_out = development.head(schedule.validation_images)
-    if not isinstance(model, ZooModel):
-        raise InputError(f"a {type(model).__name__} could not be kept; train an MDEQ or a residual network.")
+    card = card_of(model, factory=factory)
     for images in (train, held_out):
-        model.check_images(images.pixels.shape[1:], len(images.classes), images.source)
+        check_takes(model, images)
     _check_hardware(recipe, hardware, train)
     share = schedule.batch_size // (hardware.world * schedule.accumulate)
-    provenance = _provenance(model, recipe, train, held_out)
+    provenance = _provenance(card, model, recipe, train, held_out)
     if resume and _run_of(folder, provenance) is not None and (folder / "training.json").is_file():
-        model.load_state_dict(load(weights).state_dict())
+        model.load_state_dict(read_weights(weights))
         model.eval()
         return weights
     module = Training(model, recipe)
-    best = KeepBest(weights, recipe.objective.aim)
+    best = KeepBest(weights, recipe.objective.aim, factory)
     record = Record(folder / METRICS, schedule.log_every, report or (lambda share, what: None))
     with _quiet():
         trainer, checkpoints = _trainer(recipe, folder, hardware, [best, record], held_out, len(train))
@@ -135,7 +138,7 @@ def fit(
                     "devices": hardware.world,
                 }
                 early = _early_state(model, recipe, held_out, device)
-                save(model, weights, early=early, provenance=found, threat=recipe.threat)
+                save(model, weights, early, found, threat=recipe.threat, factory=factory)
                 write_text(folder / "training.json", json.dumps(found, indent=1) + "\n")
             trainer.strategy.barrier()
     return weights
@@ -246,7 +249,7 @@ def _interruptible(trainer: lightning.Trainer) -> Iterator[None]:
         raise KeyboardInterrupt from stop
 
 
-def _provenance(model: ZooModel, recipe: Recipe, train: Images, held_out: Images) -> dict[str, Any]:
+def _provenance(card: Card, model: nn.Module, recipe: Recipe, train: Images, held_out: Images) -> dict[str, Any]:
     """Where the weights come from, as plain values."""
     described = asdict(recipe) | {
         "objective": repr(recipe.objective),
@@ -256,7 +259,7 @@ def _provenance(model: ZooModel, recipe: Recipe, train: Images, held_out: Images
     return {
         "command": " ".join(["robustdeq", *sys.argv[1:]]),
         "recipe": described,
-        "model": asdict(card_of(model)),
+        "model": asdict(card),
         "gradient": repr(getattr(model, "gradient", None)),
         "data": {
             "train": train.source,

@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jsonargparse import ArgumentParser, set_parsing_settings
+from torch import nn
 
-from robustdeq.base.errors import InputError, hint
+from robustdeq.base.errors import InputError, hint, require
+from robustdeq.base.imports import is_import_path
 from robustdeq.data import Images
+from robustdeq.deq import DEQ
 from robustdeq.deq.gradients import Phantom, StateGradient
 from robustdeq.recipes import read_recipe
 from robustdeq.training.recipe import Recipe
 from robustdeq.zoo import ZooModel
+from robustdeq.zoo.factory import Factory, check_takes
 from robustdeq.zoo.presets import architecture_named
 
 set_parsing_settings(instantiate_subclass_spec_in_any=False)  # a recipe makes what we typed, and no other class
@@ -25,8 +29,8 @@ class Plan:
     """Which model is trained, on what, and how.
 
     Args:
-        model: its name in `zoo.MODELS`.
-        architecture: what of the model differs from the preset.
+        model: its name in `zoo.MODELS`, or the import path of a factory.
+        architecture: what of the model differs from the preset, or the arguments of the factory.
         data: the name or the place of the data.
         gradient: how a DEQ is differentiated for its weights, and for its adversaries unless the objective says.
         recipe: how it is trained.
@@ -38,21 +42,35 @@ class Plan:
     gradient: StateGradient = field(default_factory=lambda: Phantom(steps=5, damping=0.5))
     recipe: Recipe = field(default_factory=Recipe)
 
-    def build(self, images: Images) -> ZooModel:
-        """The model with fresh weights, for such images.
+    @property
+    def factory(self) -> Factory | None:
+        """What makes the model; None where it is one of the zoo."""
+        return Factory(self.model, self.architecture) if is_import_path(self.model) else None
+
+    def build(self, images: Images) -> nn.Module:
+        """The model with fresh weights, for such images; the code of its factory runs, where it has one.
 
         Raises:
             InputError: there is no such model, its architecture has no such setting, or the images do not fit.
         """
+        model = self._of_the_zoo(images) if self.factory is None else self.factory.make()
+        if isinstance(model, DEQ):
+            model.gradient = self.gradient
+        check_takes(model, images, self.model)
+        return model
+
+    def _of_the_zoo(self, images: Images) -> ZooModel:
         config = architecture_named(self.model)
         settings = [setting.name for setting in dataclasses.fields(config)]
         for key in self.architecture:
             if key not in settings:
                 raise InputError(f"the architecture of {self.model} has no {key!r}; {hint(key, sorted(settings))}")
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in self.architecture.items()}
-        channels, height, width = images.pixels.shape[1:]
+        shape = images.pixels.shape[1:]
+        require(len(shape) == 3, f"{images.source} has samples of shape {tuple(shape)}, and {self.model} takes images.")
+        channels, height, width = shape
         config = dataclasses.replace(config, **given)
-        return config.build(len(images.classes), channels, (height, width), self.gradient)
+        return config.build(len(images.classes), channels, (height, width))
 
 
 def read_plan(name: str) -> Plan:

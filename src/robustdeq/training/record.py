@@ -21,6 +21,7 @@ from robustdeq.base.files import write_text
 from robustdeq.base.progress import Report
 from robustdeq.training.module import Training
 from robustdeq.zoo import save
+from robustdeq.zoo.factory import Factory
 
 METRICS = "metrics.csv"
 
@@ -58,11 +59,13 @@ class KeepBest(Callback):
     Args:
         path: the weights file.
         aim: which accuracy, `"robust"` or `"clean"`.
+        factory: what made the model, where it is none of the zoo.
     """
 
-    def __init__(self, path: Path, aim: str) -> None:
+    def __init__(self, path: Path, aim: str, factory: Factory | None = None) -> None:
         self.path = path
         self.aim = aim
+        self.factory = factory
         self.best = -1.0
         self.weights: dict[str, Tensor] = {}
         self.history: list[dict[str, float]] = []
@@ -78,7 +81,7 @@ class KeepBest(Callback):
                 self.best = found[self.aim]
                 self.weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
                 if trainer.is_global_zero:
-                    save(pl_module.model, self.path, threat=pl_module.recipe.threat)
+                    save(pl_module.model, self.path, threat=pl_module.recipe.threat, factory=self.factory)
 
     @override
     def state_dict(self) -> dict[str, Any]:

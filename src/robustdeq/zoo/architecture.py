@@ -94,9 +94,10 @@ class ZooModel(nn.Module, Generic[Settings]):
             source: where the images come from.
             name: what the sentence calls this model, such as its file.
         """
-        fits = all(side in (None, found) for side, found in zip(self.image_shape, shape, strict=True))
+        sides = self.image_shape
+        fits = len(shape) == len(sides) and all(a in (None, b) for a, b in zip(sides, shape, strict=True))
         if not fits or classes != self.num_classes:
-            expected = ", ".join("any" if side is None else str(side) for side in self.image_shape)
+            expected = ", ".join("any" if side is None else str(side) for side in sides)
             raise InputError(
                 f"{name} was made for images of shape ({expected}) in {self.num_classes} classes, and {source} has "
                 f"{tuple(shape)} in {classes}; give other weights or other data."

@@ -14,12 +14,14 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from robustdeq import solvers
+from robustdeq.base.errors import InputError
 from robustdeq.base.provenance import dotted
 from robustdeq.base.statistics import wilson_interval
 from robustdeq.base.threat import ThreatModel
@@ -27,6 +29,7 @@ from robustdeq.deq.gradients import SHINE, Exact, JacobianFree, Neumann, Phantom
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.tail import Unroll
 from robustdeq.zoo.architecture import ZooModel
+from robustdeq.zoo.factory import Factory
 from robustdeq.zoo.presets import architecture_kind
 
 CARD_START = "---\nlibrary_name: robustdeq\n"
@@ -59,22 +62,23 @@ class Card:
     """What a weights file says about its model besides the weights.
 
     Attributes:
-        config: the configuration of the network.
-        num_classes: how many classes it tells apart.
-        in_channels: the channels of its images.
+        config: the configuration of the network, or the arguments of the factory that makes it.
+        num_classes: how many classes it tells apart; None for the model of a factory.
+        in_channels: the channels of its images; None for the model of a factory.
         solver: the solver's name and settings; None for an explicit network.
         tail: the tail's settings; None for an explicit network.
         early: the n of the early-state defense, where it was chosen on a development set.
         provenance: how the weights came about.
         architecture: the kind of network, such as `"MDEQ"`, `"ResNet"` or `"WideResNet"`.
+        factory: the import path of what makes it; None for a network of the zoo.
         gradient: the name and settings of the gradient that the weights were trained with, by which ready-made attacks
             go; None where it is not known, or is none of this package's with plain settings.
         threat: the settings of the threat model that the weights were trained in; None where it is not known.
     """
 
     config: Mapping[str, Any]
-    num_classes: int
-    in_channels: int
+    num_classes: int | None = None
+    in_channels: int | None = None
     solver: Mapping[str, Any] | None = None
     tail: Mapping[str, Any] | None = None
     early: int | None = None
@@ -82,14 +86,49 @@ class Card:
     architecture: str = "MDEQ"
     gradient: Mapping[str, Any] | None = None
     threat: Mapping[str, Any] | None = None
+    factory: str | None = None
 
     @property
     def trained_within(self) -> ThreatModel | None:
         """The threat model itself; raises `TypeError` or `ValueError` where it is none of ours."""
         return None if self.threat is None else ThreatModel(**{**self.threat, "bounds": tuple(self.threat["bounds"])})
 
-    def build(self) -> ZooModel:
-        """The model with fresh weights; raises `KeyError`, `TypeError` or `ValueError` where it is none of ours."""
+    def check_trust(self, name: str, trust: bool) -> None:
+        """Raise `InputError` where code of others makes the model, and it is not trusted.
+
+        Args:
+            name: what the sentence calls the weights.
+            trust: whether it is.
+        """
+        if self.factory is not None and not trust:
+            raise InputError(
+                f"{name} holds a model that the code of {self.factory} makes; read it, and pass trust=True (--trust) "
+                "to let it run."
+            )
+
+    def build(self, folder: Path | None = None) -> nn.Module:
+        """The model with fresh weights; where a factory makes it, its code runs.
+
+        Args:
+            folder: where the file of a factory is looked for, besides the current folder.
+
+        Raises:
+            KeyError: it is none of ours; or `TypeError`, or `ValueError`.
+            InputError: the factory makes none.
+        """
+        model = self._of_the_zoo() if self.factory is None else self._factory().beside(folder or Path()).make()
+        if isinstance(model, DEQ) and self.gradient is not None:
+            settings = dict(self.gradient)
+            model.gradient = _GRADIENTS[settings.pop("name")](**settings)
+        return model
+
+    def _factory(self) -> Factory:
+        assert self.factory is not None
+        return Factory(self.factory, self.config)
+
+    def _of_the_zoo(self) -> ZooModel:
+        if self.num_classes is None or self.in_channels is None:
+            raise ValueError(f"an {self.architecture} without a number of classes or channels")
         config: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in self.config.items()
         }
@@ -100,24 +139,31 @@ class Card:
             settings = dict(self.solver)
             model.solver = _SOLVERS[settings.pop("name")](**settings)
             model.tail = Unroll(**self.tail)
-            if self.gradient is not None:
-                settings = dict(self.gradient)
-                model.gradient = _GRADIENTS[settings.pop("name")](**settings)
         return model
 
 
 def card_of(
-    model: ZooModel,
+    model: nn.Module,
     early: int | None = None,
     provenance: Mapping[str, Any] | None = None,
     threat: ThreatModel | None = None,
+    factory: Factory | None = None,
 ) -> Card:
-    """The card of a model as it is now, with what else is known of it."""
+    """The card of a model as it is now, with what else is known of it.
+
+    Args:
+        model: of the zoo, or made by a factory.
+        early: the n of its early-state defense.
+        provenance: how its weights came about.
+        threat: the threat model they were trained in.
+        factory: what made it.
+
+    Raises:
+        InputError: it is not of the zoo, and no factory is given.
+    """
     return Card(
-        config=asdict(model.config),
-        num_classes=model.num_classes,
-        in_channels=model.in_channels,
-        **_iteration(model),
+        **_origin(model, factory),
+        **iteration(model),
         early=early,
         provenance=provenance or {},
         architecture=type(model).__name__,
@@ -134,7 +180,7 @@ def fingerprint(model: nn.Module) -> str:
             model of this package, the solver and tail of a DEQ, and the source of the classes of others that it is made
             of. Device and memory format do not.
     """
-    settings = asdict(card_of(model)) if isinstance(model, ZooModel) else _iteration(model)
+    settings = asdict(card_of(model)) if isinstance(model, ZooModel) else iteration(model)
     for history in ("gradient", "threat"):
         settings.pop(history, None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -156,7 +202,18 @@ def _source(kind: type) -> str:
         return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _iteration(model: nn.Module) -> dict[str, Any]:
+def _origin(model: nn.Module, factory: Factory | None) -> dict[str, Any]:
+    """What rebuilds a model: its settings in the zoo, or its factory."""
+    if factory is not None:
+        return {"factory": factory.path, "config": factory.arguments}
+    if not isinstance(model, ZooModel):
+        raise InputError(
+            f"a {type(model).__name__} cannot be rebuilt from a file; give the factory that makes it, as FILE.py:NAME."
+        )
+    return {"config": asdict(model.config), "num_classes": model.num_classes, "in_channels": model.in_channels}
+
+
+def iteration(model: nn.Module) -> dict[str, Any]:
     """The solver and tail of a DEQ."""
     if not isinstance(model, DEQ):
         return {}
@@ -174,7 +231,7 @@ def _trained_with(model: nn.Module) -> dict[str, Any] | None:
 
 
 def card_markdown(
-    card: Card, model: ZooModel, name: str, files: Mapping[str, str], stored: torch.dtype | None = None
+    card: Card, model: nn.Module, name: str, files: Mapping[str, str], stored: torch.dtype | None = None
 ) -> str:
     """The model card, in Markdown, that lies beside the weights.
 
@@ -193,7 +250,8 @@ def card_markdown(
     kind, protocol = "A deep equilibrium model", " --protocol strict"
     if card.solver is None:
         kind, protocol = "An explicit network", ""
-    command = f"    robustdeq evaluate {shlex.quote(file)} --data DATA{protocol}"
+    trust = "" if card.factory is None else " --trust"
+    command = f"    robustdeq evaluate {shlex.quote(file)} --data DATA{protocol}{trust}"
     identity = [("fingerprint", f"`{fingerprint(model)}`"), *((_code(name), f"`{sha}`") for name, sha in files.items())]
     sections = {
         "What it is": _description(card, model, stored),
@@ -207,21 +265,26 @@ def card_markdown(
         ),
     }
     front = f"{CARD_START}pipeline_tag: image-classification\n---\n"
-    lead = f"# {name}\n\n{kind} that tells {card.num_classes} classes of images apart."
+    made = f"that tells {card.num_classes} classes of images apart" if card.factory is None else "of somebody's own"
+    lead = f"# {name}\n\n{kind} {made}."
     return "\n\n".join([front + lead, *(f"## {title}\n\n{text}" for title, text in sections.items())]) + "\n"
 
 
-def _description(card: Card, model: ZooModel, stored: torch.dtype | None) -> str:
+def _description(card: Card, model: nn.Module, stored: torch.dtype | None) -> str:
     computed = next(model.parameters()).dtype
     types = [str(dtype).removeprefix("torch.") for dtype in (stored or computed, computed)]
-    sides = " × ".join("any" if side is None else str(side) for side in model.image_shape)
     rows = {
-        "architecture": model.config.summary,
+        "architecture": model.config.summary if isinstance(model, ZooModel) else card.architecture,
         "parameters": f"{sum(parameter.numel() for parameter in model.parameters()):,}",
-        "images": f"{sides} (channels × height × width), raw pixels in [0, 1]",
-        "classes": str(card.num_classes),
         "weights": types[1] if types[0] == types[1] else f"stored as {types[0]}, loaded as {types[1]}",
     }
+    if isinstance(model, ZooModel):
+        sides = " × ".join("any" if side is None else str(side) for side in model.image_shape)
+        rows["images"] = f"{sides} (channels × height × width), raw pixels in [0, 1]"
+        rows["classes"] = str(card.num_classes)
+    if card.factory is not None:
+        arguments = ", ".join(f"{name}={_text(value)}" for name, value in card.config.items())
+        rows["made by"] = _code(f"{card.factory}({arguments})")
     if (threat := card.trained_within) is not None:
         rows["threat model"] = f"{threat.norm}, ε = {threat.eps:.4g}, pixels in {list(threat.bounds)}"
     if card.solver is not None and card.tail is not None:
@@ -248,22 +311,27 @@ def _tail(tail: Unroll) -> str:
     return f"{steps} of the cell from {start}, with damping λ = {tail.damping:g}"
 
 
-def _usage(card: Card, model: ZooModel, file: str, command: str) -> str:
-    loaded, note = f"rd.load({json.dumps(file, ensure_ascii=False)})", ""
+def _usage(card: Card, model: nn.Module, file: str, command: str) -> str:
+    trust = "" if card.factory is None else ", trust=True"
+    loaded, note = f"rd.load({json.dumps(file, ensure_ascii=False)}{trust})", ""
     if card.solver is not None:
         defense = "FinalState()" if card.early is None else f"EarlyState({card.early})"
         loaded = f"rd.Defended({loaded}, rd.defenses.{defense})"
         note = f" The model is read through a defense, here its {'final' if card.early is None else 'early'} state."
-    shape = [32 if side is None else side for side in model.image_shape]
+    if trust:
+        note += f" `trust=True` lets the code behind `{card.factory}` run: read it first."
+    sides = model.image_shape if isinstance(model, ZooModel) else ()
+    shape = ", ".join(str(32 if side is None else side) for side in sides) or "…"
+    logits = f"; the logits have shape (2, {card.num_classes})" if card.num_classes else ""
     snippet = f"""```python
 import torch
 import robustdeq as rd
 
 model = {loaded}
-print(model(torch.rand(2, {", ".join(map(str, shape))})))
+print(model(torch.rand(2, {shape})))
 ```"""
     return (
-        f"In the folder of this card; the logits have shape (2, {card.num_classes}).{note}\n\n{snippet}\n\n"
+        f"In the folder of this card{logits}.{note}\n\n{snippet}\n\n"
         "On images of the classes that it was trained on, where DATA is a data set, a file or a folder "
         f"(`robustdeq evaluate --help`):\n\n{command}"
     )

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,8 +26,8 @@ from robustdeq.base.errors import InputError, require
 from robustdeq.base.files import write_tensors, write_text
 from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.model import DEQ
-from robustdeq.zoo.architecture import ZooModel
-from robustdeq.zoo.card import CARD_START, Card, card_markdown, card_of
+from robustdeq.zoo.card import CARD_START, Card, card_markdown, card_of, iteration
+from robustdeq.zoo.factory import Factory
 
 _METADATA_KEY = "robustdeq"
 _SUFFIX = ".safetensors"
@@ -43,6 +44,8 @@ def save(
     dtype: torch.dtype | None = None,
     shard_bytes: int | None = None,
     threat: ThreatModel | None = None,
+    factory: str | Factory | None = None,
+    arguments: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model's weights with what rebuilds it, and its model card beside them; whole or not at all.
 
@@ -51,7 +54,7 @@ def save(
 
     Args:
         model: a model of the zoo: made by `rd.models.mdeq`, `resnet18` or `wide_resnet34_10`, built from an
-            architecture in `zoo.presets.MODELS`, or converted from a checkpoint.
+            architecture in `zoo.presets.MODELS`, or converted from a checkpoint; or any module that a factory makes.
         path: `NAME.safetensors`, or `NAME` alone; the card is `NAME.md`.
         early: the n of its early-state defense, where it was chosen on a development set.
         provenance: how the weights came about; plain values.
@@ -60,16 +63,16 @@ def save(
         shard_bytes: the most bytes that a file may have; what does not fit into one is a row of shards. None for one
             file of any size.
         threat: the threat model that the weights were trained in, in which they are then evaluated by default.
+        factory: for a model that is not of the zoo, `FILE.py:NAME` or `package.module:NAME` of what makes it; it is
+            run once, to see that it does.
+        arguments: of the factory, by name; plain values.
 
     Raises:
-        InputError: the model is of another kind or has no such early state, the weights do not fit into the type or
-            the shards, or the name is that of a shard or its card would replace another text.
+        InputError: the model is of another kind, is not what the factory makes, or has no such early state, the weights
+            do not fit into the type or the shards, or the name is that of a shard or its card would replace another
+            text.
         OSError: a file cannot be written.
     """
-    if not isinstance(model, ZooModel):
-        raise InputError(
-            f"a {type(model).__name__} cannot be rebuilt from a file; save its state_dict with safetensors instead."
-        )
     if early is not None:
         if not isinstance(model, DEQ):
             raise InputError(f"a {type(model).__name__} has no state {early}; leave early out.")
@@ -77,10 +80,13 @@ def save(
     stem = _stem(Path(path))
     text_path = stem.with_name(f"{stem.name}.md")
     _check_names(Path(path), text_path)
-    card = card_of(model, early, provenance, threat)
-    metadata = {_METADATA_KEY: json.dumps(asdict(card))}
+    maker = Factory(factory, arguments or {}) if isinstance(factory, str) else factory
+    card = card_of(model, early, provenance, threat, maker)
+    metadata = {_METADATA_KEY: _described(card)}
     weights = _stored(model.state_dict(), dtype)
     loaded = _rebuilt(card, weights)
+    if iteration(loaded) != iteration(model):
+        raise InputError(f"{card.factory} makes another solver or tail; give the arguments that make this model's.")
     shards = [weights] if shard_bytes is None else _shards(weights, metadata, shard_bytes)
     count = len(shards)
     names = [f"{stem.name}-{i + 1:05}-of-{count:05}{_SUFFIX}" for i in range(count)]
@@ -118,11 +124,18 @@ def _stored(weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[st
     return stored
 
 
-def _rebuilt(card: Card, weights: Mapping[str, Tensor]) -> ZooModel:
-    """The model that `load` will give, made without drawing random numbers."""
+def _described(card: Card) -> str:
     try:
-        with torch.device("meta"):
-            model = card.build()
+        return json.dumps(asdict(card))
+    except TypeError as error:
+        raise InputError(f"what is to be kept with the weights has more than plain values in it ({error}).") from error
+
+
+def _rebuilt(card: Card, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The model that `load` will give; no random number is drawn from the generator of others."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta") if card.factory is None else nullcontext():
+            model = card.build().eval()
         usual = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         cast = {name: tensor.detach().to("cpu", usual.get(name)) for name, tensor in weights.items()}
         model.load_state_dict(cast, assign=True)
@@ -190,34 +203,42 @@ def read_card(name_or_path: str | Path) -> Card:
         ) from error
 
 
-def load(name_or_path: str | Path) -> ZooModel:
+def load(name_or_path: str | Path, trust: bool = False) -> Any:
     """A model with its weights, in eval mode.
 
     Args:
         name_or_path: the name of weights (`robustdeq models` lists them) or a file that `save` wrote; any shard stands
             for the whole row.
+        trust: let the code of others run, where a factory of theirs makes the model; it is looked for in the current
+            folder and beside the weights.
 
     Raises:
-        InputError: there is no such file, or it does not hold a model.
+        InputError: there is no such file, it does not hold a model, or it needs code that is not trusted.
     """
     card = read_card(name_or_path)
+    card.check_trust(str(name_or_path), trust)
     try:
-        model = card.build()
+        model = card.build(locate(name_or_path)[0].parent)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{name_or_path} holds a model that this version does not know ({error}); update robustdeq."
         ) from error
+    try:
+        model.load_state_dict(read_weights(name_or_path))
+    except RuntimeError as error:
+        raise InputError(f"the weights in {name_or_path} do not fit the model they name; train it again.") from error
+    return model.eval()
+
+
+def read_weights(name_or_path: str | Path) -> dict[str, Tensor]:
+    """The tensors alone, of one file or of all shards; raises `InputError` as `load` does."""
     weights: dict[str, Tensor] = {}
     for path in locate(name_or_path):
         try:
             weights |= load_file(path)
         except (SafetensorError, OSError) as error:
             raise _unreadable(path, error) from error
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise InputError(f"the weights in {name_or_path} do not fit the model they name; train it again.") from error
-    return model.eval()
+    return weights
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
