@@ -1,6 +1,6 @@
 r"""A deep equilibrium model of measurements instead of images: 30 features of a tumour, benign or malignant.
 
-Its inputs are standardised and lie in [−10, 10]; the adversary may move each by a quarter of its standard deviation.
+Its inputs are standardised and lie in [−10, 10]; an adversary may move each by a quarter of its standard deviation.
 
     robustdeq evaluate examples/tabular.py:build --data examples/tabular.py:data --attack.eps 0.25 \
         --attack.bounds [-10,10]
@@ -23,19 +23,19 @@ class Cell(nn.Module):
         self.mix = nn.Linear(width, width)
 
     def forward(self, z: Tensor, u: Tensor) -> Tensor:
+        """The next state."""
         return torch.tanh(self.mix(z) + u)
 
 
 def build(features: int = 30, classes: int = 2, width: int = 32) -> rd.DEQ:
     """The model with fresh weights."""
     torch.manual_seed(0)
-    solver = rd.solvers.Anderson(max_steps=8)
-    return rd.DEQ(nn.Linear(features, width), Cell(width), nn.Linear(width, classes), solver)
+    return rd.DEQ(nn.Linear(features, width), Cell(width), nn.Linear(width, classes), rd.solvers.Anderson(max_steps=8))
 
 
 def data() -> dict[str, Tensor]:
     """Standardised features and labels, every fourth sample for testing."""
-    x, y = (torch.tensor(part) for part in load_breast_cancer(return_X_y=True))
+    x, y = map(torch.tensor, load_breast_cancer(return_X_y=True))
     test = torch.arange(len(x)) % 4 == 0
     x = ((x - x[~test].mean(0)) / x[~test].std(0)).clamp(-10, 10).float()
     return {"x_train": x[~test], "y_train": y[~test], "x_test": x[test], "y_test": y[test]}

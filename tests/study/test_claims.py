@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import robustdeq as rd
+from robustdeq.base.errors import InputError
 from robustdeq.base.statistics import weakest
 from robustdeq.data import load
 from robustdeq.reporting import findings_table, markdown, reproduction_latex
 from robustdeq.study import EXPERIMENTS, Finding, Reproduction, Study, Verdict, scale_named
 from robustdeq.study.claims import CLAIMS, STATEMENTS, cost, estimates
-from robustdeq.study.claims.statement import Seed, Statement, best_defense, decide, hurts_most, mildest, points
+from robustdeq.study.claims.evidence import decide
+from robustdeq.study.claims.statement import Seed, Statement, best_defense, hurts_most, mildest, points
 from robustdeq.study.configurations import CONFIGURATIONS, UNROLLED
 from robustdeq.study.finding import FEWEST_SEEDS, LEVEL, verdict
 from robustdeq.study.grids import paper_grid
@@ -94,7 +96,34 @@ def test_known_effects_have_known_verdicts(tmp_path: Path) -> None:
     assert (strong.seeds, strong.images, strong.scale, strong.unit) == (4, 200, "nano", "points")
     for undecided in decide(statements, at_work(tmp_path, 2, 200)):
         assert undecided.verdict is Verdict.UNDECIDED
-    assert not list(tmp_path.iterdir())
+
+
+def test_evidence_goes_on_from_what_is_kept(tmp_path: Path) -> None:
+    measured: list[tuple[str, int]] = []
+
+    def counted(title: str) -> Statement:
+        def contrast(found: Seed) -> np.ndarray:
+            measured.append((title, found.seed))
+            found.study.used[f"model of seed {found.seed}"] = str(found.seed)
+            return known(title, 0.9, 0.2).contrast(found)
+
+        return replace(known(title, 0.9, 0.2), contrast=contrast)
+
+    alone = [*decide([counted("a (8/7)")], at_work(tmp_path, 1, 40))]
+    study = at_work(tmp_path, 2, 40)
+    both = [*decide([counted("a (8/7)"), counted("… b")], study)]
+    assert measured == [("a (8/7)", 0), ("… b", 0), ("a (8/7)", 1), ("… b", 1)]
+    assert study.used == {"model of seed 0": "0", "model of seed 1": "1"}
+    assert both == [*decide([counted("a (8/7)"), counted("… b")], at_work(tmp_path, 2, 40))]
+    assert alone == [*decide([counted("a (8/7)")], at_work(tmp_path / "elsewhere", 1, 40))]
+    assert len(measured) == 5
+    list(decide([counted("a (8/7)")], at_work(tmp_path, 1, 39)))
+    assert len(measured) == 6
+
+    file = next((tmp_path / "claims").glob("seed-1-*.npz"))
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"seed-1-\w+\.npz is damaged; delete it, and it is measured again"):
+        list(decide([counted("a (8/7)")], study))
 
 
 def test_a_statement_that_needs_more_sizes_than_there_are_is_left_out(tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from robustdeq.base.provenance import DISPLAY, code_fingerprint, describe
+from robustdeq.base.provenance import DISPLAY, code_fingerprint
 from robustdeq.study.experiment import Experiment
 from robustdeq.study.panel import Reproduction, effects
 from robustdeq.study.study import Study
@@ -18,21 +18,7 @@ from robustdeq.study.study import Study
 
 def settings(experiment: Experiment, study: Study) -> dict[str, Any]:
     """What decides the outcome of an experiment and is known beforehand, as plain values."""
-    return {
-        "scale": study.scale.name,
-        "weights": {} if experiment.trains else dict(study.weights),
-        "trained_on": None if study.splits.train is None else study.splits.train.source,
-        "data": study.images.source,
-        "images": len(study.images),
-        "fingerprint": study.images.fingerprint(),
-        "attack": describe(study.attack),
-        "estimators": describe(study.estimators),
-        "strict": describe(study.strict),
-        "effort": describe(study.effort),
-        "seeds": study.seeds,
-        "ways": list(study.ways) or None,
-        "budget": asdict(study.budget),
-    }
+    return study.settings | {"weights": {} if experiment.trains else dict(study.weights)}
 
 
 def reproduce(experiment: Experiment, study: Study) -> Reproduction:
@@ -57,7 +43,7 @@ def reproduce(experiment: Experiment, study: Study) -> Reproduction:
         "batch_size": study.batch_size,
         "seconds": round(time.perf_counter() - begun, 1),
         "seconds_from_nothing": round(time.perf_counter() - begun + sum(study.kept.values()), 1),
-        "code": code_fingerprint(unrelated=(*DISPLAY, "benchmarks")),
+        "code": code_fingerprint(unrelated=DISPLAY),
         "robustdeq": version("robustdeq"),
         "torch": torch.__version__,
     }

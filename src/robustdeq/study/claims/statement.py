@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from robustdeq.base.statistics import holm, paired_effect, weakest
+from robustdeq.base.statistics import weakest
 from robustdeq.study.configurations import Configuration
 from robustdeq.study.experiment import Experiment
-from robustdeq.study.finding import Finding
 from robustdeq.study.study import Study, Trained
 
 POINTS = "points"
@@ -86,37 +85,6 @@ class Statement:
     def source(self) -> str:
         """Where the paper makes it and shows it."""
         return ", ".join(filter(None, (self.section, *(experiment.source for experiment in self.shown))))
-
-
-def decide(statements: Sequence[Statement], study: Study) -> Iterator[Finding]:
-    """What became of the statements, over all seeds of a study; Holm's correction is over all of them.
-
-    Args:
-        statements: those that need more sizes than the scale has are left out.
-        study: the study.
-    """
-    asked = [statement for statement in statements if statement.sizes <= len(study.scale.sizes)]
-    evidence = (Seed(study, seed) for seed in range(study.seeds))
-    by_seed = [[np.asarray(statement.contrast(found), float) for statement in asked] for found in evidence]
-    contrasts = [np.stack(found) for found in zip(*by_seed, strict=True)]
-    effects = [paired_effect(contrast) for contrast in contrasts]
-    corrected = holm([effect.p for effect in effects])
-    for statement, contrast, effect, p in zip(asked, contrasts, effects, corrected, strict=True):
-        seeds, images = contrast.shape
-        yield Finding(
-            statement.title,
-            statement.sentence,
-            statement.source,
-            effect.mean,
-            effect.low,
-            effect.high,
-            statement.unit,
-            p,
-            seeds,
-            images,
-            study.scale.name,
-            tuple(experiment.name for experiment in statement.shown),
-        )
 
 
 def points(more: np.ndarray | float, less: np.ndarray | float) -> Samples:
