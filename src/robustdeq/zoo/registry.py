@@ -1,15 +1,13 @@
 """Models by name or file: weights as safetensors, with what rebuilds the model in the file's metadata.
 
-A file too big for one is a row of shards, `NAME-00001-of-00003.safetensors` and so on, each with the same metadata.
-Beside the weights lies `NAME.md`, the model card.
+Weights too big for one file are a row of shards (`zoo.shards`), each with the same metadata. Beside the weights lies
+`NAME.md`, the model card.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -23,17 +21,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError, require
-from robustdeq.base.files import write_tensors, write_text
+from robustdeq.base.files import write_text
 from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.model import DEQ
 from robustdeq.zoo.card import CARD_START, Card, card_markdown, card_of, iteration
 from robustdeq.zoo.factory import Factory
+from robustdeq.zoo.shards import SHARD, SUFFIX, files_at, put, split, stem, write
 
 _METADATA_KEY = "robustdeq"
-_SUFFIX = ".safetensors"
 _STORED_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 _FOLDERS = (Path(__file__).parents[1] / "weights", Path(__file__).parents[3] / "weights")
-_SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-\d{5}\.safetensors")
 
 
 def save(
@@ -60,8 +57,8 @@ def save(
         provenance: how the weights came about; plain values.
         dtype: the type that floating-point weights are stored in, `torch.float16`, `bfloat16` or `float32`; `load`
             gives float32 of them. None stores them as they are.
-        shard_bytes: the most bytes that a file may have; what does not fit into one is a row of shards. None for one
-            file of any size.
+        shard_bytes: the most bytes of tensors in a file; what does not fit into one is a row of shards with an index,
+            in which a larger tensor has a file of its own. None for one file of any size.
         threat: the threat model that the weights were trained in, in which they are then evaluated by default.
         factory: for a model that is not of the zoo, `FILE.py:NAME` or `package.module:NAME` of what makes it; it is
             run once, to see that it does.
@@ -69,16 +66,16 @@ def save(
 
     Raises:
         InputError: the model is of another kind, is not what the factory makes, or has no such early state, the weights
-            do not fit into the type or the shards, or the name is that of a shard or its card would replace another
-            text.
+            do not fit into the type, shard_bytes is not positive, or the name is that of a shard or its card would
+            replace another text.
         OSError: a file cannot be written.
     """
     if early is not None:
         if not isinstance(model, DEQ):
             raise InputError(f"a {type(model).__name__} has no state {early}; leave early out.")
         model.check_state(early)
-    stem = _stem(Path(path))
-    text_path = stem.with_name(f"{stem.name}.md")
+    target = stem(Path(path))
+    text_path = target.with_name(f"{target.name}.md")
     _check_names(Path(path), text_path)
     maker = Factory(factory, arguments or {}) if isinstance(factory, str) else factory
     card = card_of(model, early, provenance, threat, maker)
@@ -87,27 +84,23 @@ def save(
     loaded = _rebuilt(card, weights)
     if iteration(loaded) != iteration(model):
         raise InputError(f"{card.factory} makes another solver or tail; give the arguments that make this model's.")
-    shards = [weights] if shard_bytes is None else _shards(weights, metadata, shard_bytes)
-    count = len(shards)
-    names = [f"{stem.name}-{i + 1:05}-of-{count:05}{_SUFFIX}" for i in range(count)]
-    names = [f"{stem.name}{_SUFFIX}"] if count == 1 else names
-    stored = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=stem.parent, prefix=f".{stem.name}.") as folder:
-        written = [Path(folder) / name for name in names]
-        for file, shard in zip(written, shards, strict=True):
-            write_tensors(file, shard, metadata)
-        digests = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in written}
-        text = Path(folder) / text_path.name
-        write_text(text, card_markdown(card, loaded, stem.name, digests, stored))
-        _put(written, stem)
+    shards = split(weights, target.name, shard_bytes)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
+        folder = Path(name)
+        written = write(folder, target.name, shards, metadata)
+        digests = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in shards}
+        text = folder / text_path.name
+        write_text(text, card_markdown(card, loaded, target.name, digests, stored_type(weights)))
+        text_path.unlink(missing_ok=True)
+        put(written, target)
         text.replace(text_path)
 
 
 def _check_names(path: Path, card: Path) -> None:
     """Raise `InputError` where weights at that path could not be found again, or their card would destroy a text."""
-    if shard := _SHARD.fullmatch(path.name):
-        raise InputError(f"{path} is the name of a shard; save to {path.with_name(shard['name'])}{_SUFFIX}.")
+    if SHARD.fullmatch(path.name):
+        raise InputError(f"{path} is the name of a shard; save to {stem(path)}{SUFFIX}.")
     if card.is_file() and not card.read_bytes().startswith(CARD_START.encode()):
         raise InputError(f"{card} is no model card of ours and would be replaced by one; save under another name.")
 
@@ -147,43 +140,9 @@ def _rebuilt(card: Card, weights: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
-def _shards(weights: Mapping[str, Tensor], metadata: Mapping[str, str], limit: int) -> list[dict[str, Tensor]]:
-    """The weights in their order, in as few runs as fit into files of at most `limit` bytes with their headers."""
-    end = sum(tensor.nbytes for tensor in weights.values())
-
-    def size(shard: Mapping[str, Tensor]) -> int:
-        """Of the file: the length of the header, the header with its padding to 8 bytes, the tensors."""
-        described = {
-            name: {"dtype": str(tensor.dtype), "shape": list(tensor.shape), "data_offsets": [end, end]}
-            for name, tensor in shard.items()
-        }
-        return 16 + len(json.dumps({"__metadata__": metadata} | described)) + sum(t.nbytes for t in shard.values())
-
-    needed, name = max((size({name: tensor}), name) for name, tensor in weights.items())
-    require(needed <= limit, f"shard_bytes is {limit} and {name} needs {needed} in a file; give at least as many.")
-    shards: list[dict[str, Tensor]] = [{}]
-    for name, tensor in weights.items():
-        if size(shards[-1] | {name: tensor}) > limit:
-            shards.append({})
-        shards[-1][name] = tensor
-    return shards
-
-
-def _put(written: list[Path], stem: Path) -> None:
-    """Put the weights in their place and remove what had the same name.
-
-    A row of shards never mixes with an older one: that is removed first. A whole file goes before shards, so an older
-    one is removed last. No card lies there meanwhile.
-    """
-    stem.with_name(f"{stem.name}.md").unlink(missing_ok=True)
-    whole, row = stem.with_name(f"{stem.name}{_SUFFIX}"), _row(stem)
-    if len(written) > 1:
-        for file in row:
-            file.unlink()
-    for file in written:
-        file.replace(stem.with_name(file.name))
-    for file in [whole] if len(written) > 1 else row:
-        file.unlink(missing_ok=True)
+def stored_type(weights: Mapping[str, Tensor]) -> torch.dtype:
+    """The type of the floating-point weights."""
+    return next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
 
 
 def read_card(name_or_path: str | Path) -> Card:
@@ -257,13 +216,12 @@ def locate(name_or_path: str | Path) -> list[Path]:
     """
     name = str(name_or_path)
     for folder in (*_FOLDERS, Path()):
-        if files := _files(folder / name):
+        if files := files_at(folder / name):
             return files
     path = Path(name)
-    shard = _SHARD.fullmatch(path.name)
-    if path.is_file() and not shard:
+    if path.is_file() and not SHARD.fullmatch(path.name):
         return [path]
-    files = _files(path.with_name(shard["name"])) if shard else _files(_stem(path))
+    files = files_at(stem(path))
     if not files:
         names = ", ".join(packaged_names()) or "none"
         raise InputError(f"there are no weights at {path}; give a file, or the name of packaged weights ({names}).")
@@ -272,30 +230,4 @@ def locate(name_or_path: str | Path) -> list[Path]:
 
 def packaged_names() -> list[str]:
     """The names of the weights that come with the package or its repository."""
-    files = (file for folder in _FOLDERS for file in folder.glob(f"*{_SUFFIX}"))
-    return sorted({shard["name"] if (shard := _SHARD.fullmatch(file.name)) else file.stem for file in files})
-
-
-def _stem(path: Path) -> Path:
-    """The path without the suffix of weights; any other dot belongs to the name."""
-    return path.with_suffix("") if path.suffix == _SUFFIX else path
-
-
-def _files(stem: Path) -> list[Path]:
-    """The one file of that name, or its shards; none where there is neither."""
-    if not stem.name:
-        return []
-    whole = stem.with_name(f"{stem.name}{_SUFFIX}")
-    if whole.is_file():
-        return [whole]
-    row = _row(stem)
-    counts = {int(file.stem[-5:]) for file in row}
-    if row and counts != {len(row)}:
-        raise InputError(f"{stem} has {len(row)} shards where their names say {min(counts)}; download it again.")
-    return row
-
-
-def _row(stem: Path) -> list[Path]:
-    """All shards of that name, of whatever row."""
-    number = 5 * "[0-9]"
-    return sorted(stem.parent.glob(f"{glob.escape(stem.name)}-{number}-of-{number}{_SUFFIX}"))
+    return sorted({stem(file).name for folder in _FOLDERS for file in folder.glob(f"*{SUFFIX}")})
