@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import EvalResult, ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -20,7 +21,7 @@ import robustdeq as rd
 from robustdeq.models import MDEQ, ResNet, ResNetConfig, Unroll, WideResNet, WideResNetConfig, fingerprint
 from robustdeq.solvers import Picard
 from robustdeq.zoo import ZooModel
-from robustdeq.zoo.card import card_markdown, card_of
+from robustdeq.zoo.card import CARD_START, card_markdown, card_of
 from robustdeq.zoo.convert import convert_checkpoint
 from robustdeq.zoo.registry import read_card
 
@@ -76,7 +77,7 @@ def shown(token: Token) -> str:
 
 def sections(markdown: str) -> dict[str, Section]:
     """What a CommonMark parser makes of a card behind its front matter."""
-    tokens = MarkdownIt("commonmark").enable("table").parse(markdown.split("---\n", 2)[2])
+    tokens = MarkdownIt("commonmark").enable("table").parse(re.split("^---\n", markdown, maxsplit=2, flags=re.M)[2])
     found = {"": Section()}
     for before, token in zip([tokens[0], *tokens], tokens, strict=False):
         section = list(found.values())[-1]
@@ -165,6 +166,54 @@ def test_card_of_a_trained_model_says_what_its_file_says(tmp_path: Path) -> None
         "fingerprint": fingerprint(loaded),
         "deq.safetensors": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
+
+
+def test_front_matter_is_read_by_the_hub(tmp_path: Path) -> None:
+    development = "uoft-cs/cifar10 train, last 1000 of 50000"
+    sources = {"train": "uoft-cs/cifar10 train, first 49000 of 50000", "development": development}
+    text = saved(mdeq(), tmp_path / "deq", provenance={**PROVENANCE, "license": "mit", "data": sources})
+    card = ModelCard(text)
+    assert card.data.to_dict().keys() == {
+        *("library_name", "license", "pipeline_tag", "tags", "datasets", "metrics", "model-index")
+    }
+    assert (card.data.get("license"), card.data.get("datasets"), card.data.get("metrics")) == (
+        "mit",
+        ["uoft-cs/cifar10"],
+        ["accuracy"],
+    )
+    assert card.data.get("tags") == ["adversarial-robustness", "deep-equilibrium-model"]
+    assert card.data.get("model_name") == "deq"
+    place = ("image-classification", "uoft-cs/cifar10", development, "accuracy")
+    assert card.data.get("eval_results") == [
+        EvalResult(*place, value, dataset_split="development", metric_name=f"accuracy, {reading}")
+        for reading, value in (("clean", 0.5), ("under the ready-made attack", 0.25))
+    ]
+    assert text.endswith(card.text)
+    assert sections(text)["How it was trained"].rows()["license"] == "mit"
+
+
+@pytest.mark.parametrize(
+    "source", ["digits of scikit-learn", "cifar10/train-jpeg.parquet, first 9 of 10", "pets/train"]
+)
+def test_front_matter_says_no_more_than_is_recorded(source: str) -> None:
+    def front(provenance: Mapping[str, Any]) -> dict[str, Any]:
+        card = replace(card_of(NETWORK), provenance=provenance)
+        return ModelCard(card_markdown(card, NETWORK, "net", {"net.safetensors": "0"})).data.to_dict()
+
+    plain = {"library_name": "robustdeq", "pipeline_tag": "image-classification", "tags": ["adversarial-robustness"]}
+    assert front({}) == plain
+    assert front({"data": {"train": source, "development": source}, "license": None}) == plain
+    measured = front({"data": {"train": source, "development": source}, "best": BEST})
+    dataset = {"type": "other", "name": source, "split": "development"}
+    assert measured["model-index"][0]["results"][0]["dataset"] == dataset
+    assert front({"best": BEST})["model-index"][0]["results"][0]["dataset"] == {**dataset, "name": "unknown"}
+
+
+def test_card_of_an_earlier_version_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "deq.md").write_text("---\nlibrary_name: robustdeq\npipeline_tag: image-classification\n---\n# deq\n")
+    text = saved(mdeq(), tmp_path / "deq.safetensors")
+    assert text.startswith(CARD_START)
+    assert saved(mdeq(), tmp_path / "deq.safetensors", early=1) != text
 
 
 @pytest.mark.parametrize(
@@ -273,12 +322,13 @@ JSON = st.recursive(
     max_leaves=8,
 )
 NETWORK = resnet()
+ENTRIES = ("history", "best")
 
 
 @settings(deadline=None, max_examples=60)
 @given(
     st.dictionaries(
-        st.sampled_from(["recipe", "data", "seconds", "images_per_second", "command", "odd", "history", "best"]), JSON
+        st.sampled_from(["recipe", "data", "license", "seconds", "images_per_second", "command", "odd", *ENTRIES]), JSON
     ),
     st.dictionaries(st.sampled_from(["step", "clean", "robust", "images"]), JSON),
 )
@@ -287,6 +337,10 @@ def test_any_provenance_leaves_whole_tables(provenance: dict[str, Any], best: di
         card = replace(card_of(NETWORK), provenance=record)
         parts = sections(card_markdown(card, NETWORK, "net", {"net.safetensors": "0"}))
         assert list(parts) == ["", *HEADINGS]
+        assert (
+            ModelCard(card_markdown(card, NETWORK, "net", {"net.safetensors": "0"})).data.get("library_name")
+            == "robustdeq"
+        )
         for section in parts.values():
             assert all(len({len(row) for row in table}) == 1 for table in section.tables)
 

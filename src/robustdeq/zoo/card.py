@@ -17,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 from torch import nn
 
@@ -25,6 +26,7 @@ from robustdeq.base.errors import InputError
 from robustdeq.base.provenance import dotted
 from robustdeq.base.statistics import wilson_interval
 from robustdeq.base.threat import ThreatModel
+from robustdeq.data.sources import HUB_ID
 from robustdeq.deq.gradients import SHINE, Exact, JacobianFree, Neumann, Phantom, ThroughSolver
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.tail import Unroll
@@ -48,12 +50,16 @@ _PROVENANCE_LABELS = {
     "device": "device",
     "seconds": "time (h:mm:ss)",
     "images_per_second": "images per second",
+    "license": "license",
     "checkpoint": "converted from",
     "sha256": "SHA-256 of what it was converted from",
 }
 _LARGEST = 1e12
 _KNOWN = ("robustdeq", "torch")
+_TASK = "image-classification"
+_ON_HUB = re.compile(rf"({HUB_ID.pattern}) (?:train|val|test)\w*(?:, .*)?")
 _RESIDUALS = {"rel": "relative residual ‖f(z) − z‖ / ‖f(z)‖", "abs": "residual ‖f(z) − z‖"}
+_READINGS = {"clean": "clean", "under the ready-made attack": "robust"}
 _RESULTS = {"best": "the visited state of lowest residual", "last": "the last state"}
 
 
@@ -231,7 +237,12 @@ def _trained_with(model: nn.Module) -> dict[str, Any] | None:
 
 
 def card_markdown(
-    card: Card, model: nn.Module, name: str, files: Mapping[str, str], stored: torch.dtype | None = None
+    card: Card,
+    model: nn.Module,
+    name: str,
+    files: Mapping[str, str],
+    stored: torch.dtype | None = None,
+    source: str | None = None,
 ) -> str:
     """The model card, in Markdown, that lies beside the weights.
 
@@ -241,21 +252,22 @@ def card_markdown(
         name: the title.
         files: the weights file, or its shards in order: name → SHA-256 in hexadecimal.
         stored: the type of the floating-point weights in the files; None for the model's own.
+        source: what `load` takes, wherever the card is read; None for the first file, in the folder of the card.
 
     Returns:
-        The text. Its sections are what the model is, how to use it, how it was trained, what was measured, what that
-        does not say, and how to recognise it.
+        The text. Its front matter says what the Hugging Face Hub reads; its sections are what the model is, how to use
+        it, how it was trained, what was measured, what that does not say, and how to recognise it.
     """
-    file = next(iter(files))
+    place, where = source or next(iter(files)), "" if source else "Run this in the folder of this card. "
     kind, protocol = "A deep equilibrium model", " --protocol strict"
     if card.solver is None:
         kind, protocol = "An explicit network", ""
     trust = "" if card.factory is None else " --trust"
-    command = f"    robustdeq evaluate {shlex.quote(file)} --data DATA{protocol}{trust}"
+    command = f"    robustdeq evaluate {shlex.quote(place)} --data DATA{protocol}{trust}"
     identity = [("fingerprint", f"`{fingerprint(model)}`"), *((_code(name), f"`{sha}`") for name, sha in files.items())]
     sections = {
         "What it is": _description(card, model, stored),
-        "How to use it": _usage(card, model, file, command),
+        "How to use it": f"{where}{_usage(card, model, place, command)}",
         "How it was trained": _training(card.provenance),
         "What was measured": _measurements(card.provenance),
         "What the numbers do not say": _limits(card, command),
@@ -264,10 +276,42 @@ def card_markdown(
             f"differ, this card is another model's.\n\n{_table(('of', 'SHA-256'), identity)}"
         ),
     }
-    front = f"{CARD_START}pipeline_tag: image-classification\n---\n"
+    front = f"---\n{_front(card, name)}\n---\n"
     made = f"that tells {card.num_classes} classes of images apart" if card.factory is None else "of somebody's own"
-    lead = f"# {name}\n\n{kind} {made}."
-    return "\n\n".join([front + lead, *(f"## {title}\n\n{text}" for title, text in sections.items())]) + "\n"
+    lead = f"{front}# {name}\n\n{kind} {made}."
+    return "\n\n".join([lead, *(f"## {title}\n\n{text}" for title, text in sections.items())]) + "\n"
+
+
+def _front(card: Card, name: str) -> str:
+    """What the Hugging Face Hub lists and filters by, as YAML; our `CARD_START` first."""
+    recorded, task = dotted(card.provenance), _TASK if card.factory is None else "other"
+    license, train, development = (recorded.get(key) for key in ("license", "data.train", "data.development"))
+    on_hub = [match[1] for text in (train, development) if (match := _ON_HUB.fullmatch(_text(text)))]
+    measured = _entries(card.provenance)[:1]
+    results = [
+        huggingface_hub.EvalResult(
+            task_type=task,
+            dataset_type=on_hub[-1] if on_hub else "other",
+            dataset_name="unknown" if development is None else _text(development),
+            dataset_split="development",
+            metric_type="accuracy",
+            metric_name=f"accuracy, {reading}",
+            metric_value=round(entry[share], 4),
+        )
+        for entry in measured
+        for reading, share in _READINGS.items()
+    ]
+    data = huggingface_hub.ModelCardData(
+        library_name="robustdeq",
+        license=license if isinstance(license, str) else None,
+        pipeline_tag=_TASK if card.factory is None else None,
+        tags=["adversarial-robustness", *(["deep-equilibrium-model"] if card.solver is not None else [])],
+        datasets=list(dict.fromkeys(on_hub)) or None,
+        metrics=["accuracy"] if results else None,
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
+    return data.to_yaml(original_order=["library_name"])
 
 
 def _description(card: Card, model: nn.Module, stored: torch.dtype | None) -> str:
@@ -311,9 +355,9 @@ def _tail(tail: Unroll) -> str:
     return f"{steps} of the cell from {start}, with damping λ = {tail.damping:g}"
 
 
-def _usage(card: Card, model: nn.Module, file: str, command: str) -> str:
+def _usage(card: Card, model: nn.Module, place: str, command: str) -> str:
     trust = "" if card.factory is None else ", trust=True"
-    loaded, note = f"rd.load({json.dumps(file, ensure_ascii=False)}{trust})", ""
+    loaded, note = f"rd.load({json.dumps(place, ensure_ascii=False)}{trust})", ""
     if card.solver is not None:
         defense = "FinalState()" if card.early is None else f"EarlyState({card.early})"
         loaded = f"rd.Defended({loaded}, rd.defenses.{defense})"
@@ -322,7 +366,7 @@ def _usage(card: Card, model: nn.Module, file: str, command: str) -> str:
         note += f" `trust=True` lets the code behind `{card.factory}` run: read it first."
     sides = model.image_shape if isinstance(model, ZooModel) else ()
     shape = ", ".join(str(32 if side is None else side) for side in sides) or "…"
-    logits = f"; the logits have shape (2, {card.num_classes})" if card.num_classes else ""
+    logits = f"The logits have shape (2, {card.num_classes})." if card.num_classes else ""
     snippet = f"""```python
 import torch
 import robustdeq as rd
@@ -331,7 +375,7 @@ model = {loaded}
 print(model(torch.rand(2, {shape})))
 ```"""
     return (
-        f"In the folder of this card{logits}.{note}\n\n{snippet}\n\n"
+        f"{logits}{note}\n\n{snippet}\n\n"
         "On images of the classes that it was trained on, where DATA is a data set, a file or a folder "
         f"(`robustdeq evaluate --help`):\n\n{command}"
     )
@@ -387,7 +431,7 @@ def _measurements(provenance: Mapping[str, Any]) -> str:
     number = "a number of images that is not recorded" if images is None else f"{images:,} images"
     after = "" if _number(best.get("step")) is None else f", after step {_step(best)}"
     rows = []
-    for reading, share in (("clean", best["clean"]), ("under the ready-made attack", best["robust"])):
+    for reading, share in ((reading, best[key]) for reading, key in _READINGS.items()):
         ends = None if images is None else map(_percent, wilson_interval(round(share * images), images))
         rows.append((reading, _percent(share), "unknown" if ends is None else "–".join(ends)))
     parts = [
