@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from robustdeq import attacks, data, defenses, evaluation, gradients, models, solvers, zoo
     from robustdeq.base.errors import InputError
     from robustdeq.gradients import Defended, Surrogate
-    from robustdeq.models import DEQ, Unroll, from_torchdeq, load, save
+    from robustdeq.models import DEQ, Unroll, from_torchdeq, load, push, save
     from robustdeq.solvers import Trajectory
 
 __version__ = "0.1.0"
@@ -27,6 +27,7 @@ __all__ = [
     "gradients",
     "load",
     "models",
+    "push",
     "save",
     "solvers",
     "zoo",
@@ -41,6 +42,7 @@ _HOMES = {
     "Unroll": "models",
     "from_torchdeq": "models",
     "load": "models",
+    "push": "models",
     "save": "models",
 }
 

@@ -54,9 +54,9 @@ def evaluate(
     is attacked by PGD and the standard AutoAttack.
 
     Args:
-        network: a file that `robustdeq train` or `convert` wrote, the name of packaged weights, or FILE.py:NAME or
-            package.module:NAME of a function whose code runs and returns an rd.DEQ, a TorchDEQ module, or any module
-            from images to logits.
+        network: a file that `robustdeq train` or `convert` wrote, the name of packaged weights, hf://OWNER/NAME on the
+            Hugging Face Hub, or FILE.py:NAME or package.module:NAME of a function whose code runs and returns an
+            rd.DEQ, a TorchDEQ module, or any module from images to logits.
         data: where the test images come from; see `robustdeq train --help`.
         weights: for FILE.py:NAME, a state dict for what it returns (safetensors, or .pt of tensors alone).
         model: for FILE.py:NAME, its keyword arguments, as in --model.width 64; and those settings of the solve that it

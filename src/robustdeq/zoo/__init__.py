@@ -6,6 +6,7 @@ from robustdeq.zoo.conv import CONV_SIZES, ConvConfig, ConvDEQ, conv
 from robustdeq.zoo.convert import convert_checkpoint, from_checkpoint
 from robustdeq.zoo.mdeq import MDEQ, PRESETS, MDEQConfig, mdeq
 from robustdeq.zoo.presets import MODELS
+from robustdeq.zoo.publish import push
 from robustdeq.zoo.registry import load, save
 from robustdeq.zoo.resnet import (
     ResNet,
@@ -40,6 +41,7 @@ __all__ = [
     "from_torchdeq",
     "load",
     "mdeq",
+    "push",
     "resnet18",
     "save",
     "wide_resnet34_10",

@@ -1,7 +1,7 @@
 """Models by name or file: weights as safetensors, with what rebuilds the model in the file's metadata.
 
 Weights too big for one file are a row of shards (`zoo.shards`), each with the same metadata. Beside the weights lies
-`NAME.md`, the model card.
+`NAME.md`, the model card. Weights on the Hugging Face Hub have names too, `hf://OWNER/NAME` (`zoo.hub`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.model import DEQ
 from robustdeq.zoo.card import CARD_START, Card, card_markdown, card_of, iteration
 from robustdeq.zoo.factory import Factory
+from robustdeq.zoo.hub import downloaded, is_reference
 from robustdeq.zoo.shards import SHARD, SUFFIX, files_at, put, split, stem, write
 
 _METADATA_KEY = "robustdeq"
@@ -166,13 +167,15 @@ def load(name_or_path: str | Path, trust: bool = False) -> Any:
     """A model with its weights, in eval mode.
 
     Args:
-        name_or_path: the name of weights (`robustdeq models` lists them) or a file that `save` wrote; any shard stands
-            for the whole row.
+        name_or_path: the name of weights (`robustdeq models` lists them), `hf://OWNER/NAME` on the Hugging Face Hub,
+            `hf://OWNER/NAME@REVISION/FILE.safetensors` in full, or a file that `save` wrote; any shard stands for the
+            whole row.
         trust: let the code of others run, where a factory of theirs makes the model; it is looked for in the current
             folder and beside the weights.
 
     Raises:
-        InputError: there is no such file, it does not hold a model, or it needs code that is not trusted.
+        InputError: there is no such file, the Hub does not give it, it does not hold a model, or it needs code that is
+            not trusted.
     """
     card = read_card(name_or_path)
     card.check_trust(str(name_or_path), trust)
@@ -209,12 +212,15 @@ def locate(name_or_path: str | Path) -> list[Path]:
 
     Args:
         name_or_path: the name of weights that come with the package or lie in the `weights` folder of a checkout of
-            its repository, or a file with or without its suffix, which may be one shard of several.
+            its repository, `hf://OWNER/NAME` on the Hugging Face Hub (see `zoo.hub`), or a file with or without its
+            suffix, which may be one shard of several.
 
     Raises:
-        InputError: there is no such file, or a shard is missing.
+        InputError: there is no such file, a shard is missing, or the Hub does not give it.
     """
     name = str(name_or_path)
+    if is_reference(name):
+        return list(downloaded(name))
     for folder in (*_FOLDERS, Path()):
         if files := files_at(folder / name):
             return files
