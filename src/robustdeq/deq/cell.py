@@ -9,9 +9,11 @@ from enum import StrEnum
 import torch
 import torch._functorch.config
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from robustdeq.base.errors import check_choice
-from robustdeq.base.shapes import Flat, Injected, State
+from robustdeq.base.shapes import Flat, State
+from robustdeq.deq.structure import WHOLE, Structure, Tree
 
 # Within it compiled functions are compiled, and differentiated, such that they may be pulled back through many times.
 _pulled_back_often = torch._functorch.config.patch(donated_buffer=False)
@@ -24,14 +26,20 @@ class BoundCell:
     Attributes:
         function: z → f(z; u), on states of the cell's own shape.
         tensors: u, then every other tensor that f depends on besides z; gradients of f stop there.
+        structure: how a state of several tensors lies in z; left to the model.
     """
 
-    function: Callable[[Tensor], Tensor]
+    function: Callable[[Tree], Tree]
     tensors: tuple[Tensor, ...]
+    structure: Structure = WHOLE
 
     def __call__(self, z: State) -> Tensor:
         """f(z; u)."""
         return self.function(z)
+
+    def packed(self, structure: Structure) -> BoundCell:
+        """The same f on states that lie in one tensor."""
+        return replace(self, function=structure.packed(self.function), structure=structure)
 
 
 class Precision(StrEnum):
@@ -78,15 +86,16 @@ class Execution:
         return replace(cell, function=executed)
 
 
-def bind(cell: nn.Module, u: Injected) -> BoundCell:
+def bind(cell: nn.Module, u: Tree) -> BoundCell:
     """Bind a cell to its injection: the cell's own `bind(u)` where it defines one, else `cell(·, u)` as it is."""
     own = getattr(cell, "bind", None)
-    return BoundCell(lambda z: cell(z, u), (u, *cell.parameters())) if own is None else own(u)
+    return BoundCell(lambda z: cell(z, u), (*tree_leaves(u), *cell.parameters())) if own is None else own(u)
 
 
-def initial_state(cell: nn.Module, u: Injected) -> State:
+def initial_state(cell: nn.Module, u: Tree) -> Tree:
     """z_0: `cell.initial_state(u)` where the cell defines it, else zeros of the shape of u."""
-    return getattr(cell, "initial_state", torch.zeros_like)(u)
+    own = getattr(cell, "initial_state", None)
+    return tree_map(torch.zeros_like, u) if own is None else own(u)
 
 
 class Linearization:

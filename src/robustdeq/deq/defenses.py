@@ -167,7 +167,7 @@ class StateDefense(Defense):
         deq = as_deq(model)
         solution = deq.solution(x, until=self.until(deq.last_state), record=True)
         reader = Reader.of(self, solution)
-        return reader.masked(deq.head(solution.attached(reader.mean, reader.weights)))
+        return reader.masked(deq.classify(solution.cell, solution.attached(reader.mean, reader.weights)))
 
 
 class Reader:
@@ -290,16 +290,16 @@ def defended_logits(model: nn.Module, x: Pixels, defenses: Sequence[Defense]) ->
     for defense in defenses:
         defense.check(model)
     readers = [defense.reader(model) for defense in defenses]
-    wanted = [reader.states for reader in readers if reader is not None]
-    if wanted:
-        until = max(states[-1] for states in wanted)
-        solution = as_deq(model).solution(x, until=until)
-        for state in solution.states(range(min(states[0] for states in wanted), until + 1)):
-            for reader in readers:
-                if reader is not None:
-                    reader.add(state)
+    reading = [reader for reader in readers if reader is not None]
+    if not reading:
+        return [defense.logits(model, x) for defense in defenses]
+    deq, until = as_deq(model), max(reader.states[-1] for reader in reading)
+    solution = deq.solution(x, until=until)
+    for state in solution.states(range(min(reader.states[0] for reader in reading), until + 1)):
+        for reader in reading:
+            reader.add(state)
     return [
-        defense.logits(model, x) if reader is None else reader.masked(as_deq(model).head(reader.mean))
+        defense.logits(model, x) if reader is None else reader.masked(deq.classify(solution.cell, reader.mean))
         for defense, reader in zip(defenses, readers, strict=True)
     ]
 
@@ -318,7 +318,7 @@ def state_logits(deq: DEQ, x: Pixels) -> tuple[Float[Tensor, "states batch class
     solution = deq.solution(x)
     trajectory = solution.trajectory
     rows = [
-        deq.head(seen.state).masked_fill(seen.lost[:, None], torch.nan)
+        deq.classify(solution.cell, seen.state).masked_fill(seen.lost[:, None], torch.nan)
         for seen in solution.states(range(1, deq.last_state + 1))
     ]
     value = solution.cell(solution.final)

@@ -23,12 +23,13 @@ from typing_extensions import override
 
 from robustdeq.base.errors import check_choice, require
 from robustdeq.base.norms import Norm
-from robustdeq.base.shapes import Logits, Mask, PerSample, Pixels, State, per_sample
+from robustdeq.base.shapes import Logits, PerSample, Pixels, State, per_sample
 from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.defenses import Defended, Defense, as_deq
 from robustdeq.deq.gradients.solver import ThroughSolver
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.modes import frozen
+from robustdeq.deq.solve import Solution
 from robustdeq.deq.tail import Unroll
 
 
@@ -109,7 +110,7 @@ class EntropyReduction(Defense):
 def prediction_entropy(deq: DEQ, x: Pixels, state: State) -> PerSample:
     """H(x; z), the entropy in nats of the prediction after one evaluation of f at the state z."""
     _, cell, _ = deq.bind(x)
-    log_probabilities = deq.head(cell(state)).log_softmax(dim=1)
+    log_probabilities = deq.classify(cell, cell(state)).log_softmax(dim=1)
     return -(log_probabilities.exp() * log_probabilities).sum(dim=1)
 
 
@@ -149,11 +150,12 @@ class EntropyReduced(nn.Module):
             moved, state = x, None
             diverged = torch.zeros(len(x), dtype=torch.bool, device=x.device)
             for steps in segments:
-                state, failed = self._solve(moved, state, steps, Unroll(0))
-                diverged = diverged | failed
+                solution, state = self._solve(moved, state, steps, Unroll(0))
+                diverged = diverged | solution.trajectory.diverged
                 moved = self.move(moved, state, x)
-            state, failed = self._solve(moved, state, last, self.deq.tail)
-            return self.deq.head(state).masked_fill((diverged | failed)[:, None], torch.nan)
+            solution, state = self._solve(moved, state, last, self.deq.tail)
+            diverged = diverged | solution.trajectory.diverged
+            return self.deq.classify(solution.cell, state).masked_fill(diverged[:, None], torch.nan)
 
     def move(self, x: Pixels, state: State, center: Pixels) -> Pixels:
         """The input after R steps from x that lower H(x; z), z the state, within the ball around the given input."""
@@ -162,11 +164,11 @@ class EntropyReduced(nn.Module):
             x = threat.project(x - self.reduction.step_size * self._direction(x, state), center)
         return x
 
-    def _solve(self, x: Tensor, state: Tensor | None, steps: int, tail: Unroll) -> tuple[State, Mask]:
-        """The state that a segment ends in, differentiable in x and in the state it starts from; who diverged."""
+    def _solve(self, x: Tensor, state: Tensor | None, steps: int, tail: Unroll) -> tuple[Solution, State]:
+        """The solve of a segment and the state it ends in, differentiable in x and in the state it starts from."""
         segment = self.deq.with_settings(solver=replace(self.deq.solver, max_steps=steps), tail=tail)
         solution = segment.solution(x, record=True, initial=state)
-        return ThroughSolver().read(solution), solution.trajectory.diverged
+        return solution, ThroughSolver().read(solution)
 
     def _direction(self, x: Tensor, state: Tensor) -> Pixels:
         """d; zero for a sample whose entropy is flat to the last digit."""

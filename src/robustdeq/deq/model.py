@@ -21,6 +21,7 @@ from robustdeq.base.shapes import Logits, Pixels, State
 from robustdeq.deq.cell import BoundCell, Execution, bind, initial_state
 from robustdeq.deq.modes import frozen
 from robustdeq.deq.solve import Solution
+from robustdeq.deq.structure import Structure
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Broyden, Solver, Trajectory
 
@@ -109,7 +110,8 @@ class StateGradient(Gradient):
 
     @override
     def logits(self, deq: DEQ, x: Pixels) -> Logits:
-        return deq.head(self.read(deq.solution(x, until=self.until(deq), record=self.records())))
+        solution = deq.solution(x, until=self.until(deq), record=self.records())
+        return deq.classify(solution.cell, self.read(solution))
 
 
 class DEQ(nn.Module):
@@ -118,7 +120,8 @@ class DEQ(nn.Module):
     Args:
         injection: x (B, …) → u.
         cell: (z, u) → z', z of any shape (B, …). It may define `initial_state(u)` (z_0; zeros like u otherwise) and
-            `bind(u)` (a `BoundCell`, for what is constant during a solve).
+            `bind(u)` (a `BoundCell`, for what is constant during a solve). u and z may each be several tensors, in
+            tuples, lists and dicts; a solver, and all that reads its trajectory, sees those of z as one flat tensor.
         head: z → logits (B, K).
         solver: the fixed-point method.
         tail: how z* becomes the final state z_{N+1}.
@@ -186,12 +189,24 @@ class DEQ(nn.Module):
     def bind(self, x: Tensor) -> tuple[Tensor, BoundCell, Tensor]:
         """The injection u of x, the cell bound to it as `execution` says, and z_0, all attached to the graph of x.
 
+        Where u or z are several tensors, they lie in one.
+
         Raises:
-            InputError: x is no batch of floating-point inputs.
+            InputError: x is no batch of floating-point inputs, or the tensors of u or z_0 cannot lie in one.
         """
         self.check_input(x)
-        u = self.injection(x)
-        return u, self.execution.of(bind(self.cell, u)), initial_state(self.cell, u)
+        parts = self.injection(x)
+        injected = Structure.of("injection", parts)
+        u = injected.pack(parts)
+        parts = injected.unpack(u)
+        start = initial_state(self.cell, parts)
+        structure = Structure.of("state", start)
+        cell = bind(self.cell, parts).packed(structure)
+        return u, self.execution.of(cell), structure.pack(start)
+
+    def classify(self, cell: BoundCell, state: State) -> Logits:
+        """The logits of a state of this bound cell."""
+        return self.head(cell.structure.unpack(state))
 
     def solution(
         self,
@@ -231,10 +246,10 @@ class DEQ(nn.Module):
         """The logits of the final state of a solve; their gradient is `self.gradient`."""
         gradient = self.gradient
         if not torch.is_grad_enabled():
-            return self.head(solution.final)
+            return self.classify(solution.cell, solution.final)
         if gradient is None:
-            return self.head(self.tail(solution.cell, solution.start))
+            return self.classify(solution.cell, self.tail(solution.cell, solution.start))
         state = gradient.read(solution)
         if not gradient.reads_final(self.tail):
             state = solution.final + (state - state.detach())
-        return self.head(state)
+        return self.classify(solution.cell, state)

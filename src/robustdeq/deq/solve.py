@@ -110,7 +110,7 @@ class Solution:
         record: bool = False,
         record_tail: bool = True,
     ) -> None:
-        self.u, self.cell, self.initial, self.tail = u, cell, initial, tail
+        self.u, self.cell, self.initial, self.tail = u, cell, initial.view_as(initial), tail
         self._whole = until is None or until > solver.max_steps
         self.solver = solver if until is None or self._whole else replace(solver, max_steps=until)
         self._record = record and solver.evaluates_once and torch.is_grad_enabled()

@@ -92,7 +92,7 @@ class WarmStarted(Surrogate):
         with frozen(deq), torch.enable_grad():
             x = x.detach().requires_grad_()
             solution = deq.solution(x, record=self._read.records(), initial=self.state)
-            logits = deq.head(self._read.read(solution))
+            logits = deq.classify(solution.cell, self._read.read(solution))
             gradient = torch.autograd.grad(total_loss(loss, logits), x)[0]
             trajectory = solution.trajectory
             self.state = trajectory.solution.view(trajectory.shape)

@@ -285,5 +285,5 @@ class RandomState(AdversarialTraining):
         if n == deq.last_state:
             return super().read(model, x, y, found, moment)
         solution = deq.solution(found.images, until=n)
-        logits = deq.head(UnrolledIntermediate(n, self.steps, self.damping).read(solution))
+        logits = deq.classify(solution.cell, UnrolledIntermediate(n, self.steps, self.damping).read(solution))
         return Reading(cross_entropy(logits, y), logits, solution)

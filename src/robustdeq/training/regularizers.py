@@ -143,7 +143,8 @@ class FixedPointCorrection:
             start = torch.where(went_on[:, None], trajectory.flat_state(n), trajectory.solution)
             state = Unroll(self.steps, self.damping)(solution.cell, start.view(trajectory.shape))
             buffers = {name: buffer.clone() for name, buffer in deq.head.named_buffers()}
-            losses = cross_entropy(functional_call(deq.head, buffers, (state,)), y, reduction="none")
+            logits = functional_call(deq.head, buffers, (solution.cell.structure.unpack(state),))
+            losses = cross_entropy(logits, y, reduction="none")
             total = total + self.decay ** (count - j) * torch.where(went_on, losses, 0).mean()
         return self.weight * total
 

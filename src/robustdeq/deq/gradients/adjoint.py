@@ -78,7 +78,7 @@ class SimultaneousAdjoint(Family):
             with torch.enable_grad():
                 state = solution.state(n) if linearization is None else linearization.state
                 state = state.detach().requires_grad_()
-                c = torch.autograd.grad(total_loss(loss, deq.head(state)), state)[0].flatten(1)
+                c = torch.autograd.grad(total_loss(loss, deq.classify(solution.cell, state)), state)[0].flatten(1)
             v = pulled + c - u
             inverse = trajectory.inverse(n)
             u = u - self.step_size * (inverse.rmatvec(v) if self.transpose else inverse.matvec(v))
@@ -103,5 +103,5 @@ class SimultaneousAdjoint(Family):
             return [u_bar]
 
         with torch.no_grad():
-            logits = deq.head(solution.state(n))
+            logits = deq.classify(solution.cell, solution.state(n))
         return attach(logits, pull_back, (solution.u,))

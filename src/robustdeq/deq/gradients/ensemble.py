@@ -61,5 +61,5 @@ class Ensemble(Gradient):
             return [self._injection_gradient(deq, solution, lambda logits: (logits * cotangent).sum(1))]
 
         with torch.no_grad():
-            logits = deq.head(Reader.of(EnsembleState(), solution).mean)
+            logits = deq.classify(solution.cell, Reader.of(EnsembleState(), solution).mean)
         return attach(logits, pull_back, (solution.u,))

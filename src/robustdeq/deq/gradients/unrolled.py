@@ -73,5 +73,6 @@ class UnrolledIntermediate(StateGradient, Family):
     def sweep(self, deq: DEQ, solution: Solution, loss: Loss, states: range) -> Iterator[tuple[int, Injected]]:
         for n in states:
             with torch.enable_grad():
-                total = total_loss(loss, deq.head(replace(self, state=n).read(solution)))
+                logits = deq.classify(solution.cell, replace(self, state=n).read(solution))
+                total = total_loss(loss, logits)
             yield n, torch.autograd.grad(total, solution.u)[0]
