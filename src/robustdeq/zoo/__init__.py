@@ -16,6 +16,7 @@ from robustdeq.zoo.resnet import (
     resnet18,
     wide_resnet34_10,
 )
+from robustdeq.zoo.tokens import embedded
 from robustdeq.zoo.torchdeq import from_torchdeq
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "card_markdown",
     "conv",
     "convert_checkpoint",
+    "embedded",
     "fingerprint",
     "from_checkpoint",
     "from_torchdeq",
