@@ -24,7 +24,7 @@ from robustdeq.zoo.registry import read_weights
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CONV, TORCHDEQ, PLAIN = (EXAMPLES / f"{name}.py" for name in ("own_cell", "torchdeq_model", "plain_network"))
-DEFENSES = EXAMPLES / "own_defenses.py"
+TOKENS, MONOTONE, DEFENSES = (EXAMPLES / f"{name}.py" for name in ("token_model", "monotone", "own_defenses"))
 QUICK = ["--data", "digits", "-n", "4", "--attack.eps", "1/4", "--attack.steps", "1", "--early", "2"]
 QUICK += ["--estimators.steps", "[1]", "--estimators.dampings", "[1.0]", "--estimators.states", "2"]
 WEAK = {"steps": 1, "restarts": 1, "apgd_steps": 2, "targets": 1, "queries": 2, "probe_images": 2}
@@ -36,20 +36,27 @@ def digits(n: int = 4) -> Images:
     return rd.data.load("digits").require("test").head(n)
 
 
-@pytest.mark.parametrize("protocol", ["paper", pytest.param("strict", marks=pytest.mark.slow)])
+DEQS = {
+    "conv": (CONV, (), set()),
+    "anderson": (CONV, ("--model.solver", "anderson", "--model.width", "8"), ADJOINTS),
+    "torchdeq": (TORCHDEQ, (), ADJOINTS),
+    "tokens": (TOKENS, (), set()),
+    "monotone": (MONOTONE, ("--model.m", "0.5", "--model.steps", "8"), set()),
+}
+QUICK_DEQS = ("conv", "anderson", "torchdeq", "tokens")
+STRICT_DEQS = ("conv", "anderson", "torchdeq", "monotone")
+
+
 @pytest.mark.parametrize(
-    ("factory", "options", "missing"),
+    ("name", "protocol"),
     [
-        (CONV, (), set()),
-        (CONV, ("--model.solver", "anderson", "--model.width", "8"), ADJOINTS),
-        (TORCHDEQ, (), ADJOINTS),
+        *((name, "paper") for name in QUICK_DEQS),
+        pytest.param("monotone", "paper", marks=pytest.mark.slow),
+        *(pytest.param(name, "strict", marks=pytest.mark.slow) for name in STRICT_DEQS),
     ],
-    ids=["conv", "anderson", "torchdeq"],
 )
-def test_a_deq_of_somebody_goes_through_evaluate_report_and_export(
-    factory: Path, options: tuple[str, ...], missing: set[str], protocol: str, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
+def test_a_deq_of_somebody_goes_through_evaluate_report_and_export(name: str, protocol: str, tmp_path: Path) -> None:
+    (factory, options, missing), out = DEQS[name], tmp_path / "out"
     cli.main(["evaluate", f"{factory}:build", *options, *QUICK, "--protocol", protocol, "-o", str(out)])
     result = GridResult.read(out / "results.json")
     assert set(result.missing) - {"implicit gradient, SHINE"} == missing
