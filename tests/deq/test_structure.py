@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -312,6 +312,7 @@ def drawn(shapes: Any, batch: int) -> Any:
     return torch.randn(batch, *shapes)
 
 
+@settings(deadline=None)
 @given(TREES, st.integers(1, 3))
 def test_what_is_packed_is_unpacked(shapes: Any, batch: int) -> None:
     tree = drawn(shapes, batch)

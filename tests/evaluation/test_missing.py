@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import robustdeq as rd
+from cells import VECTOR, TanhCell
 from robustdeq import cli
 from robustdeq.attacks.losses import cross_entropy
 from robustdeq.deq import DEQ
@@ -106,6 +107,19 @@ def test_attacks_that_need_more_classes_are_not_made() -> None:
     for why in result.missing.values():
         assert why.startswith("apgd-t needs 4 classes and the model has 2")
     assert "through the solver, APGD" in result.columns
+
+
+@pytest.mark.parametrize("protocol", [PAPER, STRICT], ids=lambda protocol: protocol.name)
+@pytest.mark.parametrize("kind", [rd.solvers.Broyden, rd.solvers.Anderson, rd.solvers.Picard])
+def test_one_image_one_step_and_two_classes_make_a_table(protocol: Protocol, kind: type[Solver]) -> None:
+    torch.manual_seed(0)
+    injection = nn.Sequential(nn.Flatten(), nn.Linear(64, VECTOR))
+    deq = DEQ(injection, TanhCell(0.7), nn.Linear(VECTOR, 2), kind(max_steps=1)).eval()
+    x, y = data(2)
+    result = measure(deq, x[:1], y[:1], protocol, early=1)
+    assert result.defenses == ("final", "early (z_1)", "ensemble")
+    assert np.isin(result.accuracy, (0, 1)).all()
+    assert set(ADJOINTS) <= {*result.missing, *result.columns}
 
 
 def test_an_attack_of_several_is_made_where_all_of_them_can_be() -> None:
