@@ -96,4 +96,8 @@ WHOLE = Structure.of("state", torch.empty(0))
 
 def shapes(tree: Tree) -> Tree:
     """The shape of each tensor of a tree in its place, and the type of what is none."""
-    return tree_map(lambda leaf: tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__, tree)
+    return tuple(tree.shape) if isinstance(tree, Tensor) else tree_map(_shape, tree)
+
+
+def _shape(leaf: object) -> tuple[int, ...] | str:
+    return tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__
