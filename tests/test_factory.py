@@ -43,16 +43,14 @@ DEQS = {
     "tokens": (TOKENS, (), set()),
     "monotone": (MONOTONE, ("--model.m", "0.5", "--model.steps", "8"), set()),
 }
-QUICK_DEQS = ("conv", "anderson", "torchdeq", "tokens")
-STRICT_DEQS = ("conv", "anderson", "torchdeq", "monotone")
 
 
 @pytest.mark.parametrize(
     ("name", "protocol"),
     [
-        *((name, "paper") for name in QUICK_DEQS),
-        pytest.param("monotone", "paper", marks=pytest.mark.slow),
-        *(pytest.param(name, "strict", marks=pytest.mark.slow) for name in STRICT_DEQS),
+        *((name, "paper") for name in ("conv", "torchdeq", "tokens")),
+        *(pytest.param(name, "paper", marks=pytest.mark.slow) for name in ("anderson", "monotone")),
+        *(pytest.param(name, "strict", marks=pytest.mark.slow) for name in DEQS),
     ],
 )
 def test_a_deq_of_somebody_goes_through_evaluate_report_and_export(name: str, protocol: str, tmp_path: Path) -> None:

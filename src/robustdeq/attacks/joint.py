@@ -104,7 +104,7 @@ class JointAttack(PGD):
                     injection, cell, _ = deq.bind(leaf)
                     linearization = Linearization(cell, state)
                     read = state.detach().requires_grad_()
-                    c = torch.autograd.grad(total_loss(loss, deq.head(read)), read)[0].flatten(1)
+                    c = torch.autograd.grad(total_loss(loss, deq.classify(cell, read)), read)[0].flatten(1)
                 pulled, (on_injection,) = linearization.vjp(adjoint, (injection,))
                 gradient = finite_or_zero(torch.autograd.grad(injection, leaf, on_injection)[0])
                 state = torch.lerp(state, linearization.value, self.damping)
