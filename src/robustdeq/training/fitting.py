@@ -200,13 +200,19 @@ def _run_of(folder: Path, provenance: dict[str, Any]) -> dict[str, Any] | None:
         before = dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise InputError(f"{path} is damaged, so the run cannot go on; choose another --output.") from error
-    changed = [name for name in _DECISIVE if before.get(name) != json.loads(json.dumps(provenance[name]))]
+    now = json.loads(json.dumps(provenance))
+    changed = [name for name in _DECISIVE if _known(before.get(name)) != _known(now[name])]
     if changed:
         raise InputError(
             f"{folder} holds a run with another {changed[0]}; resume it with the settings it was begun with, or "
             "choose another --output."
         )
     return before
+
+
+def _known(value: Any) -> Any:
+    """A setting without what is None in it, which older versions did not write."""
+    return {key: part for key, part in value.items() if part is not None} if isinstance(value, dict) else value
 
 
 def _begin(folder: Path, provenance: dict[str, Any], resume: bool) -> Path | None:

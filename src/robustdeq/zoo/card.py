@@ -187,7 +187,7 @@ def fingerprint(model: nn.Module) -> str:
             of. Device and memory format do not.
     """
     settings = asdict(card_of(model)) if isinstance(model, ZooModel) else iteration(model)
-    for history in ("gradient", "threat"):
+    for history in ("gradient", "threat", "factory"):
         settings.pop(history, None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for source in sorted({_source(type(part)) for part in model.modules()} - {""}):
