@@ -189,7 +189,7 @@ def deq(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_commands_know_references(deq: str) -> None:
     check_named(deq, None, None)
-    subject = opened(deq, None, None, rd.data.load("digits").require("test"))
+    subject = opened(deq, rd.data.load("digits").require("test"))
     assert (subject.name, subject.early) == ("deq", 2)
     assert fingerprint(subject.model) == fingerprint(rd.load("deq"))
 

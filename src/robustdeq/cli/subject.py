@@ -40,7 +40,7 @@ class Subject:
     trained: ThreatModel | None = None
 
 
-def check_named(network: str, weights: Path | None, arguments: Mapping[str, Any] | None, trust: bool) -> None:
+def check_named(network: str, weights: Path | None, arguments: Mapping[str, Any] | None, trust: bool = False) -> None:
     """Raise `InputError` unless there is such a model, as far as that is known without its code; nothing is built."""
     if is_import_path(network):
         require(weights is None or weights.is_file(), f"there are no weights at {weights}; give a file of tensors.")

@@ -12,8 +12,7 @@ end where TorchDEQ's ends.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,14 +21,18 @@ from typing import Any
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from robustdeq.base.errors import InputError
-from robustdeq.base.shapes import Logits, Pixels, State
+from robustdeq.base.shapes import Logits, Pixels
 from robustdeq.deq.cell import BoundCell
 from robustdeq.deq.model import DEQ, StateGradient
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Anderson, Broyden, Picard, Solver
 from robustdeq.solvers.base import StopRule
+
+CoreState = Tensor | list[Tensor]
+"""A state as TorchDEQ has it; its tuples are lists here."""
 
 _KNOWN_SETTINGS = {"f_max_iter", "tau", "m", "lam"}
 _LEAST_EVALUATIONS = {"broyden_solver": 1, "anderson_solver": 3, "fixed_point_iter": 2, "simple_fixed_point_iter": 2}
@@ -69,7 +72,7 @@ def from_torchdeq(
             gradient at all.
 
     Returns:
-        The model; its states are flat, (B, D), where TorchDEQ's are tuples.
+        The model; its states are flat, (B, D), where TorchDEQ's are tuples (see `DEQ`).
 
     Raises:
         InputError: the module has no core or several, its forward is not cut in two by one call, the two parts do not
@@ -79,8 +82,7 @@ def from_torchdeq(
     module.eval()
     cell = TorchDEQCell(module, name)
     call = cell.call(example)
-    states = [call.initial] if isinstance(call.initial, Tensor) else call.initial
-    if not all(state.ndim > 1 and len(state) == len(example) for state in states):
+    if not all(state.ndim > 1 and len(state) == len(example) for state in tree_leaves(call.initial)):
         raise InputError(f"the state of the model is not {len(example)} samples of at least one entry, batch first.")
     _check_readout(cell, call, example)
     images = _drawn(example)
@@ -89,24 +91,11 @@ def from_torchdeq(
     if solver is None or tail is None:
         own_solver, own_tail = _iteration(module.get_submodule(name), call.settings)
         solver, tail = solver or own_solver, tail or own_tail
-    deq = DEQ(nn.Identity(), cell, Readout(cell, example[:1], call.shapes), solver, tail, gradient).eval()
+    deq = DEQ(nn.Identity(), cell, Readout(cell, example[:1]), solver, tail, gradient).eval()
     if own:
         for image in images[:: _DRAWN // _SOLVED]:
             _check_solve(deq, cell, image[None])
     return deq
-
-
-def pack(state: Tensor | Sequence[Tensor]) -> State:
-    """The state that a solver iterates: one tensor as it is, several as one flat tensor (B, D)."""
-    return state if isinstance(state, Tensor) else torch.cat([part.flatten(1) for part in state], dim=1)
-
-
-def unpack(z: State, shapes: Sequence[torch.Size] | None) -> Tensor | list[Tensor]:
-    """The inverse of `pack`, given the shape of each tensor without the batch; None for a state of one tensor."""
-    if shapes is None:
-        return z
-    parts = z.split([math.prod(shape) for shape in shapes], dim=1)
-    return [part.unflatten(1, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -120,18 +109,12 @@ class CoreCall:
     """
 
     function: Callable[..., Any]
-    initial: Tensor | Sequence[Tensor]
+    initial: CoreState
     settings: Mapping[str, Any]
 
-    @property
-    def shapes(self) -> list[torch.Size] | None:
-        """The shapes of a state's tensors, as `unpack` takes them."""
-        return None if isinstance(self.initial, Tensor) else [part.shape[1:] for part in self.initial]
-
-    def apply(self, z: State) -> State:
-        """F(z) as one tensor."""
-        state = unpack(z, self.shapes)
-        return pack(self.function(state) if isinstance(state, Tensor) else self.function(*state))
+    def apply(self, z: CoreState) -> CoreState:
+        """F(z), of the structure of z."""
+        return self.function(z) if isinstance(z, Tensor) else [*self.function(*z)]
 
 
 class _Reached(BaseException):
@@ -155,21 +138,21 @@ class TorchDEQCell(nn.Module):
         self.module = module
         self._core = core
 
-    def initial_state(self, u: Pixels) -> State:
+    def initial_state(self, u: Pixels) -> CoreState:
         """The model's own z_0."""
-        return pack(self.call(u).initial)
+        return self.call(u).initial
 
     def bind(self, u: Pixels) -> BoundCell:
         """F for one x: what leads up to it is run once for all evaluations without gradient, and for each one with."""
         with torch.no_grad():
             fixed = self.call(u)
 
-        def function(z: Tensor) -> Tensor:
+        def function(z: CoreState) -> CoreState:
             return (self.call(u) if torch.is_grad_enabled() else fixed).apply(z)
 
         return BoundCell(function, (u, *self.module.parameters()))
 
-    def forward(self, z: State, u: Pixels) -> State:
+    def forward(self, z: CoreState, u: Pixels) -> CoreState:
         """F(z; x)."""
         return self.call(u).apply(z)
 
@@ -177,7 +160,8 @@ class TorchDEQCell(nn.Module):
         """What the model hands to its core for x; raises `InputError` where it never calls it."""
 
         def abandon(function: Any, initial: Any, solver_kwargs: Any = None, **_: Any) -> Any:
-            raise _Reached(CoreCall(function, initial, solver_kwargs or {}))
+            state = initial if isinstance(initial, Tensor) else [*initial]
+            raise _Reached(CoreCall(function, state, solver_kwargs or {}))
 
         try:
             with self._answered_by(abandon):
@@ -186,7 +170,7 @@ class TorchDEQCell(nn.Module):
             return reached.call
         raise InputError("the forward of the model does not call its TorchDEQ core; convert the module that does.")
 
-    def resume(self, x: Pixels, state: Tensor | list[Tensor], statistic: float = -1.0) -> Any:
+    def resume(self, x: Pixels, state: CoreState, statistic: float = -1.0) -> Any:
         """What the model returns for x where its core answers with a state; `InputError` where it is asked twice.
 
         Args:
@@ -210,11 +194,12 @@ class TorchDEQCell(nn.Module):
         with self._answered_by(answer):
             return self.module(x)
 
-    def solved(self, x: Pixels) -> State:
-        """Where TorchDEQ's own solve for x ends, as one tensor."""
+    def solved(self, x: Pixels) -> CoreState:
+        """Where TorchDEQ's own solve for x ends."""
         call = self.call(x)
         core: Any = self.module.get_submodule(self._core)
-        return pack(core(call.function, call.initial, solver_kwargs=dict(call.settings))[0][-1])
+        end = core(call.function, call.initial, solver_kwargs=dict(call.settings))[0][-1]
+        return end if isinstance(end, Tensor) else [*end]
 
     @contextmanager
     def _answered_by(self, forward: Callable[..., Any]) -> Iterator[None]:
@@ -234,21 +219,17 @@ class Readout(nn.Module):
     Args:
         cell: the cell of the model.
         example: one input, (1, …), on which the part before the core runs, to no effect on the logits.
-        shapes: of the tensors of a state, as `unpack` takes them.
     """
 
-    def __init__(
-        self, cell: TorchDEQCell, example: Float[Tensor, "one *image"], shapes: Sequence[torch.Size] | None
-    ) -> None:
+    def __init__(self, cell: TorchDEQCell, example: Float[Tensor, "one *image"]) -> None:
         super().__init__()
         self.cell = cell
-        self._shapes = shapes
         self.register_buffer("example", example.detach().clone(), persistent=False)
 
-    def forward(self, z: State) -> Logits:
+    def forward(self, z: CoreState) -> Logits:
         """The logits of a state."""
         example = self.get_buffer("example")
-        return self.cell.resume(example.expand(len(z), *example.shape[1:]), unpack(z, self._shapes))
+        return self.cell.resume(example.expand(len(tree_leaves(z)[0]), *example.shape[1:]), z)
 
 
 def has_core(module: nn.Module) -> bool:
@@ -258,6 +239,11 @@ def has_core(module: nn.Module) -> bool:
     from torchdeq.core import DEQBase
 
     return any(isinstance(part, DEQBase) for part in module.modules())
+
+
+def _flat(state: CoreState) -> Float[Tensor, "batch entries"]:
+    """The entries of each sample, of all tensors of a state."""
+    return torch.cat([part.flatten(1) for part in tree_leaves(state)], dim=1)
 
 
 def _core_name(module: nn.Module) -> str:
@@ -277,7 +263,7 @@ def _check_readout(cell: TorchDEQCell, call: CoreCall, example: Tensor) -> None:
     """Raise `InputError` unless what the module returns is logits that depend on x through the state alone."""
     x = example.detach().clone().requires_grad_()
     with torch.enable_grad():
-        logits = cell.resume(x, unpack(pack(call.initial).detach(), call.shapes))
+        logits = cell.resume(x, tree_map(torch.detach, call.initial))
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(example):
         raise InputError("the model does not return logits (B, K) alone; wrap it in a module that does.")
     if logits.requires_grad and torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] is not None:
@@ -306,34 +292,36 @@ def _drawn(example: Pixels) -> Float[Tensor, "drawn *image"]:
 def _check_parts(cell: TorchDEQCell, images: Float[Tensor, "drawn *image"]) -> None:
     """Raise `InputError` unless each part is a function, per sample, of what the conversion gives it."""
     call = cell.call(images)
-    start, state = pack(call.initial), cell.solved(images)
-    value, logits = call.apply(start), cell.resume(images, unpack(state, call.shapes))
+    start, state = call.initial, cell.solved(images)
+    value, logits = call.apply(start), cell.resume(images, state)
 
-    def differs(other: Tensor, expected: Tensor, tolerance: float) -> bool:
+    def differs(found: CoreState, known: CoreState, tolerance: float) -> bool:
+        other, expected = _flat(found), _flat(known)
         bound = tolerance * float(expected.nan_to_num(0, 0, 0).abs().max())
         return not torch.allclose(other, expected, rtol=0, atol=bound, equal_nan=True)
 
-    def head(x: Tensor, z: Tensor, statistic: float = -1.0) -> Tensor:
-        return cell.resume(x, unpack(z, call.shapes), statistic)
+    def first(z: CoreState) -> CoreState:
+        return tree_map(lambda part: part[:1], z)
 
-    exact, rounded = (torch.finfo(state.dtype).eps * 100, torch.finfo(state.dtype).eps ** 0.5)
+    eps = torch.finfo(_flat(state).dtype).eps
+    exact, rounded = eps * 100, eps**0.5
     for _ in range(_REPEATS):
         again = cell.call(images)
         if again.settings != call.settings:
             raise InputError("the solver's settings change from call to call; pass the same ones each time.")
-        if differs(pack(again.initial), start, exact) or differs(again.apply(start), value, exact):
+        if differs(again.initial, start, exact) or differs(again.apply(start), value, exact):
             raise InputError(
                 "the injection, z_0 or f of the model changes from call to call; take its noise or memory out."
             )
-        if differs(head(images, state), logits, exact):
+        if differs(cell.resume(images, state), logits, exact):
             raise InputError("the head of the model changes from call to call; take its noise or memory out.")
-    if differs(head(images, state, 7.0), logits, exact):
+    if differs(cell.resume(images, state, 7.0), logits, exact):
         raise InputError("the logits depend on the statistics of the solver; let the model read the state alone.")
-    if any(differs(head(images.roll(i, 0), state), logits, rounded) for i in range(1, len(images))):
+    if any(differs(cell.resume(images.roll(i, 0), state), logits, rounded) for i in range(1, len(images))):
         raise InputError(_PAST_THE_STATE)
     one = cell.call(images[:1])
-    alone = pack(one.initial), one.apply(start[:1]), head(images[:1], state[:1])
-    if any(differs(single, whole[:1], rounded) for single, whole in zip(alone, (start, value, logits), strict=True)):
+    alone = one.initial, one.apply(first(start)), cell.resume(images[:1], first(state))
+    if any(differs(single, first(whole), rounded) for single, whole in zip(alone, (start, value, logits), strict=True)):
         raise InputError("the samples of a batch depend on each other; let the model treat each by itself.")
 
 
@@ -342,14 +330,15 @@ def _check_solve(deq: DEQ, cell: TorchDEQCell, image: Float[Tensor, "one *image"
     """Raise `InputError` unless TorchDEQ's solve and ours end at the same state, but for rounding and the tolerance."""
     eps = torch.finfo(image.dtype).eps
     nudge = 8 * eps * image.abs().max() * torch.linspace(-1, 1, image.numel()).to(image).view_as(image)
-    theirs, ours = cell.solved(image), deq.solution(image).final
-    apart, call = (ours - theirs).norm(), cell.call(image)
+    solution, theirs = deq.solution(image), _flat(cell.solved(image))
+    ours = solution.final.flatten(1)
+    apart = (ours - theirs).norm()
 
     def residual(z: Tensor) -> Tensor:
-        value = call.apply(z)
-        return (value - z).norm() / (value.norm() if deq.solver.rule is StopRule.REL else 1)
+        value = solution.cell(z.view_as(solution.final))
+        return (value.flatten(1) - z).norm() / (value.norm() if deq.solver.rule is StopRule.REL else 1)
 
-    moved = max((cell.solved(image + sign * nudge) - theirs).norm() for sign in (-2, -1, 1, 2))
+    moved = max((_flat(cell.solved(image + sign * nudge)) - theirs).norm() for sign in (-2, -1, 1, 2))
     rounding = eps**0.5 * theirs.norm() + _AMPLIFIED * moved
     if theirs.isfinite().all() and not (
         apart <= rounding or max(residual(theirs), residual(ours)) < _CONVERGED * deq.solver.tol
