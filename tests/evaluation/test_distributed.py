@@ -2,17 +2,14 @@
 
 import contextlib
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import pair
 import robustdeq as rd
 from robustdeq import cli
 from robustdeq.base.errors import InputError
@@ -59,23 +56,6 @@ def runs(file: Path) -> int:
         return 0
 
 
-def together(*options: str) -> subprocess.Popen[str]:
-    """The command in two processes, in a process group of their own."""
-    script = Path(sys.executable).parent / "robustdeq"
-    arguments = [str(script), *COMMAND, "--devices", "2", *options]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    try:
-        output, errors = process.communicate(timeout=240)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, output, errors
-
-
 @pytest.mark.slow
 def test_two_processes_make_the_results_of_one_even_when_they_are_killed_and_refuse_other_settings(
     folder: Path, alone: Path
@@ -83,21 +63,28 @@ def test_two_processes_make_the_results_of_one_even_when_they_are_killed_and_ref
     with Store.read(alone / FILE) as store:
         whole = {(attack, batch) for attack, batch, _ in store}
 
-    process = together(*SETTINGS)
-    while process.poll() is None and min(runs(folder / "out" / name) for name in (FILE, PART)) < 3:
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.communicate()
-    assert not (folder / "out" / "results.json").exists()
-    kept = {}
+    def both(finished: int) -> bool:
+        return min(runs(folder / "out" / name) for name in (FILE, PART)) >= finished
+
+    process = pair.started(*COMMAND, *SETTINGS)
+    pair.await_that(lambda: both(3), process)
+    process.kill()
+    assert pair.ended(process)[0] == -signal.SIGKILL
     for name, remainder in ((FILE, 0), (PART, 1)):
         with Store.read(folder / "out" / name) as store:
-            kept |= {(attack, batch): run for attack, batch, run in store}
             assert {batch % 2 for _, batch, _ in store} == {remainder}
+    process = pair.started(*COMMAND, *SETTINGS)
+    pair.await_that(lambda: both(6), process)
+    pair.kill_a_worker(process, 0)
+    assert "another process of this run has stopped" in pair.told_once(process)
+    assert not (folder / "out" / "results.json").exists()
+    kept = {}
+    for name in (FILE, PART):
+        with Store.read(folder / "out" / name) as store:
+            kept |= {(attack, batch): run for attack, batch, run in store}
     assert kept.keys() < whole
 
-    status, output, errors = ended(together(*SETTINGS))
+    status, output, errors = pair.ended(pair.started(*COMMAND, *SETTINGS))
     assert status == 0, errors
     assert output.count("Linf attacks with ε") == 1
     assert results(folder / "out") == results(alone)
@@ -108,12 +95,9 @@ def test_two_processes_make_the_results_of_one_even_when_they_are_killed_and_ref
     assert all(found[key].seconds == run.seconds for key, run in kept.items())
 
     before = {path: path.read_bytes() for path in (folder / "out").iterdir()}
-    status, output, errors = ended(together(*SETTINGS, "--attack.eps", "0.07"))
-    assert status == 2
-    assert "were made with other settings (attack: " in errors
-    assert '"eps": 0.06' in errors
-    assert errors.count("robustdeq: ") == 1
-    assert "Traceback" not in errors
+    told = pair.told_once(pair.started(*COMMAND, *SETTINGS, "--attack.eps", "0.07"))
+    assert "were made with other settings (attack: " in told
+    assert '"eps": 0.06' in told
     assert {path: path.read_bytes() for path in (folder / "out").iterdir()} == before
 
 
@@ -144,6 +128,11 @@ def test_part_of_another_evaluation_is_refused(folder: Path, alone: Path, capsys
     assert {path: path.read_bytes() for path in (folder / "out").iterdir()} == before
 
 
+def test_one_process_does_not_do_the_work_of_two() -> None:
+    with pytest.raises(InputError, match="start it on each machine with torchrun --nnodes 1 --nproc-per-node 2"):
+        launch(2, 1, "cpu")
+
+
 @pytest.mark.parametrize(("devices", "nodes", "message"), [(0, 1, "devices is 0"), (1, 0, "nodes is 0")])
 def test_no_processes_are_refused(devices: int, nodes: int, message: str) -> None:
     with pytest.raises(InputError, match=f"{message}; give 1 or more"):
@@ -152,5 +141,5 @@ def test_no_processes_are_refused(devices: int, nodes: int, message: str) -> Non
 
 def test_more_devices_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    with pytest.raises(InputError, match="devices is 3, and this machine has 2; ask for fewer"):
+    with pytest.raises(InputError, match="devices is 3, and this machine has 2 for CUDA; ask for fewer"):
         launch(3, 1, "cuda")

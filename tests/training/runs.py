@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.context import ForkProcess
@@ -32,7 +31,9 @@ from robustdeq.training import (
     Schedule,
     Standard,
     Validation,
-    fit,
+)
+from robustdeq.training import (
+    fit as fit,
 )
 from robustdeq.zoo.resnet import ResNetConfig
 
@@ -125,10 +126,10 @@ def together(count: int, work: Callable[[], object]) -> list[ForkProcess]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "WORLD_SIZE": str(count)}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "TORCHELASTIC_RUN_ID": "test"}
 
     def one(rank: int) -> None:
-        os.environ.update(place | {"LOCAL_RANK": str(rank)})
+        os.environ.update(place | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         torch.set_num_threads(1)
         work()
 
@@ -148,23 +149,3 @@ def finished(processes: list[ForkProcess], timeout: float = 120) -> list[int | N
     finally:
         for process in processes:
             process.kill()
-
-
-def main(folder: Path) -> None:
-    """A run of two processes that says how far it is, and in one sentence what went wrong."""
-    torch.set_num_threads(1)
-    if os.environ.get("LOCAL_RANK") == "1":
-        folder.mkdir(exist_ok=True)
-        (folder / "worker").write_text(str(os.getpid()))
-
-    def report(share: float, what: str) -> None:
-        print(what.split()[1].rstrip(","), flush=True)
-
-    try:
-        fit(model(), digits(), recipe(schedule=replace(SHORT, epochs=500)), folder, report, True, Hardware("cpu", 2))
-    except rd.InputError as error:
-        sys.exit(f"robustdeq: {error}")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

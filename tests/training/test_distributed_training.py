@@ -2,19 +2,32 @@
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import runs
 import torch
-from runs import FIXED, SHORT, column, digits, finished, fit, model, recipe, record, residual, together, weights
+from runs import (
+    FIXED,
+    SHORT,
+    assert_same_run,
+    column,
+    digits,
+    finished,
+    fit,
+    model,
+    recipe,
+    record,
+    residual,
+    together,
+    weights,
+)
 from torch import Tensor, nn
 from typing_extensions import override
 
+import pair
 from robustdeq.base.errors import InputError
 from robustdeq.data import Images, RandomCropFlip
 from robustdeq.data.batches import Batches
@@ -71,60 +84,62 @@ class Poisoned(Standard):
 
     @override
     def adversaries(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> Adversaries:
-        return Adversaries(x * torch.nan if os.environ.get("LOCAL_RANK") == "1" and moment.step == 2 else x)
+        return Adversaries(x * torch.nan if os.environ.get("RANK") == "1" and moment.step == 2 else x)
 
 
-def test_divergence_in_one_process_ends_all_and_is_told_once(tmp_path: Path) -> None:
+def test_divergence_in_one_process_ends_all_alike(tmp_path: Path) -> None:
     settings = recipe(objective=Poisoned(), schedule=replace(SHORT, validations=1, checkpoint_every=3))
-    told = tmp_path / "told"
 
     def train() -> None:
         try:
             fit(model(), digits(), settings, tmp_path / "run", hardware=Hardware("cpu", 2))
         except InputError as error:
-            with told.open("a") as file:
-                file.write(f"{os.environ['LOCAL_RANK']}: {error}\n")
+            (tmp_path / os.environ["RANK"]).write_text(str(error))
             sys.exit(3)
 
-    assert finished(together(2, train)) == [3, 2]
-    (line,) = told.read_text().splitlines()
-    assert line.startswith("0: the training diverged: its loss was not finite at step 3 or shortly before;")
+    assert finished(together(2, train)) == [3, 3]
+    one, two = ((tmp_path / rank).read_text() for rank in "01")
+    assert one == two
+    assert one.startswith("the training diverged: its loss was not finite at step 3 or shortly before;")
     assert not any(tmp_path.rglob("*.ckpt"))
 
 
-def started(folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, runs.__file__, str(folder)]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
-
-
-def steps(process: subprocess.Popen[str], count: int) -> list[str]:
-    assert process.stdout is not None
-    return [process.stdout.readline().strip() for _ in range(count)]
+def trains(folder: Path, *options: str) -> list[str]:
+    settings = {"max_steps": 60, "batch_size": 16, "checkpoint_every": 5, "validations": 2, "validation_images": 16}
+    schedule = [word for name, value in settings.items() for word in (f"--schedule.{name}", str(value))]
+    quick = ["--objective", "Standard", "--validation.attack.steps", "1", "--architecture.max_steps", "2"]
+    return ["train", "--model", "nano", "--data", "digits", *quick, *schedule, "--output", str(folder), *options]
 
 
 @pytest.mark.slow
-def test_killed_worker_ends_the_run_in_one_sentence_and_it_goes_on(tmp_path: Path) -> None:
-    process = started(tmp_path)
-    try:
-        assert steps(process, 8)[0] == "1/2000"
-        os.kill(int((tmp_path / "worker").read_text()), signal.SIGKILL)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 1
-    assert errors.strip().startswith("robustdeq: another process of this run has stopped")
-    assert errors.count("robustdeq: ") == 1
-    assert "Traceback" not in errors
+def test_killed_worker_ends_the_run_in_one_sentence_and_it_ends_the_same(tmp_path: Path) -> None:
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    status, output, errors = pair.ended(pair.started(*trains(whole)))
+    assert status == 0, errors
+    assert output.count("training nano on digits") == output.count("The best weights are in") == 1
+    assert "run.json exists already" in pair.told_once(pair.started(*trains(whole)))
 
-    process = started(tmp_path)
-    try:
-        (line,) = steps(process, 1)
-        assert int(line.split("/")[0]) > 1
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    def progressed(step: int) -> bool:
+        return any(int(path.stem.split("=")[1]) >= step for path in pieces.glob("checkpoints/step=*.ckpt"))
+
+    process = pair.started(*trains(pieces))
+    pair.await_that(lambda: progressed(5), process)
+    pair.kill_a_worker(process, 1)
+    assert "another process of this run has stopped" in pair.told_once(process)
+    process = pair.started(*trains(pieces, "--resume", "true"))
+    pair.await_that(lambda: progressed(25), process)
+    process.send_signal(signal.SIGINT)
+    assert "interrupted" in pair.told_once(process, 130)
+    assert not (pieces / "training.json").exists()
+    status, _, errors = pair.ended(pair.started(*trains(pieces, "--resume", "true")))
+    assert status == 0, errors
+    assert_same_run(pieces, whole)
+
+
+def test_one_process_does_not_train_for_two(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="start it on each machine with torchrun --nnodes 1 --nproc-per-node 2"):
+        fit(model(), digits(), recipe(), tmp_path, hardware=Hardware("cpu", 2))
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import NoReturn
 
 from robustdeq.base.errors import InputError, look_up
+from robustdeq.base.processes import Alone, follow, leave, torchrun
 from robustdeq.cli.help import help_of, overview
 
 COMMANDS = {
@@ -41,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: the command and its options; those of the process by default.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    follow()
     try:
         _run(given)
     except InputError as error:
@@ -56,15 +58,19 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def fail(sentence: str, status: int = 2) -> NoReturn:
-    """Print a sentence on standard error and end the process with a status."""
+    """Print a sentence on standard error, once for all processes, and end this one with a status."""
     from rich.console import Console
 
-    Console(stderr=True).print(f"robustdeq: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if not leave(sentence):
+        Console(stderr=True).print(f"robustdeq: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(status)
 
 
 def _run(given: list[str]) -> None:
-    """Do one command; options before it (`--config FILE` with a section per command) need the parsers of all."""
+    """Do one command, in several processes where it asks for them.
+
+    Options before it (`--config FILE` with a section per command) need the parsers of all.
+    """
     first, asks = (given or ["--help"])[0], not {"-h", "--help"}.isdisjoint(given or ["--help"])
     if not first.startswith("-"):
         look_up("command", first, COMMANDS)
@@ -78,4 +84,7 @@ def _run(given: list[str]) -> None:
     from robustdeq.cli.parser import parse
 
     name, settings = parse(given, {name: command(name) for name in ([first] if first in COMMANDS else COMMANDS)})
-    command(name)(**settings)
+    try:
+        command(name)(**settings)
+    except Alone as alone:
+        torchrun(sys.orig_argv[1:] if given == sys.argv[1:] else ["-m", "robustdeq.cli", *given], alone.devices)

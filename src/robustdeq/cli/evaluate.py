@@ -81,7 +81,7 @@ def evaluate(
         trust: let the code run that makes the model of a weights file, where that is somebody's own.
         batch_size: how many images are attacked at once.
         device: cpu, cuda or auto.
-        devices: how many processes on each machine share the work.
+        devices: how many processes on each machine share the work; torchrun runs them.
         nodes: how many machines share it; start the command on each with torchrun.
         save_adversaries: keep the adversaries, one safetensors file per attack and batch.
         output: the folder for the results; by default runs/evaluate/NETWORK-DATA-PROTOCOL.

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from robustdeq.base.processes import is_first_process
 from robustdeq.base.progress import progress_bar
 from robustdeq.cli.console import console
 from robustdeq.cli.outputs import refuse_file, refuse_to_overwrite
@@ -15,7 +16,6 @@ from robustdeq.deq.gradients import Phantom, StateGradient
 from robustdeq.reporting import save_training_figure
 from robustdeq.training import Hardware, Recipe, fit
 from robustdeq.training.plan import Plan
-from robustdeq.training.processes import is_first_process
 from robustdeq.training.record import METRICS
 
 
@@ -47,7 +47,7 @@ def train(
         gradient: how a DEQ is differentiated for its weights, and for its adversaries unless the objective says.
         output: the folder for weights and records; runs/MODEL-DATA by default.
         device: cpu, cuda or auto.
-        devices: how many processes on each machine share every batch.
+        devices: how many processes on each machine share every batch; torchrun runs them.
         nodes: how many machines share it; start the command on each with torchrun.
         strategy: ddp, fsdp (the weights sharded; needs CUDA) or auto.
         resume: go on with the run in the folder, from its newest checkpoint.
@@ -57,6 +57,7 @@ def train(
     """
     plan = Plan(model, architecture or {}, data, gradient, Recipe(**settings))
     recipe, hardware = plan.recipe, Hardware(device, devices, nodes, strategy)
+    hardware.check(recipe)
     splits = load_data(data)
     images = splits.require("train")
     splits.require("development")

@@ -1,4 +1,4 @@
-"""Evaluations over several processes, on one machine or many, with Lightning Fabric (torch.distributed).
+"""Evaluations over several processes, on one machine or many, which torchrun starts and Lightning Fabric connects.
 
 Process r of W does the batches r, r + W, r + 2W, …: what a batch needs depends on no other batch, so the merged result
 is that of one process. Each process commits what it has finished to a store of its own beside the first one's; at the
@@ -8,18 +8,15 @@ end, or when the evaluation goes on after an interruption, these are merged into
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 
-import torch
 import torch.distributed
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 
-from robustdeq.base.errors import InputError, check_counts
+from robustdeq.base.processes import check_devices, check_world, together
 from robustdeq.base.progress import Report
 from robustdeq.evaluation.assemble import assemble
 from robustdeq.evaluation.job import Job
@@ -30,7 +27,7 @@ _PATIENCE = timedelta(days=7)  # how long a process that is done waits for the s
 
 
 def launch(devices: int, nodes: int, device: str) -> Fabric:
-    """Start the processes, or join them where torchrun or a cluster has started them; returns in each of them.
+    """Join the processes that torchrun has started, each of which calls this.
 
     Args:
         devices: how many processes on each machine.
@@ -38,11 +35,10 @@ def launch(devices: int, nodes: int, device: str) -> Fabric:
         device: `"cpu"` or `"cuda"`.
 
     Raises:
-        InputError: there are not so many devices.
+        InputError: there are not so many devices, or processes.
     """
-    check_counts(devices=devices, nodes=nodes)
-    if device == "cuda" and devices > torch.cuda.device_count():
-        raise InputError(f"devices is {devices}, and this machine has {torch.cuda.device_count()}; ask for fewer.")
+    check_devices(device, devices, nodes)
+    check_world(devices, nodes)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     strategy = DDPStrategy(process_group_backend="gloo", timeout=_PATIENCE) if devices * nodes > 1 else "auto"
     fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy=strategy)
@@ -65,7 +61,7 @@ def share(
     manifest, rank, world = job.manifest(), fabric.global_rank, fabric.world_size
     if rank == 0:
         Store.begin(folder, manifest).close()
-    with _together(fabric):
+    with together():
         fabric.barrier()
     with Store.create(folder / (FILE if rank == 0 else part_name(rank)), manifest) as store:
         if rank > 0 and (folder / FILE).is_file():
@@ -74,28 +70,15 @@ def share(
         job.run(store, job.batches[rank::world], report, adversaries)
         parts: list[list[tuple[str, int, Finished]]] = [[] for _ in range(world)]
         result: list[GridResult | None] = [None]
-        with _together(fabric):
+        with together():
             torch.distributed.all_gather_object(parts, list(store))
         if rank == 0:
             store.absorb(chain.from_iterable(parts))
             result = [assemble(store)]
-        with _together(fabric):
+        with together():
             torch.distributed.broadcast_object_list(result)
     if rank > 0:
         (folder / part_name(rank)).unlink()
     (found,) = result
     assert found is not None
     return found
-
-
-@contextmanager
-def _together(fabric: Fabric) -> Iterator[None]:
-    """Communication with the other processes; where one of them has stopped, so does this one."""
-    try:
-        yield
-    except RuntimeError as error:
-        if fabric.global_rank > 0:
-            raise SystemExit(2) from error
-        raise InputError(
-            "another process has stopped; what was finished is kept: run the same command again and it goes on."
-        ) from error

@@ -86,7 +86,7 @@ def measure(
             on from there; None keeps results in memory only.
         overwrite: discard what an earlier measurement left in the folder.
         adversaries: keep the adversaries, in `folder / "adversaries"`, one safetensors file per attack and batch.
-        fabric: the processes that share the work, as `distributed.launch` starts them; each of them calls this.
+        fabric: the processes that share the work, as `distributed.launch` joins them; each of them calls this.
         report: called with the share of the work that is done, weighted by its cost, and what is under way.
 
     Returns:

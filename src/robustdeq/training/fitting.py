@@ -26,6 +26,7 @@ from torch import nn
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
+from robustdeq.base.processes import is_first_process, together
 from robustdeq.base.progress import Report
 from robustdeq.base.provenance import ABOVE, code_fingerprint
 from robustdeq.data import Images, Splits
@@ -39,7 +40,6 @@ from robustdeq.training.checkpoints import Checkpoints, SealedCheckpoints, newes
 from robustdeq.training.guards import DivergenceGuard, OverfittingGuard
 from robustdeq.training.hardware import Hardware
 from robustdeq.training.module import Training
-from robustdeq.training.processes import is_first_process, together
 from robustdeq.training.recipe import Recipe
 from robustdeq.training.record import METRICS, KeepBest, Record
 from robustdeq.zoo import Card, save
@@ -76,14 +76,16 @@ def fit(
             TensorBoard and `checkpoints/` go.
         report: called with the share of the work that is done and the latest metrics.
         resume: go on from the newest checkpoint in the folder that is whole; from the start where there is none.
-        hardware: where it takes place; by default on one device.
+        hardware: where it takes place; by default on one device. On several, torchrun starts the program, and each
+            of its processes calls this.
         factory: what made the model, where it is none of the zoo.
 
     Returns:
         The file with the weights.
 
     Raises:
-        InputError: the data does not fit, the folder holds another run, or the training came to nothing.
+        InputError: the data does not fit, there are fewer or more processes, one of them has stopped, the folder holds
+            another run, or the training came to nothing.
         KeyboardInterrupt: it was interrupted; its best weights so far and its checkpoints are in the folder.
     """
     hardware = hardware or Hardware()
@@ -93,7 +95,11 @@ def fit(
     card = card_of(model, factory=factory)
     for images in (train, held_out):
         check_takes(model, images)
-    _check_hardware(recipe, hardware, train)
+    hardware.check(recipe)
+    if schedule.batch_size > len(train):
+        raise InputError(
+            f"batch_size is {schedule.batch_size}, and {train.source} has {len(train)} images; give a smaller one."
+        )
     share = schedule.batch_size // (hardware.world * schedule.accumulate)
     provenance = _provenance(card, model, recipe, train, held_out)
     if resume and _run_of(folder, provenance) is not None and (folder / "training.json").is_file():
@@ -114,7 +120,7 @@ def fit(
         torch.manual_seed(schedule.seed)
         if hardware.world > 1:
             synchronized(model)
-        with together(hardware.devices, hardware.nodes):
+        with together():
             with _interruptible(trainer), checkpoints.heeding():
                 trainer.fit(module, batches, watched, ckpt_path=checkpoint, weights_only=True)
             if not best.history or best.history[-1]["step"] < trainer.global_step:
@@ -286,25 +292,6 @@ def _early_state(model: nn.Module, recipe: Recipe, held_out: Images, device: tor
     x, y = (tensor.to(device) for tensor in held_out.tensors())
     gradient = recipe.validation.gradient or own_gradient(model)
     return choose_early_state(model, x, y, recipe.validation.attack, gradient, recipe.schedule.batch_size)
-
-
-def _check_hardware(recipe: Recipe, hardware: Hardware, train: Images) -> None:
-    """Raise `InputError` where a recipe cannot be followed on this hardware, or with so few images."""
-    schedule = recipe.schedule
-    if schedule.batch_size % (hardware.world * schedule.accumulate):
-        raise InputError(
-            f"a batch of {schedule.batch_size} images cannot be shared by {hardware.world} processes in "
-            f"{schedule.accumulate} parts each; make it a multiple of {hardware.world * schedule.accumulate}."
-        )
-    if hardware.strategy == "fsdp" and (recipe.averaging or recipe.overfitting.every):
-        raise InputError(
-            "sharded weights can be neither averaged nor taken back; set averaging and overfitting.every to 0, or "
-            "choose the strategy ddp."
-        )
-    if schedule.batch_size > len(train):
-        raise InputError(
-            f"batch_size is {schedule.batch_size}, and {train.source} has {len(train)} images; give a smaller one."
-        )
 
 
 @contextmanager

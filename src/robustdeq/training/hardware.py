@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
-from robustdeq.base.errors import InputError, check_choice, check_counts, require
+from robustdeq.base.errors import InputError, check_choice, require
+from robustdeq.base.processes import check_devices, check_world
+from robustdeq.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,8 @@ class Hardware:
 
     Args:
         device: `"cpu"`, `"cuda"` or `"auto"`.
-        devices: how many on each machine.
-        nodes: how many machines; start the command on each with torchrun.
+        devices: how many on each machine, a process each, which torchrun starts.
+        nodes: how many machines.
         strategy: `"auto"` (one device, or data-parallel), `"ddp"` or `"fsdp"` (the weights sharded; needs CUDA).
 
     Raises:
@@ -31,14 +33,9 @@ class Hardware:
     strategy: str = "auto"
 
     def __post_init__(self) -> None:
-        check_counts(devices=self.devices, nodes=self.nodes)
         check_choice("device", self.device, ("auto", "cpu", "cuda"))
         check_choice("strategy", self.strategy, ("auto", "ddp", "fsdp"))
-        if self.kind == "cuda" and self.devices > torch.cuda.device_count():
-            raise InputError(
-                f"devices is {self.devices}, and this machine has {torch.cuda.device_count()} for CUDA; ask for fewer, "
-                "or for the device cpu."
-            )
+        check_devices(self.kind, self.devices, self.nodes)
         require(self.strategy != "fsdp" or self.kind == "cuda", "the strategy fsdp needs CUDA; choose ddp.")
 
     @property
@@ -51,6 +48,21 @@ class Hardware:
     def world(self) -> int:
         """How many processes there are."""
         return self.devices * self.nodes
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise `InputError` where a recipe cannot be followed here, or the processes are not there."""
+        schedule = recipe.schedule
+        if schedule.batch_size % (self.world * schedule.accumulate):
+            raise InputError(
+                f"a batch of {schedule.batch_size} images cannot be shared by {self.world} processes in "
+                f"{schedule.accumulate} parts each; make it a multiple of {self.world * schedule.accumulate}."
+            )
+        if self.strategy == "fsdp" and (recipe.averaging or recipe.overfitting.every):
+            raise InputError(
+                "sharded weights can be neither averaged nor taken back; set averaging and overfitting.every to 0, or "
+                "choose the strategy ddp."
+            )
+        check_world(self.devices, self.nodes)
 
     def trainer_settings(self) -> dict[str, Any]:
         """What Lightning's Trainer is told."""
