@@ -3,15 +3,17 @@
 import inspect
 import io
 import json
+import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ import pytest
 import torch
 from docstring_parser import parse as parse_docstring
 from PIL import Image
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import robustdeq as rd
@@ -31,7 +34,8 @@ from robustdeq.evaluation import Store
 from robustdeq.evaluation.measure import plan
 from robustdeq.evaluation.store import FILE
 from robustdeq.recipes import recipe_names
-from robustdeq.training import Recipe
+from robustdeq.training import AdversarialTraining, Recipe
+from robustdeq.training.objectives import Adversaries, Moment
 from robustdeq.zoo.registry import read_card
 from robustdeq.zoo.resnet import ResNet, ResNetConfig, WideResNet
 
@@ -290,7 +294,39 @@ def test_interruption_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, caps
     with pytest.raises(SystemExit) as end:
         cli.main(evaluate())
     assert end.value.code == 130
-    assert "robustdeq: interrupted.\n" in capsys.readouterr().err
+    assert "robustdeq: interrupted; the same command goes on from what is finished.\n" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(evaluate("--overwrite"))
+    assert "the same command without --overwrite goes on" in capsys.readouterr().err
+
+
+def test_interrupted_training_says_where_it_stands_and_how_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    training = [*TRAIN, "--output", "run", "--schedule.validations", "1"]
+    usual = AdversarialTraining.adversaries
+
+    def interrupt(self: AdversarialTraining, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> Adversaries:
+        if moment.step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return usual(self, model, x, y, moment)
+
+    usual_signal = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patched, pytest.raises(SystemExit) as end:
+            patched.setattr(AdversarialTraining, "adversaries", interrupt)
+            cli.main([*training, "--resume"])
+    finally:
+        signal.signal(signal.SIGINT, usual_signal)
+    assert end.value.code == 130
+    said = "robustdeq: interrupted at step 2 of 3; the same command goes on from its newest checkpoint.\n"
+    assert capsys.readouterr().err.endswith(said)
+    assert "nothing to go on from in run; starting anew." in caplog.messages
+    with pytest.raises(SystemExit):
+        cli.main(training)
+    assert "run.json exists already; pass --resume to go on with that run, or --overwrite" in capsys.readouterr().err
+    cli.main([*training, "--resume"])
+    assert "going on from step 2 of 3." in caplog.messages
 
 
 def test_models_lists_every_size(capsys: pytest.CaptureFixture[str]) -> None:
@@ -539,6 +575,42 @@ def test_switch_needs_no_value(switch: list[str], first: bool) -> None:
     name, settings = parse(["convert", *arguments], {"convert": command("convert")})
     assert (name, settings["checkpoint"]) == ("convert", Path("weights.pth.tar"))
     assert settings["overwrite"] is ("no" not in switch)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        (["reproduce", "table2", "-n", "4"], {"name": "table2", "n": 4, "list": False}),
+        (["reproduce", "--seeds", "3", "table2", "--n=4", "-o=x"], {"name": "table2", "n": 4, "output": Path("x")}),
+        (["reproduce", "--name", "fig4"], {"name": "fig4"}),
+        (["reproduce", "--list"], {"name": None, "list": True}),
+        (["bench", "--batch", "4"], {"name": "all", "batch": 4}),
+        (["bench", "solve", "-o", "out"], {"name": "solve", "output": Path("out")}),
+        (["report", "a", "b", "-o", "c.html"], {"runs": [Path("a"), Path("b")], "output": Path("c.html")}),
+        (["report", "--output", "c.html", "a"], {"runs": [Path("a")], "output": Path("c.html")}),
+        (["export", "--to", "a.csv", "folder"], {"results": Path("folder"), "to": Path("a.csv")}),
+        (["evaluate", "--save_adversaries", "w", "-n64"], {"network": "w", "n": 64, "save_adversaries": True}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_words_and_options_stand_in_any_order(arguments: list[str], settings: dict[str, object]) -> None:
+    name, parsed = parse(arguments, {arguments[0]: command(arguments[0])})
+    assert name == arguments[0]
+    assert {key: parsed[key] for key in settings} == settings
+
+
+def parsed_training(*arguments: str) -> dict[str, Any]:
+    return parse(["train", *arguments], {"train": command("train")})[1]
+
+
+def test_options_override_a_recipe_wherever_they_stand() -> None:
+    Path("mine.yaml").write_text("base: conv-digits-exact-8-7\nschedule: {seed: 5, max_steps: 7}")
+    options = ["--schedule.seed", "42", "--resume", "--gradient.max_steps", "3", "--objective.attack.steps", "2"]
+    last, first = parsed_training("mine.yaml", *options), parsed_training(*options, "mine.yaml")
+    assert parsed_training(*options[:3], "mine.yaml", *options[3:]) == last == first
+    assert (last["recipe"], last["resume"]) == ("mine.yaml", True)
+    assert (last["schedule"].seed, last["schedule"].max_steps) == (42, 7)
+    assert repr(last["gradient"]).startswith("Exact(max_steps=3")
 
 
 def test_options_before_the_command_hold_a_section_for_each() -> None:

@@ -256,7 +256,7 @@ def test_command_that_was_killed_and_interrupted_goes_on_to_the_same_results(
     kept = rows(resumed / "out" / FILE)
     status, output, errors = stopped_after(kept + 3, signal.SIGINT, resumed)
     assert (status, output) == (130, "")
-    assert errors.endswith("robustdeq: interrupted.\n")
+    assert errors.endswith("robustdeq: interrupted; the same command goes on from what is finished.\n")
     assert "Traceback" not in errors
     assert not (resumed / "out" / "results.json").exists()
 

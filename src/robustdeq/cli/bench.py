@@ -18,6 +18,7 @@ from robustdeq.zoo import PRESETS
 
 def bench(
     name: str = "all",
+    *,
     size: str = "large",
     batch: int = 16,
     repetitions: int = 5,

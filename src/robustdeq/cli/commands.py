@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from robustdeq.base.errors import InputError, look_up
 from robustdeq.base.processes import Alone, follow, leave, torchrun
@@ -85,6 +85,19 @@ def _run(given: list[str]) -> None:
 
     name, settings = parse(given, {name: command(name) for name in ([first] if first in COMMANDS else COMMANDS)})
     try:
-        command(name)(**settings)
-    except Alone as alone:
-        torchrun(sys.orig_argv[1:] if given == sys.argv[1:] else ["-m", "robustdeq.cli", *given], alone.devices)
+        try:
+            command(name)(**settings)
+        except Alone as alone:
+            torchrun(sys.orig_argv[1:] if given == sys.argv[1:] else ["-m", "robustdeq.cli", *given], alone.devices)
+    except KeyboardInterrupt as stop:
+        fail(" ".join(filter(None, ("interrupted", str(stop)))) + f"; {_way_on(name, settings)}.", status=130)
+
+
+def _way_on(name: str, settings: dict[str, Any]) -> str:
+    """What goes on with a command that was interrupted."""
+    match name, settings:
+        case "train", {"resume": resume}:
+            return f"the same command{'' if resume else ' with --resume'} goes on from its newest checkpoint"
+        case "evaluate", {"overwrite": True}:
+            return "the same command without --overwrite goes on from what is finished"
+    return "the same command goes on from what is finished"

@@ -15,6 +15,7 @@ from robustdeq.zoo import convert_checkpoint
 
 def convert(
     checkpoint: Path,
+    *,
     output: Path | None = None,
     tail: Literal["exact", "unrolled"] = "exact",
     max_steps: int | None = None,

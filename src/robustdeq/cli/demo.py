@@ -40,7 +40,7 @@ KEYS = ("clean", "ready_made", "paper", "through_solver", "worst_case")
 _EXHIBITED = 6
 
 
-def demo(output: Path = Path("runs/demo"), n: int = 200, seed: int = 0) -> None:
+def demo(*, output: Path = Path("runs/demo"), n: int = 200, seed: int = 0) -> None:
     """Train one small DEQ in two ways on digits, attack both, and show what looks robust and what is.
 
     Args:

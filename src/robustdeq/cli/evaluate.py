@@ -25,6 +25,7 @@ from robustdeq.zoo.factory import check_takes
 
 def evaluate(
     network: str,
+    *,
     data: str = "cifar10",
     weights: Path | None = None,
     model: dict[str, Any] | None = None,

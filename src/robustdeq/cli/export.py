@@ -9,7 +9,7 @@ from robustdeq.reporting import export as write
 from robustdeq.reporting import read_evaluation
 
 
-def export(results: Path, to: Path | None = None) -> None:
+def export(results: Path, *, to: Path | None = None) -> None:
     """Write the results of an evaluation in the format of another tool.
 
     Args:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from itertools import starmap
 from pathlib import Path
 from textwrap import TextWrapper
 
 from docstring_parser import DocstringStyle, parse
 
-_FIRST = {"train": "[RECIPE]", "reproduce": "[NAME]", "bench": "[NAME]", "report": "RUN ..."}
-"""What may stand right behind a command, where that is not an argument without a default."""
 _LEFT = 24
 
 
@@ -38,26 +37,37 @@ def help_of(name: str, width: int) -> str:
     """
     tree = ast.parse(Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
     function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    told = parse(ast.get_docstring(function) or "", DocstringStyle.GOOGLE)
-    said = {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in told.params}
-    arguments, defaults = function.args.args, function.args.defaults
-    needed = [argument.arg for argument in arguments[: len(arguments) - len(defaults)]]
-    first = _FIRST.get(name, " ".join(map(str.upper, needed)))
-    rows = [(f"  {argument.upper()}", said[argument]) for argument in needed]
-    for argument, default in zip(arguments[len(needed) :], defaults, strict=True):
-        rows.append((f"  {_option(argument, default)}", said[argument.arg] + _default(default)))
-    if function.args.kwarg is not None:
-        rows.append(("  --…", said[function.args.kwarg.arg]))
+    docstring, given = ast.get_docstring(function) or "", function.args
+    told, said = parse(docstring, DocstringStyle.GOOGLE), explained(docstring)
+    needed = [None] * (len(given.args) - len(given.defaults))
+    words = [*zip(given.args, [*needed, *given.defaults], strict=True)]
+    options = [*zip(given.kwonlyargs, given.kw_defaults, strict=True)]
+    first = [*starmap(_word, words)]
+    written = zip([*first, *starmap(_option, options)], words + options, strict=True)
+    rows = [(f"  {form}", said[argument.arg] + _default(default)) for form, (argument, default) in written]
+    if given.kwarg is not None:
+        rows.append(("  --…", said[given.kwarg.arg]))
     every = f"`robustdeq {name} --help-all` lists every setting, those behind … included."
     return "\n".join(
         [
-            " ".join(filter(None, ("usage: robustdeq", name, first, "[options]" * bool(defaults)))),
+            " ".join(["usage: robustdeq", name, *first, *["[options]"] * bool(options)]),
             "",
             *_paragraphs(told.short_description, told.long_description, width),
             *(_row(left, text, width) for left, text in rows),
-            *["", _filled(every, width)] * bool(defaults),
+            *["", _filled(every, width)] * bool(options),
         ]
     )
+
+
+def explained(docstring: str) -> dict[str, str]:
+    """What a docstring says of each parameter."""
+    params = parse(docstring, DocstringStyle.GOOGLE).params
+    return {parameter.arg_name: " ".join((parameter.description or "").split()) for parameter in params}
+
+
+def short_form(name: str) -> str:
+    """The short form of an option; empty where it has none."""
+    return "-o" if name == "output" else f"-{name}" * (len(name) == 1)
 
 
 def _paragraphs(short: str | None, long: str | None, width: int) -> Iterator[str]:
@@ -78,11 +88,17 @@ def _filled(text: str, width: int, begin: str = "", indent: int = 0) -> str:
     return TextWrapper(width, begin, " " * indent, break_on_hyphens=False).fill(text)
 
 
-def _option(argument: ast.arg, default: ast.expr) -> str:
+def _word(argument: ast.arg, default: ast.expr | None) -> str:
+    """How what is no option is written: [NAME] where it may be left out, RUN ... where it may be repeated."""
+    match argument.annotation:
+        case ast.Subscript(value=ast.Name(id="list")):
+            return f"{argument.arg.removesuffix('s').upper()} ..."
+    return argument.arg.upper() if default is None else f"[{argument.arg.upper()}]"
+
+
+def _option(argument: ast.arg, default: ast.expr | None) -> str:
     """How an option is written: a switch, one with a value, or one with settings of its own."""
-    name = f"--{argument.arg}" if len(argument.arg) > 1 else f"-{argument.arg}"
-    if argument.arg == "output":
-        name = f"-o, {name}"
+    name = ", ".join(filter(None, (short_form(argument.arg), f"--{argument.arg}" * (len(argument.arg) > 1))))
     match argument.annotation, default:
         case _, ast.Call(func=ast.Name(id=kind)) if kind != "Path":
             return f"{name}.…"
@@ -94,7 +110,7 @@ def _option(argument: ast.arg, default: ast.expr) -> str:
     return f"{name} {'N' if number else argument.arg.upper()}"
 
 
-def _default(default: ast.expr) -> str:
+def _default(default: ast.expr | None) -> str:
     """The default in words, where the option's own text need not say it."""
     match default:
         case ast.Call(func=ast.Name(id="Path"), args=[ast.Constant(value=value)]) | ast.Constant(value=value):

@@ -6,13 +6,15 @@ from pathlib import Path
 
 from robustdeq.base.errors import InputError
 
+_WAY_ON = "choose another --output, or pass --overwrite"
 
-def refuse_to_overwrite(paths: list[Path], overwrite: bool) -> None:
-    """Raise `InputError` where one of the files exists already, unless --overwrite allows to replace it."""
+
+def refuse_to_overwrite(paths: list[Path], overwrite: bool, way_on: str = _WAY_ON) -> None:
+    """Raise `InputError` with a way on where one of the files exists, unless --overwrite allows to replace it."""
     for path in paths:
         refuse_file(path.parent)
         if path.exists() and not overwrite:
-            raise InputError(f"{path} exists already; choose another --output, or pass --overwrite.")
+            raise InputError(f"{path} exists already; {way_on}.")
 
 
 def refuse_file(folder: Path) -> None:

@@ -1,22 +1,24 @@
-"""How arguments are read: errors in one sentence with a hint, switches without a value, and short forms."""
+"""How arguments are read: a command's signature is its grammar, and errors are one sentence with a hint."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import chain, takewhile
-from typing import Any, NoReturn
+from itertools import chain
+from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser, auto_parser
+from jsonargparse import ArgumentParser
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError, hint
+from robustdeq.base.errors import InputError, hint, require
+from robustdeq.cli.help import explained, short_form
 
 Function = Callable[..., None]
+_CONFIG: dict[str, Any] = {"action": "config", "help": "A YAML file of options."}
 
 
 def parse(arguments: list[str], commands: Mapping[str, Function]) -> tuple[str, dict[str, Any]]:
@@ -24,41 +26,101 @@ def parse(arguments: list[str], commands: Mapping[str, Function]) -> tuple[str, 
 
     Args:
         arguments: what was typed.
-        commands: by name, the functions whose signatures are the options.
+        commands: by name, the functions whose signatures are the arguments: what stands before the `*` is a word, what
+            stands behind it an option.
 
     Raises:
         InputError: the arguments cannot be used.
     """
     parser = _parser(tuple(commands.items()))
-    parsed = parser.instantiate(parser.parse_args(_spelt_out([*map(_long, arguments)])))
+    parsed = parser.instantiate(parser.parse_args(arguments))
     settings = dict(**parsed[parsed.subcommand])
-    settings.pop("config", None)
+    settings.pop("config")
     return parsed.subcommand, settings
 
 
 @cache
 def _parser(commands: tuple[tuple[str, Function], ...]) -> ArgumentParser:
-    return auto_parser(dict(commands), prog="robustdeq", parser_class=_Parser)
+    parser = _Parser(prog="robustdeq")
+    parser.add_argument("--config", **_CONFIG)
+    subcommands = parser.add_subcommands(required=True)
+    for name, function in commands:
+        subcommands.add_subcommand(name, _parser_of(function))
+    return parser
+
+
+def _parser_of(function: Function) -> _Parser:
+    """The parser of one command; a word that may be left out is an option as well, unless it names settings."""
+    parser, said, done = _Parser(), explained(inspect.getdoc(function) or ""), set[str | int]()
+    parser.add_argument("--config", **_CONFIG)
+    kinds = get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind, form = kinds[name], {"help": said[name]}
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
+            if get_origin(kind) is Annotated:
+                kind, read = get_args(kind)
+                parser.named = name, read
+            elif get_origin(kind) is list:
+                (kind,), form["nargs"] = get_args(kind), "+"
+            if parameter.default is not parameter.empty:
+                form |= {"nargs": "?", "default": argparse.SUPPRESS}
+            parser.add_argument(name, type=kind, **form)
+            if "default" not in form or parser.named:
+                done.add(name)
+        elif short_form(name):
+            parser.add_argument(f"--{name}", short_form(name), type=kind, default=parameter.default, **form)
+            done.add(name)
+    parser.add_function_arguments(function, as_group=False, sub_configs=True, skip=done)
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool:
+            action.nargs, action.const = "?", True
+    return parser
 
 
 class _Parser(ArgumentParser):
-    """A parser whose errors are one sentence, and whose switches need no value."""
+    """A parser whose errors are one sentence, whose switches need no value, and whose word may name settings.
+
+    Attributes:
+        named: that word and what reads its settings; options override them, wherever they stand.
+    """
+
+    named: tuple[str, Callable[[str], dict[str, Any]]] | None = None
+    _seeking = False
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
         self.add_argument("--help-all", action="help", help="Show every setting and exit.")
 
     @override
-    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **more: Any) -> Any:
-        return super().parse_args(args and [*self._switched_on(args)], *others, **more)
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None, *others: Any, **more: Any) -> Any:
+        if self.named is None or self._seeking:
+            return super().parse_args(args, namespace, *others, **more)
+        word, read = self.named
+        self._seeking = True
+        try:
+            name = super().parse_args(args, _skip_validation=True).get(word)
+        finally:
+            self._seeking = False
+        if name is not None:
+            namespace = self.parse_object(read(name), namespace, defaults=False, _skip_validation=True)
+        parsed = super().parse_args(args, namespace, *others, **more)
+        require(parsed.get(word) == name, f"{word} stands in a file of options; give it on the command line.")
+        return parsed
 
-    def _switched_on(self, arguments: Sequence[str]) -> Iterator[str]:
-        """The arguments with `--overwrite` as `--overwrite true`, and so on for every boolean option."""
-        for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-            yield argument
-            switch = getattr(self._option_string_actions.get(argument), "_typehint", None) is bool
-            if switch and following.lower() not in _BOOLEANS:
-                yield "true"
+    @override
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """The values of an action; none of an option while the word is sought."""
+        seen = not (self._seeking and action.option_strings)
+        return super()._get_values(action, arg_strings) if seen else argparse.SUPPRESS
+
+    @override
+    def _match_argument(self, action: argparse.Action, arg_strings_pattern: str) -> int:
+        """How many words an option takes: a switch takes none unless what stands behind it says on or off."""
+        place = len(self.args) - len(arg_strings_pattern)
+        switch = action.nargs == "?" and self.args[place - 1] in action.option_strings
+        if switch and not _BOOLEANS.issuperset(map(str.lower, self.args[place : place + 1])):
+            return 0
+        return super()._match_argument(action, arg_strings_pattern)
 
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -69,7 +131,7 @@ class _Parser(ArgumentParser):
         raise InputError(sentence) from ex
 
 
-_BOOLEANS = ("true", "false", "yes", "no", "on", "off")
+_BOOLEANS = {"true", "false", "yes", "no", "on", "off"}
 _UNKNOWN = re.compile(
     r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'|Option '(\w+)' is not accepted"
     r"|Expected a dot import path string: (\w+)"
@@ -92,24 +154,3 @@ def _settings(choice: type) -> Iterator[str]:
     yield choice.__name__
     yield from (field.name for field in dataclasses.fields(choice)) if dataclasses.is_dataclass(choice) else ()
     yield from chain.from_iterable(map(_settings, choice.__subclasses__()))
-
-
-def _long(argument: str) -> str:
-    """An option of one letter may be given with one dash, as `-n 64`; -o is short for --output."""
-    argument = re.sub(r"^-o(?==|$)", "--output", argument)
-    return f"-{argument}" if re.fullmatch(r"-[a-gi-z](=.*)?", argument) else argument
-
-
-def _spelt_out(arguments: list[str]) -> list[str]:
-    """`train RECIPE …` is `train --config FILE …`, `reproduce NAME …` is `reproduce --name NAME …`, and so on."""
-    match arguments:
-        case ["report", *rest]:
-            runs = [*takewhile(lambda argument: not argument.startswith("-"), rest)]
-            return ["report", *[json.dumps(runs)] * bool(runs), *rest[len(runs) :]]
-        case ["reproduce" | "bench" as name, what, *rest] if not what.startswith("-"):
-            return [name, "--name", what, *rest]
-        case ["train", recipe, *rest] if not recipe.startswith("-"):
-            from robustdeq.recipes import read_recipe
-
-            return ["train", "--config", json.dumps(read_recipe(recipe)), *rest]
-    return arguments

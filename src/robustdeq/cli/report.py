@@ -10,7 +10,7 @@ from robustdeq.cli.outputs import refuse_file
 from robustdeq.reporting import is_report, read_run, save_document, save_page
 
 
-def report(runs: list[Path], output: Path = Path("report.html"), title: str = "How robust is it?") -> None:
+def report(runs: list[Path], *, output: Path = Path("report.html"), title: str = "How robust is it?") -> None:
     """Make a page, or a Markdown document of tables and figures, from the folders of evaluations and reproductions.
 
     Args:

@@ -40,6 +40,7 @@ from robustdeq.zoo.factory import Factory
 
 def reproduce(
     name: str | None = None,
+    *,
     list: bool = False,
     scale: str = "nano",
     model: str | None = None,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -13,6 +14,7 @@ from robustdeq.cli.console import console
 from robustdeq.cli.outputs import refuse_file, refuse_to_overwrite
 from robustdeq.data import load as load_data
 from robustdeq.deq.gradients import Phantom, StateGradient
+from robustdeq.recipes import read_recipe
 from robustdeq.reporting import save_training_figure
 from robustdeq.training import Hardware, Recipe, fit
 from robustdeq.training.plan import Plan
@@ -20,6 +22,8 @@ from robustdeq.training.record import METRICS
 
 
 def train(
+    recipe: Annotated[str | None, read_recipe] = None,
+    *,
     model: str = "small",
     architecture: dict[str, Any] | None = None,
     data: str = "cifar10",
@@ -35,9 +39,8 @@ def train(
 ) -> None:
     """Train a model by a recipe and keep the weights that resist best on the development split.
 
-    Begin with the name of a recipe (`robustdeq recipes` lists them) or a YAML file; options override it.
-
     Args:
+        recipe: its name (`robustdeq recipes` lists them) or a YAML file; options override it, wherever they stand.
         model: its name (`robustdeq models` lists them), or FILE.py:NAME or package.module:NAME of a function whose code
             runs and returns an rd.DEQ or any module from images to logits.
         architecture: what of the model is to be different, such as {max_steps: 18, dropout: 0.1}, or the arguments of
@@ -65,14 +68,18 @@ def train(
     folder = Path("runs") / f"{name}-{Path(data).stem or 'data'}" if output is None else output
     first = is_first_process()
     if first and not resume:
-        refuse_to_overwrite([folder / "run.json", folder / "model.safetensors"], overwrite)
+        way_on = "pass --resume to go on with that run, or --overwrite to replace it"
+        refuse_to_overwrite([folder / "run.json"], overwrite, way_on)
+        refuse_to_overwrite([folder / "model.safetensors"], overwrite)
     refuse_file(folder)
     torch.manual_seed(recipe.schedule.seed)
     network = plan.build(images)
     if not first:
         fit(network, splits, recipe, folder, None, resume, hardware, plan.factory)
         return
-    console.print(f"training {model} on {images.source}")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("robustdeq").setLevel(logging.INFO)
+    console.print(f"training {model} on {images.source}{f', by the recipe {recipe}' if recipe else ''}")
     with progress_bar("training") as report:
         weights = fit(network, splits, recipe, folder, report, resume, hardware, plan.factory)
     save_training_figure(folder / METRICS, folder / "training.png")

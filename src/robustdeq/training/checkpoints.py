@@ -26,7 +26,7 @@ from robustdeq.base.files import replace_with
 from robustdeq.training.guards import DivergenceGuard
 
 _SEAL = b"robustdeq checkpoint, sha-256 "
-_NAME = re.compile(r"step=(\d+)\.ckpt")
+_NAME = re.compile(r"step=\d+\.ckpt")
 
 
 class SealedCheckpoints(CheckpointIO):
@@ -157,10 +157,14 @@ def newest(folder: Path) -> tuple[Path | None, list[Path]]:
     return None, damaged
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was made."""
+    return int(checkpoint.stem.removeprefix("step="))
+
+
 def _numbered(folder: Path) -> list[tuple[int, Path]]:
     """The checkpoints in a folder with their steps, the newest first."""
-    named = [(int(match[1]), path) for path in folder.glob("*.ckpt") if (match := _NAME.fullmatch(path.name))]
-    return sorted(named, reverse=True)
+    return sorted(((step_of(path), path) for path in folder.glob("*.ckpt") if _NAME.fullmatch(path.name)), reverse=True)
 
 
 def _unsealed(path: Path) -> bytes:

@@ -36,7 +36,7 @@ from robustdeq.deq.gradients import own_gradient
 from robustdeq.evaluation import choose_early_state
 from robustdeq.training.averaging import Averaging
 from robustdeq.training.batchnorm import synchronized
-from robustdeq.training.checkpoints import Checkpoints, SealedCheckpoints, newest
+from robustdeq.training.checkpoints import Checkpoints, SealedCheckpoints, newest, step_of
 from robustdeq.training.guards import DivergenceGuard, OverfittingGuard
 from robustdeq.training.hardware import Hardware
 from robustdeq.training.module import Training
@@ -86,7 +86,8 @@ def fit(
     Raises:
         InputError: the data does not fit, there are fewer or more processes, one of them has stopped, the folder holds
             another run, or the training came to nothing.
-        KeyboardInterrupt: it was interrupted; its best weights so far and its checkpoints are in the folder.
+        KeyboardInterrupt: it was interrupted, at the step it names; its best weights so far and its checkpoints are in
+            the folder.
     """
     hardware = hardware or Hardware()
     train, development = splits.require("train"), splits.require("development")
@@ -105,6 +106,7 @@ def fit(
     if resume and _run_of(folder, provenance) is not None and (folder / "training.json").is_file():
         model.load_state_dict(read_weights(weights))
         model.eval()
+        _log.info("the run in %s is finished.", folder)
         return weights
     module = Training(model, recipe)
     best = KeepBest(weights, recipe.objective.aim, factory)
@@ -117,6 +119,9 @@ def fit(
         batches = Batches(used, share, seed=schedule.seed, augmentation=recipe.augmentation, **place)
         watched = Batches(held_out, min(share, len(held_out)), shuffle=False, **place)
         checkpoint = _begin(folder, provenance, resume)
+        if resume and trainer.is_global_zero:
+            anew = f"nothing to go on from in {folder}; starting anew"
+            _log.info("%s.", f"going on from step {step_of(checkpoint)} of {trainer.max_steps}" if checkpoint else anew)
         torch.manual_seed(schedule.seed)
         if hardware.world > 1:
             synchronized(model)
@@ -258,7 +263,7 @@ def _interruptible(trainer: lightning.Trainer) -> Iterator[None]:
             raise
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, usual)
-        raise KeyboardInterrupt from stop
+        raise KeyboardInterrupt(f"at step {trainer.global_step} of {trainer.max_steps}") from stop
 
 
 def _provenance(card: Card, model: nn.Module, recipe: Recipe, train: Images, held_out: Images) -> dict[str, Any]:
