@@ -322,6 +322,7 @@ def test_interrupted_training_says_where_it_stands_and_how_it_goes_on(
     said = "robustdeq: interrupted at step 2 of 3; the same command goes on from its newest checkpoint.\n"
     assert capsys.readouterr().err.endswith(said)
     assert "nothing to go on from in run; starting anew." in caplog.messages
+    capsys.readouterr()
     with pytest.raises(SystemExit):
         cli.main(training)
     assert "run.json exists already; pass --resume to go on with that run, or --overwrite" in capsys.readouterr().err
@@ -559,6 +560,10 @@ def test_help_of_everything_has_the_settings_within_options(capsys: pytest.Captu
         cli.main(["evaluate", "--help-all"])
     assert end.value.code == 0
     assert "--attack.step_size" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", "small-fast", "--gradient.help", "Exact"])
+    assert end.value.code == 0
+    assert "--gradient.max_steps" in capsys.readouterr().out
 
 
 def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
@@ -611,6 +616,18 @@ def test_options_override_a_recipe_wherever_they_stand() -> None:
     assert (last["recipe"], last["resume"]) == ("mine.yaml", True)
     assert (last["schedule"].seed, last["schedule"].max_steps) == (42, 7)
     assert repr(last["gradient"]).startswith("Exact(max_steps=3")
+
+
+def test_printed_settings_are_those_of_the_recipe_and_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parsed_training("small-fast", "--schedule.seed", "3", "--print_config")
+    Path("printed.yaml").write_text(capsys.readouterr().out)
+    whole = parsed_training("--schedule.seed", "3", "small-fast")
+    assert parsed_training("--config", "printed.yaml") | {"recipe": "small-fast"} == whole
+    assert parsed_training("printed.yaml") | {"recipe": "small-fast"} == whole
+    Path("named.yaml").write_text("recipe: small-fast")
+    with pytest.raises(rd.InputError, match="recipe stands in a file of options"):
+        parsed_training("--config", "named.yaml")
 
 
 def test_options_before_the_command_hold_a_section_for_each() -> None:

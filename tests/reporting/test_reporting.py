@@ -10,7 +10,8 @@ import pytest
 from rich.text import Text
 
 from robustdeq.evaluation import Check, GridResult, StateProfile
-from robustdeq.reporting import Table, checks_table, grid_table, save_profile_figure, terminal
+from robustdeq.reporting import Table, checks_table, grid_table, save_profile_figure
+from robustdeq.reporting.terminal import rich_table
 
 PROFILES = {
     "clean": StateProfile([0.2, 0.5, 0.9], [1.0, 0.1, 0.01]),
@@ -35,7 +36,7 @@ RESULT = GridResult(
 
 
 def rows(table: Table) -> list[list[str]]:
-    columns = terminal(table).columns
+    columns = rich_table(table).columns
     return [[str(cell) for cell in row] for row in zip(*(column.cells for column in columns), strict=True)]
 
 
@@ -79,12 +80,12 @@ def test_the_papers_attacks_stand_first() -> None:
 def test_caption_says_on_how_many_images() -> None:
     said = ("accuracy in % on 4 images", "in parentheses the Wilson 95 % interval")
     weakest = "underlined the weakest of the paper's attacks"
-    assert terminal(grid_table(RESULT, "title")).caption == "; ".join((*said, weakest))
+    assert rich_table(grid_table(RESULT, "title")).caption == "; ".join((*said, weakest))
     assert grid_table(replace(RESULT, beyond_paper=(True,) * 3)).caption == "; ".join(said)
 
 
 def test_weakest_attack_of_the_paper_is_underlined() -> None:
-    columns = terminal(grid_table(RESULT, "title")).columns[1:]
+    columns = rich_table(grid_table(RESULT, "title")).columns[1:]
     underlined = [
         [
             (i, cell.plain[span.start : span.end])

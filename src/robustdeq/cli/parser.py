@@ -55,7 +55,7 @@ def _parser_of(function: Function) -> _Parser:
     parser.add_argument("--config", **_CONFIG)
     kinds = get_type_hints(function, include_extras=True)
     for name, parameter in inspect.signature(function).parameters.items():
-        kind, form = kinds[name], {"help": said[name]}
+        kind, form = kinds[name], dict[str, Any](help=said[name])
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
             if get_origin(kind) is Annotated:
                 kind, read = get_args(kind)
@@ -108,6 +108,14 @@ class _Parser(ArgumentParser):
         return parsed
 
     @override
+    def dump(self, cfg: Any, *others: Any, **more: Any) -> str:
+        """The settings as YAML, without the word that named some of them."""
+        settings = cfg.clone()
+        if self.named is not None:
+            settings.pop(self.named[0], None)
+        return super().dump(settings, *others, **more)
+
+    @override
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         """The values of an action; none of an option while the word is sought."""
         seen = not (self._seeking and action.option_strings)
@@ -117,7 +125,7 @@ class _Parser(ArgumentParser):
     def _match_argument(self, action: argparse.Action, arg_strings_pattern: str) -> int:
         """How many words an option takes: a switch takes none unless what stands behind it says on or off."""
         place = len(self.args) - len(arg_strings_pattern)
-        switch = action.nargs == "?" and self.args[place - 1] in action.option_strings
+        switch = action.const is True and self.args[place - 1] in action.option_strings
         if switch and not _BOOLEANS.issuperset(map(str.lower, self.args[place : place + 1])):
             return 0
         return super()._match_argument(action, arg_strings_pattern)

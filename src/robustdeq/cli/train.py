@@ -59,8 +59,8 @@ def train(
             solver_steps, pretraining, execution, averaging, overfitting, guard.
     """
     plan = Plan(model, architecture or {}, data, gradient, Recipe(**settings))
-    recipe, hardware = plan.recipe, Hardware(device, devices, nodes, strategy)
-    hardware.check(recipe)
+    hardware = Hardware(device, devices, nodes, strategy)
+    hardware.check(plan.recipe)
     splits = load_data(data)
     images = splits.require("train")
     splits.require("development")
@@ -72,15 +72,15 @@ def train(
         refuse_to_overwrite([folder / "run.json"], overwrite, way_on)
         refuse_to_overwrite([folder / "model.safetensors"], overwrite)
     refuse_file(folder)
-    torch.manual_seed(recipe.schedule.seed)
+    torch.manual_seed(plan.recipe.schedule.seed)
     network = plan.build(images)
     if not first:
-        fit(network, splits, recipe, folder, None, resume, hardware, plan.factory)
+        fit(network, splits, plan.recipe, folder, None, resume, hardware, plan.factory)
         return
     logging.basicConfig(format="%(message)s")
     logging.getLogger("robustdeq").setLevel(logging.INFO)
     console.print(f"training {model} on {images.source}{f', by the recipe {recipe}' if recipe else ''}")
     with progress_bar("training") as report:
-        weights = fit(network, splits, recipe, folder, report, resume, hardware, plan.factory)
+        weights = fit(network, splits, plan.recipe, folder, report, resume, hardware, plan.factory)
     save_training_figure(folder / METRICS, folder / "training.png")
     console.print(f"The best weights are in {weights}, described in {weights.with_suffix('.md')}.")

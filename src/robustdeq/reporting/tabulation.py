@@ -125,6 +125,23 @@ class Table:
         columns = tuple(row.name for row in self.rows)
         return replace(self, corner=self.column_axis, column_axis=self.corner, columns=columns, groups=(body,))
 
+    def parted(self, parts: int) -> list[Table]:
+        """The table in parts, each with some of its columns."""
+        size = -(-len(self.columns) // parts)
+        return [self._of_cells(slice(first, first + size)) for first in range(0, len(self.columns), size)]
+
+    def without_intervals(self) -> Table:
+        """The table without its intervals."""
+        return self._of_cells(slice(None), interval="")
+
+    def _of_cells(self, columns: slice, **changed: str) -> Table:
+        """Some columns of the table, with cells of which something is changed."""
+        groups = tuple(
+            tuple(replace(row, cells=tuple(replace(cell, **changed) for cell in row.cells[columns])) for row in group)
+            for group in self.groups
+        )
+        return replace(self, columns=self.columns[columns], groups=groups)
+
 
 def _share(share: float, ends: Float[np.ndarray, "two"], emphasis: Emphasis = Emphasis.NONE) -> Cell:
     return Cell(percent(share), percents(ends), emphasis=emphasis)
@@ -246,16 +263,15 @@ def experiments_table(scale: Scale) -> Table:
         ways = ", ".join(way.name for way in experiment.configurations) or "none"
         both = experiment.every_size and len(scale.sizes) > 1
         source = "" if experiment.source == BEYOND else f"{experiment.source}: "
-        texts = [source + experiment.title, f"{ways} ({' and '.join(scale.sizes)})" if both else ways]
-        texts += [_time(times[name]) if name in times else ""] * bool(times)
-        rows.append(Line(name, tuple(map(Cell, texts))))
+        needs = f"models: {ways}" + f" ({' and '.join(scale.sizes)})" * both
+        took = f"; measured time: {_time(times[name])}" if name in times else ""
+        rows.append(Line(name, (Cell(f"{source}{experiment.title}\n{needs}{took}"),)))
     notes = [f"A model that is missing is trained once, for all that need it: {scale.time} each."]
     if times:
         places = sorted({f"{time.device}, {count(time.threads, 'thread')}" for time in times.values()})
         notes.append(f"The times, of each alone and from nothing, are a guide: {' and '.join(places)}.")
     title = f"what can be reproduced, at the scale {scale.name}"
-    columns = ("what it is", "models it needs", *["measured time"] * bool(times))
-    return Table(title, "name", columns, (tuple(rows),), (" ".join(notes),), words=True)
+    return Table(title, "name", ("what it is, and what it needs",), (tuple(rows),), (" ".join(notes),), words=True)
 
 
 def _time(time: Time) -> str:
