@@ -551,7 +551,7 @@ def test_file_that_holds_something_else_is_refused(content: str, tmp_path: Path)
     ("arguments", "message"),
     [
         (["table7"], "there is no experiment 'table7'; did you mean table"),
-        (["nothing-like-it"], "there is no experiment 'nothing-like-it'; `robustdeq reproduce --list` names them"),
+        (["nothing-like-it"], "there is no experiment 'nothing-like-it'; choose one of table1, table2, table3"),
         ([], "there is nothing to reproduce; name a table or figure, or pass --list to see them all."),
         (
             ["table1", "--scale", "huge"],

@@ -77,7 +77,7 @@ EXPERIMENTS = {
 
 def experiment_named(name: str) -> Experiment:
     """The experiment of that name; raises `InputError`, with the nearest one, where there is none."""
-    return look_up("experiment", name, EXPERIMENTS, "`robustdeq reproduce --list` names them all.")
+    return look_up("experiment", name, EXPERIMENTS)
 
 
 __all__ = [
