@@ -8,8 +8,8 @@ from robustdeq.study.claims.cost import COST
 from robustdeq.study.claims.defended import DEFENSES
 from robustdeq.study.claims.estimates import GRADIENTS
 from robustdeq.study.claims.evidence import decide
+from robustdeq.study.claims.fixed_point import STRUCTURE
 from robustdeq.study.claims.obfuscation import OBFUSCATION
-from robustdeq.study.claims.structure import STRUCTURE
 from robustdeq.study.claims.vanilla import VANILLA
 from robustdeq.study.experiment import Experiment
 from robustdeq.study.finding import FEWEST_SEEDS

@@ -97,6 +97,6 @@ def _read(path: Path, fresh: dict[str, Any]) -> tuple[dict[str, Samples], dict[s
 
 
 def _write(path: Path, kept: dict[str, Samples], about: dict[str, Any]) -> None:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **kept, **{_ABOUT: np.array(json.dumps(about))})
+    buffer, contents = io.BytesIO(), dict[str, Any](kept, **{_ABOUT: np.array(json.dumps(about))})
+    np.savez_compressed(buffer, **contents)
     replace_with(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
