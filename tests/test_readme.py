@@ -52,7 +52,7 @@ def test_what_is_said_of_other_machines_is_what_was_measured() -> None:
     gaps = [[run[name]["paper"] - run[name]["worst_case"] for run in runs] for name in ("unrolled", "aligned")]
     ends = [f"{end:.0f}" for gap in gaps for end in (np.floor(min(gap)), np.ceil(max(gap)))]
     assert list(said.groups()) == [str(len(runs)), *ends]
-    assert len({run["instructions"] for run in runs}) == 2
+    assert len({run["instructions"] for run in runs}) >= 2
 
 
 def test_table_on_cifar10_is_the_stored_one() -> None:

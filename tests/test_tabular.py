@@ -51,7 +51,7 @@ def test_features_go_through_the_command_line(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_somebodys_deq_of_features_is_trained(tmp_path: Path) -> None:
-    command = ["train", "--model", f"{EXAMPLE}:build", "--data", f"{EXAMPLE}:data", "--output", str(tmp_path)]
+    command = ["train", f"{EXAMPLE}:build", "--data", f"{EXAMPLE}:data", "--output", str(tmp_path)]
     command += ["--objective", "Standard", "--augmentation", "null", "--schedule.max_steps", "3"]
     command += ["--validation.attack.bounds", "[-10, 10]", "--schedule.batch_size", "64", "--optimization.warmup", "0"]
     cli.main(command)

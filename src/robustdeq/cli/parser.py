@@ -133,7 +133,10 @@ class _Parser(ArgumentParser):
     @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         sentence = " ".join(message.split())
-        if unknown := _UNKNOWN.search(sentence):
+        if chosen := _NO_CLASS.search(sentence):
+            key, name = chosen.groups()
+            sentence = f"there is no {key} {name!r}; {hint(name, _classes(self, key))}"
+        elif unknown := _UNKNOWN.search(sentence):
             meant = hint(next(filter(None, unknown.groups())), _known(self), "")
             sentence += f"; {meant}" if meant else ""
         raise InputError(sentence) from ex
@@ -142,8 +145,8 @@ class _Parser(ArgumentParser):
 _BOOLEANS = {"true", "false", "yes", "no", "on", "off"}
 _UNKNOWN = re.compile(
     r"unrecognized arguments: --([\w.]+)|does not accept option '([\w.]+)'|Option '(\w+)' is not accepted"
-    r"|Expected a dot import path string: (\w+)"
 )
+_NO_CLASS = re.compile(r'Parser key "([\w.]+)".* Expected a dot import path string: (\w+)')
 
 
 def _known(parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -157,8 +160,23 @@ def _known(parser: argparse.ArgumentParser) -> Iterator[str]:
             yield from _settings(choice)
 
 
+def _classes(parser: argparse.ArgumentParser, key: str) -> Iterator[str]:
+    """The names of the classes that an option chooses from."""
+    for action in parser._actions:
+        choice = getattr(action, "_typehint", None)
+        if action.dest == f"{key}.help" and isinstance(choice, type):
+            base = choice if not dataclasses.is_dataclass(choice) else None
+            yield from (kind.__name__ for kind in _kinds(choice) if kind is not base and not inspect.isabstract(kind))
+
+
+def _kinds(choice: type) -> Iterator[type]:
+    """A class and all that derive from it."""
+    yield choice
+    yield from chain.from_iterable(map(_kinds, choice.__subclasses__()))
+
+
 def _settings(choice: type) -> Iterator[str]:
     """The names of a class's settings and of its subclasses, with theirs."""
-    yield choice.__name__
-    yield from (field.name for field in dataclasses.fields(choice)) if dataclasses.is_dataclass(choice) else ()
-    yield from chain.from_iterable(map(_settings, choice.__subclasses__()))
+    for kind in _kinds(choice):
+        yield kind.__name__
+        yield from (field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()

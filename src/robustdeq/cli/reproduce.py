@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from robustdeq.base.errors import InputError, require
+from robustdeq.base.errors import InputError, hint, require
 from robustdeq.base.files import write_text
 from robustdeq.base.imports import is_import_path
 from robustdeq.base.progress import progress_bar
@@ -29,6 +30,7 @@ from robustdeq.study import (
     Effort,
     Experiment,
     Reproduction,
+    Scale,
     Study,
     experiment_named,
     scale_named,
@@ -104,6 +106,8 @@ def reproduce(
     for experiment in experiments:
         only = " or ".join(experiment.scales)
         require(experiment in here, f"{experiment.name} is not measured at the scale {scale}; give --scale {only}.")
+    for key in weights if isinstance(weights, dict) else ():
+        _check_way(key, chosen)
     splits = load_data(data or chosen.data)
     images = splits.require("test")
     study = Study(
@@ -127,6 +131,14 @@ def reproduce(
         first = [way.name for way in experiment.configurations[:1]]
         given = dict.fromkeys(first, weights) if isinstance(weights, str) else weights or {}
         _reproduce(experiment, replace(study, weights=given), format, overwrite)
+
+
+def _check_way(key: str, scale: Scale) -> None:
+    """Raise `InputError` unless weights are given for a way of training: NAME, NAME-SEED, or SIZE- before either."""
+    ways = dict.fromkeys(way.name for experiment in EXPERIMENTS.values() for way in experiment.configurations)
+    sizes, names = ("|".join(map(re.escape, choices)) for choices in (scale.sizes, ways))
+    if not re.fullmatch(rf"(({sizes})-)?({names})(-\d+)?", key):
+        raise InputError(f"there is no way of training {key!r}; {hint(key, ways)}")
 
 
 def _reproduce(experiment: Experiment, study: Study, format: str, overwrite: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import torch
 
+from robustdeq.base.imports import is_import_path
 from robustdeq.base.processes import is_first_process
 from robustdeq.base.progress import progress_bar
 from robustdeq.cli.console import console
@@ -21,8 +22,13 @@ from robustdeq.training.plan import Plan
 from robustdeq.training.record import METRICS
 
 
+def settings_of(word: str) -> dict[str, Any]:
+    """The settings that a word behind the command stands for: those of a recipe, or somebody's model alone."""
+    return {"model": word} if is_import_path(word) else read_recipe(word)
+
+
 def train(
-    recipe: Annotated[str | None, read_recipe] = None,
+    recipe: Annotated[str | None, settings_of] = None,
     *,
     model: str = "small",
     architecture: dict[str, Any] | None = None,
@@ -40,7 +46,8 @@ def train(
     """Train a model by a recipe and keep the weights that resist best on the development split.
 
     Args:
-        recipe: its name (`robustdeq recipes` lists them) or a YAML file; options override it, wherever they stand.
+        recipe: its name (`robustdeq recipes` lists them) or a YAML file; options override it, wherever they stand. Or
+            FILE.py:NAME, for --model FILE.py:NAME without a recipe.
         model: its name (`robustdeq models` lists them), or FILE.py:NAME or package.module:NAME of a function whose code
             runs and returns an rd.DEQ or any module from images to logits.
         architecture: what of the model is to be different, such as {max_steps: 18, dropout: 0.1}, or the arguments of
@@ -79,7 +86,8 @@ def train(
         return
     logging.basicConfig(format="%(message)s")
     logging.getLogger("robustdeq").setLevel(logging.INFO)
-    console.print(f"training {model} on {images.source}{f', by the recipe {recipe}' if recipe else ''}")
+    by = "" if recipe in (None, model) else f", by the recipe {recipe}"
+    console.print(f"training {model} on {images.source}{by}")
     with progress_bar("training") as report:
         weights = fit(network, splits, plan.recipe, folder, report, resume, hardware, plan.factory)
     save_training_figure(folder / METRICS, folder / "training.png")
