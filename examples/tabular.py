@@ -1,9 +1,8 @@
-r"""A deep equilibrium model of measurements instead of images: 30 features of a tumour, benign or malignant.
+"""A deep equilibrium model of measurements instead of images: 30 features of a tumour, benign or malignant.
 
 Its inputs are standardised and lie in [−10, 10]; an adversary may move each by a quarter of its standard deviation.
 
-    robustdeq evaluate examples/tabular.py:build --data examples/tabular.py:data --attack.eps 0.25 \
-        --attack.bounds [-10,10]
+    robustdeq evaluate examples/tabular.py:build --data examples/tabular.py:data --attack.bounds [-10,10]
 """
 
 from typing import Any

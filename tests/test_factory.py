@@ -113,6 +113,12 @@ def test_a_defense_that_is_none_ends_the_command(
     assert said in capsys.readouterr().err
 
 
+def test_examples_of_models_and_defenses_are_short() -> None:
+    lengths = {file.name: len(file.read_text().splitlines()) for file in EXAMPLES.glob("*.py")}
+    del lengths["headline.py"]
+    assert max(lengths.values()) < 60
+
+
 @pytest.mark.slow
 def test_any_module_goes_through_evaluate(tmp_path: Path) -> None:
     cli.main(["evaluate", f"{PLAIN}:build", *QUICK[:8], "-o", str(tmp_path / "out")])
