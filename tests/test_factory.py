@@ -216,7 +216,9 @@ def test_experiments_train_and_measure_a_deq_of_somebody(tmp_path: Path) -> None
     cli.main(["reproduce", "fig2b", *options])
     found = Reproduction.read(tmp_path / "fig2b.json")
     assert found.provenance["factory"] == {"path": f"{CONV}:build", "arguments": {"width": 8}}
-    assert any("z_18" in column or "18" in column for panel in found.panels for column in panel.columns)
+    assert found.panels[0].columns == tuple(f"z_{n}" for n in range(1, 10))
+    ways = ("exact-8-7", "exact-18-20", "unrolled")
+    assert set(found.provenance["models"]) == {f"{CONV}:build {way}" for way in ways}
 
 
 @pytest.mark.parametrize(
