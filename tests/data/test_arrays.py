@@ -95,7 +95,7 @@ def changed(**arrays: Any) -> dict[str, Any]:
             r"own test has labels of shape \(40,\) and type float64",
         ),
         (changed(y_test=LABELS[:, None]), r"own test has labels of shape \(40, 1\)"),
-        (changed(y_test=LABELS[:7]), "own test has 40 images but 7 labels"),
+        (changed(y_test=LABELS[:7]), "own test has 40 samples but 7 labels"),
         (changed(y_test=LABELS - 1), "own test has the label -1"),
         (changed(x_test=np.array(["a"] * 40)), r"own test has samples of shape \(40,\)"),
         (changed(x_test=np.full((40, 2), np.nan)), "own test has features that are not finite"),

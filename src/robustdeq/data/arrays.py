@@ -50,6 +50,8 @@ def _labels(y: Any, source: str) -> torch.Tensor:
 def _samples(x: Any, labels: torch.Tensor, classes: tuple[str, ...], source: str) -> Images:
     if x.ndim < 2 or x.dtype.kind not in "iuf":
         raise InputError(f"{source} has samples of shape {x.shape} and type {x.dtype}; give numbers, (n, …).")
+    if len(x) != len(labels):
+        raise InputError(f"{source} has {len(x)} samples but {len(labels)} labels: give one label per sample.")
     if x.dtype == np.uint8 and x.ndim in (3, 4):
         return Images(torch.from_numpy(x if x.ndim == 4 else x[:, None]), labels, classes, source)
     features = torch.from_numpy(x.astype(np.float32))

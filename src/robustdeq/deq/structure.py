@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from robustdeq.base.errors import InputError, require
-from robustdeq.base.shapes import State
 
 Tree = Any
 """A tensor (B, …), or tensors in tuples, lists and dicts of any depth (whatever `torch.utils._pytree` knows)."""
@@ -21,6 +20,8 @@ Tree = Any
 @dataclass(frozen=True)
 class Structure:
     """How the tensors of a tree lie in one: a single tensor as it is, several side by side as (B, D).
+
+    Its methods run within compiled f, where shapes cannot be checked; so their annotations name none.
 
     Attributes:
         spec: how they are nested.
@@ -59,14 +60,14 @@ class Structure:
         """How many entries of a sample each tensor has."""
         return [math.prod(shape) for shape in self.shapes]
 
-    def pack(self, tree: Tree) -> State:
+    def pack(self, tree: Tree) -> Tensor:
         """The one tensor that holds a tree of this structure."""
         if self.spec.is_leaf():
             return tree
         leaves = self.spec.flatten_up_to(tree)
         return torch.cat([leaf.reshape(len(leaf), size) for leaf, size in zip(leaves, self.sizes, strict=True)], dim=1)
 
-    def unpack(self, packed: State) -> Tree:
+    def unpack(self, packed: Tensor) -> Tree:
         """The tree that a tensor holds, as views of it."""
         if self.spec.is_leaf():
             return packed
@@ -74,10 +75,10 @@ class Structure:
         leaves = [part.reshape(len(packed), *shape) for part, shape in zip(parts, self.shapes, strict=True)]
         return tree_unflatten(leaves, self.spec)
 
-    def packed(self, function: Callable[[Tree], Tree]) -> Callable[[State], State]:
+    def packed(self, function: Callable[[Tree], Tree]) -> Callable[[Tensor], Tensor]:
         """A map of such trees as a map of the tensors that hold them; it raises `InputError` where it changes them."""
 
-        def on_packed(z: State) -> State:
+        def on_packed(z: Tensor) -> Tensor:
             tree = self.unpack(z)
             value = function(tree)
             if shapes(value) != shapes(tree):

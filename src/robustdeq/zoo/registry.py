@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,7 @@ from robustdeq.base.errors import InputError, require
 from robustdeq.base.files import write_text
 from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.model import DEQ
+from robustdeq.zoo.architecture import ZooModel
 from robustdeq.zoo.card import CARD_START, Card, card_markdown, card_of, iteration
 from robustdeq.zoo.factory import Factory
 from robustdeq.zoo.hub import downloaded, is_reference
@@ -163,7 +164,11 @@ def read_card(name_or_path: str | Path) -> Card:
         ) from error
 
 
-def load(name_or_path: str | Path, trust: bool = False) -> Any:
+@overload
+def load(name_or_path: str | Path, trust: Literal[False] = False) -> ZooModel: ...
+@overload
+def load(name_or_path: str | Path, trust: bool) -> nn.Module: ...
+def load(name_or_path: str | Path, trust: bool = False) -> nn.Module:
     """A model with its weights, in eval mode.
 
     Args:
