@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 CHECKED := $(addprefix tests/,base data solvers deq zoo attacks evaluation training)
+# What these tests run are processes of their own, in which nothing would be checked.
+UNCHECKED := $(addprefix tests/,$(addsuffix .py,evaluation/test_distributed evaluation/test_resume \
+	training/test_distributed_training training/test_resumed_training))
 
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 
@@ -33,7 +36,7 @@ test: install
 # Everything, and then the quick tests of the core again with the shapes and types of every call checked.
 test-all: install
 	$(PYTEST)
-	CHECK_SHAPES=1 $(PYTEST) -m "not slow" $(CHECKED)
+	CHECK_SHAPES=1 $(PYTEST) -m "not slow" $(CHECKED) $(addprefix --ignore=,$(UNCHECKED))
 
 lint: install
 	$(BIN)/ruff check .
