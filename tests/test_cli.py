@@ -177,7 +177,7 @@ def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str])
         ([*TRAIN, "--architecture.max_step", "3"], "did you mean max_steps?"),
         ([*TRAIN, "--optimization.learningrate", "1"], "did you mean optimization.learning_rate?"),
         ([*TRAIN, "--objective", "TRADE"], "there is no objective 'TRADE'; did you mean TRADES?"),
-        ([*TRAIN, "--objective", "zzz"], "there is no objective 'zzz'; choose one of Standard, AdversarialTraining,"),
+        ([*TRAIN, "--objective", "zzz"], "there is no objective 'zzz'; choose one of Standard,"),
         ([*TRAIN, "--objective", "TRADES", "--objective.bet", "3"], "did you mean beta?"),
         (["train", "misspelt.yaml"], "did you mean optimization.learning_rate?"),
         (["train", "broken.yaml"], "broken.yaml is no YAML"),
