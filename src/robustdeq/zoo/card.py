@@ -122,15 +122,12 @@ class Card:
             KeyError: it is none of ours; or `TypeError`, or `ValueError`.
             InputError: the factory makes none.
         """
-        model = self._of_the_zoo() if self.factory is None else self._factory().beside(folder or Path()).make()
+        maker = None if self.factory is None else Factory(self.factory, self.config).beside(folder or Path())
+        model = self._of_the_zoo() if maker is None else maker.make()
         if isinstance(model, DEQ) and self.gradient is not None:
             settings = dict(self.gradient)
             model.gradient = _GRADIENTS[settings.pop("name")](**settings)
         return model
-
-    def _factory(self) -> Factory:
-        assert self.factory is not None
-        return Factory(self.factory, self.config)
 
     def _of_the_zoo(self) -> ZooModel:
         if self.num_classes is None or self.in_channels is None:

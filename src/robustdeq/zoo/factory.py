@@ -26,7 +26,7 @@ from robustdeq.zoo.architecture import ZooModel
 from robustdeq.zoo.torchdeq import from_torchdeq, has_core
 
 _TRIED = 8
-_SOLVE = ("max_steps", "tol", "tail_steps", "tail_damping")
+_SOLVER, _TAIL = ("max_steps", "tol"), ("tail_steps", "tail_damping")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _split(path: str, factory: Any, arguments: Mapping[str, Any]) -> tuple[dict[
     taken = {name: value for name, value in arguments.items() if takes_all or name in known}
     solve = {name: value for name, value in arguments.items() if name not in taken}
     for name in solve:
-        if name not in _SOLVE:
+        if name not in (*_SOLVER, *_TAIL):
             otherwise = None if known else "it takes none."
             raise InputError(f"{path} takes no {name!r}; {hint(name, known, otherwise)}")
     for name, parameter in known.items():
@@ -106,8 +106,8 @@ def _solved(model: nn.Module, solve: Mapping[str, Any], path: str) -> DEQ:
     """The model with other settings of its solve, which have the names that they have in the zoo."""
     if not isinstance(model, DEQ):
         raise InputError(f"{path} takes no {next(iter(solve))!r}, and its {type(model).__name__} has no solve of ours.")
-    solver = {name: value for name, value in solve.items() if name in ("max_steps", "tol")}
-    tail = {name.removeprefix("tail_"): value for name, value in solve.items() if name not in solver}
+    solver = {name: value for name, value in solve.items() if name in _SOLVER}
+    tail = {name.removeprefix("tail_"): value for name, value in solve.items() if name in _TAIL}
     tail |= {"from_image": True} if tail else {}
     return model.with_settings(solver=replace(model.solver, **solver), tail=replace(model.tail, **tail))
 
