@@ -19,7 +19,7 @@ from robustdeq.base.statistics import weakest
 from robustdeq.data import load
 from robustdeq.reporting import findings_table, markdown, reproduction_latex
 from robustdeq.study import EXPERIMENTS, Finding, Reproduction, Study, Verdict, scale_named
-from robustdeq.study.claims import CLAIMS, STATEMENTS, cost, estimates
+from robustdeq.study.claims import CLAIMS, STATEMENTS, cost, estimates, evidence
 from robustdeq.study.claims.evidence import decide
 from robustdeq.study.claims.statement import Seed, Statement, best_defense, hurts_most, mildest, points
 from robustdeq.study.configurations import CONFIGURATIONS, UNROLLED
@@ -124,6 +124,22 @@ def test_evidence_goes_on_from_what_is_kept(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-40])
     with pytest.raises(InputError, match=r"seed-1-\w+\.npz is damaged; delete it, and it is measured again"):
         list(decide([counted("a (8/7)")], study))
+
+
+def test_each_contrast_names_the_code_that_measured_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evidence, "code_fingerprint", lambda **_: "first")
+    list(decide([known("a", 0.9, 0.2)], at_work(tmp_path, 1, 8)))
+    monkeypatch.setattr(evidence, "code_fingerprint", lambda **_: "second")
+    found = [*decide([known("a", 0.9, 0.2), known("b", 0.9, 0.2)], at_work(tmp_path, 2, 8))]
+    assert [finding.code for finding in found] == [("first", "second"), ("second", "second")]
+    assert [*map(Finding.from_plain, (finding.plain() for finding in found))] == found
+
+
+def test_other_batches_or_another_device_are_other_evidence(tmp_path: Path) -> None:
+    study = at_work(tmp_path, 1, 8)
+    for other in (study, replace(study, batch_size=7), replace(study, device=torch.device("meta"))):
+        list(decide([known("a", 0.9, 0.2)], other))
+    assert len([*(tmp_path / "claims").glob("seed-0-*.npz")]) == 3
 
 
 def test_a_statement_that_needs_more_sizes_than_there_are_is_left_out(tmp_path: Path) -> None:

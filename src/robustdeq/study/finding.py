@@ -59,6 +59,7 @@ class Finding:
         images: how many images, or, of what is timed, how many rounds.
         scale: at which they were trained.
         shown: the names of the experiments that show it.
+        code: the fingerprint of the code that measured it, seed by seed.
     """
 
     title: str
@@ -73,6 +74,7 @@ class Finding:
     images: int
     scale: str
     shown: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -90,5 +92,5 @@ class Finding:
         """The finding that `plain` wrote down; raises `KeyError` or `TypeError` where it is none."""
         settings = {name: value for name, value in values.items() if name != "verdict"}
         settings |= {name: math.nan if settings[name] is None else float(settings[name]) for name in _NUMBERS}
-        settings["shown"] = tuple(settings.get("shown", ()))
+        settings |= {name: tuple(settings.get(name, ())) for name in ("shown", "code")}
         return cls(**settings)

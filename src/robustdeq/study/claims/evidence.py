@@ -1,14 +1,13 @@
 """What each seed says of the claims, image by image: kept, so that seeds can be measured one after another, anywhere.
 
-`claims/seed-S-DIGEST.npz` in the folder of a study holds one array per statement, under its title. The digest is that
-of the settings, so that evidence that was brought from elsewhere counts where they are the same.
+`claims/seed-S-DIGEST.npz` in the folder of a study holds one array per statement, under its title, and the code that
+measured it. The digest is that of the settings, so that evidence brought from elsewhere counts where they are the same.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,6 @@ from robustdeq.study.claims.statement import Samples, Seed, Statement
 from robustdeq.study.finding import Finding
 from robustdeq.study.study import Study
 
-_log = logging.getLogger(__name__)
 _ABOUT = "about"
 
 
@@ -38,7 +36,7 @@ def decide(statements: Sequence[Statement], study: Study) -> Iterator[Finding]:
     """
     asked = [statement for statement in statements if statement.sizes <= len(study.scale.sizes)]
     by_seed = [contrasts(asked, study, seed) for seed in range(study.seeds)]
-    pooled = [np.stack(found) for found in zip(*by_seed, strict=True)]
+    pooled = [np.stack([found[statement.title] for found, _ in by_seed]) for statement in asked]
     effects = [paired_effect(contrast) for contrast in pooled]
     corrected = holm([effect.p for effect in effects])
     for statement, contrast, effect, p in zip(asked, pooled, effects, corrected, strict=True):
@@ -56,11 +54,12 @@ def decide(statements: Sequence[Statement], study: Study) -> Iterator[Finding]:
             images,
             study.scale.name,
             tuple(experiment.name for experiment in statement.shown),
+            tuple(code[statement.title] for _, code in by_seed),
         )
 
 
-def contrasts(statements: Sequence[Statement], study: Study, seed: int) -> list[Samples]:
-    """The contrast of every statement for one seed; those that are kept are not measured again.
+def contrasts(statements: Sequence[Statement], study: Study, seed: int) -> tuple[dict[str, Samples], dict[str, str]]:
+    """The contrast of every statement for one seed, and the code that measured it; what is kept is not measured again.
 
     Args:
         statements: what is asked.
@@ -70,24 +69,23 @@ def contrasts(statements: Sequence[Statement], study: Study, seed: int) -> list[
     Raises:
         InputError: a file of evidence is damaged.
     """
-    path = study.folder / "claims" / f"seed-{seed}-{digest(study.settings | {'seeds': None})}.npz"
-    code = code_fingerprint(unrelated=DISPLAY)
-    kept, about = _read(path, {"code": code, "models": {}})
-    if about["code"] != code:
-        _log.warning("%s was measured by other code; what is missing is added to it.", path)
+    deciding = study.settings | {"seeds": None, "batch_size": study.batch_size, "device": study.device.type}
+    path = study.folder / "claims" / f"seed-{seed}-{digest(deciding)}.npz"
+    kept, about = _read(path)
     found = Seed(replace(study, used=about["models"]), seed)
     for statement in statements:
         if statement.title not in kept:
             kept[statement.title] = np.asarray(statement.contrast(found), float)
+            about["code"][statement.title] = code_fingerprint(unrelated=DISPLAY)
             _write(path, kept, about)
     study.used.update(about["models"])
-    return [kept[statement.title] for statement in statements]
+    return kept, about["code"]
 
 
-def _read(path: Path, fresh: dict[str, Any]) -> tuple[dict[str, Samples], dict[str, Any]]:
-    """What is kept, and what is said of it; nothing, and what is to be said of it, where there is no such file."""
+def _read(path: Path) -> tuple[dict[str, Samples], dict[str, dict[str, str]]]:
+    """What is kept, and its models and code by name; nothing where there is no such file."""
     if not path.is_file():
-        return {}, fresh
+        return {}, {"code": {}, "models": {}}
     try:
         with np.load(path, allow_pickle=False) as file:
             kept = {name: file[name] for name in file.files}
