@@ -69,8 +69,11 @@ def test_defenses_of_somebody_are_rows_with_their_adaptive_columns(tmp_path: Pat
     defenses = {"median": "MedianOfStates", "noise": "NoiseMean", "rounded": "Rounded"}
     options = [text for name, kind in defenses.items() for text in (f"--defenses.{name}", f"{DEFENSES}:{kind}")]
     options += ["--gradients.short", f"{tmp_path / 'own.py'}:SHORT", "--protocol", "strict"]
-    options += ["--attacks.margin", "robustdeq.attacks:MarginPGD"]
-    (tmp_path / "own.py").write_text("import robustdeq as rd\nSHORT = rd.gradients.Phantom(steps=1, damping=1.0)\n")
+    options += ["--attacks.margin", f"{tmp_path / 'own.py'}:MARGIN"]
+    (tmp_path / "own.py").write_text(
+        "import robustdeq as rd\nSHORT = rd.gradients.Phantom(steps=1, damping=1.0)\n"
+        "MARGIN = rd.attacks.PGD(criterion='margin')\n"
+    )
     cli.main(["evaluate", f"{CONV}:build", *QUICK, *options, "-o", str(tmp_path / "out")])
     result = GridResult.read(tmp_path / "out/results.json")
     assert result.defenses == ("final", "early (z_2)", "ensemble", *defenses)

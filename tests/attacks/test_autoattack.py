@@ -100,6 +100,17 @@ def run_directly(components: dict[str, Component], model: nn.Module, x: Tensor, 
 
 
 @norms
+@pytest.mark.parametrize("name", ["fab-t", "square"])
+def test_what_becomes_of_an_image_does_not_depend_on_the_others(name: str, norm: str) -> None:
+    model, component = network(), small(norm)[name]
+    x, y = pixels(model)
+    together = component(model, x, y)
+    order = torch.tensor([9, 0, 3, 12])
+    assert_close(together[order], component(model, x[order], y[order]), rtol=0, atol=1e-6)
+    assert (together != x).flatten(1).any(dim=1).sum() > 2
+
+
+@norms
 def test_ensemble_is_that_of_its_authors(norm: str) -> None:
     model, components = network(), small(norm)
     x, y = pixels(model)

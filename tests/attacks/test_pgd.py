@@ -1,5 +1,6 @@
 """PGD climbs a loss inside a ball; it is the same attack as foolbox's."""
 
+from collections.abc import Callable
 from typing import Any
 
 import foolbox
@@ -18,15 +19,21 @@ from robustdeq.attacks import (
     PGD,
     Attack,
     AutoAttack,
+    ByDistance,
     Cascade,
     ContinuedPGD,
     Cost,
     JointAttack,
     Linf,
+    MomentumPGD,
+    MultiTargeted,
     Square,
     StoppingPGD,
 )
-from robustdeq.attacks.pgd import correct, input_gradient
+from robustdeq.attacks.ascent import generators
+from robustdeq.attacks.losses import correct, margin
+from robustdeq.attacks.pgd import input_gradient
+from robustdeq.base.errors import InputError
 from robustdeq.gradients import Gradient, Phantom, Surrogate, ThroughSolver
 
 IMAGE = (1, 4, 5)
@@ -285,11 +292,43 @@ def test_gradient_of_a_plain_module_is_that_of_autograd() -> None:
     assert torch.equal(found, expected)
 
 
-def test_adversaries_do_not_depend_on_who_shares_the_batch() -> None:
-    x, y = pixels(6)
-    attack = PGD(0.2, 0.1, steps=3, random_start=False)
-    together = attack(network(), x, y)
-    assert_close(together[2:4], attack(network(), x[2:4], y[2:4]))
+@norms
+@pytest.mark.parametrize(
+    "attack",
+    [
+        lambda norm: PGD(0.2, 0.1, steps=3, norm=norm),
+        lambda norm: StoppingPGD(0.2, 0.1, steps=3, restarts=3, norm=norm),
+        lambda norm: MomentumPGD(0.2, 0.4, steps=9, restarts=2, norm=norm),
+        lambda norm: MultiTargeted(MomentumPGD(0.2, 0.4, steps=5, norm=norm), targets=3),
+        lambda norm: FGSM(0.2, random_start=True, norm=norm),
+    ],
+    ids=["PGD", "stopping", "momentum", "multi-targeted", "FGSM"],
+)
+def test_adversaries_do_not_depend_on_who_shares_the_batch(norm: str, attack: Callable[[str], Attack]) -> None:
+    (x, _), model, made = pixels(7), network(), attack(norm)
+    y = model(x).argmax(dim=1)
+    together = made(model, x, y)
+    assert (together != x).flatten(1).any(dim=1).all()
+    order = torch.tensor([4, 1, 6])
+    assert_close(together[order], made(model, x[order], y[order]))
+
+
+def test_images_draw_other_numbers_for_another_pixel_or_seed() -> None:
+    x, _ = pixels(3)
+    x[1] = x[0]
+    x[2] = x[0]
+    x[2, 0, 0, 0] += 1e-9
+    first, again, other = (torch.rand(3, generator=generator) for generator in generators(x, 5))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    (seeded,) = generators(x[:1], 6)
+    assert not torch.equal(first, torch.rand(3, generator=seeded))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_images_of_every_precision_draw_numbers(dtype: torch.dtype) -> None:
+    x, _ = pixels(2, dtype=torch.float32)
+    assert len(generators(x.to(dtype).transpose(2, 3), 0)) == 2
 
 
 def test_neither_the_image_nor_the_model_is_changed() -> None:
@@ -312,18 +351,37 @@ def test_model_in_training_mode_is_warned_of() -> None:
         PGD(steps=1)(linear().train(), x, y)
 
 
-class MarginPGD(PGD):
-    """Climbs how far the best wrong logit is above the right one."""
+def excess(logits: Tensor, y: Tensor) -> Tensor:
+    """How far the best wrong logit is above the right one."""
+    right = logits.gather(1, y[:, None])[:, 0]
+    return logits.scatter(1, y[:, None], -torch.inf).amax(dim=1) - right
 
+
+class Excess(PGD):
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        right = logits.gather(1, y[:, None])[:, 0]
-        return logits.scatter(1, y[:, None], -torch.inf).amax(dim=1) - right
+        return excess(logits, y)
 
 
 def test_another_loss_can_be_climbed() -> None:
     (x, y), model = pixels(8), network()
-    attack = MarginPGD(0.2, 0.05, steps=5, random_start=False)
-    assert (attack.loss(model(attack(model, x, y)), y) > attack.loss(model(x), y)).all()
+    settings: dict[str, Any] = {"eps": 0.2, "step_size": 0.05, "steps": 5, "random_start": False}
+    found = PGD(**settings, criterion=excess)(model, x, y)
+    assert (excess(model(found), y) > excess(model(x), y)).all()
+    assert torch.equal(found, Excess(**settings)(model, x, y))
+    assert_close(found, PGD(**settings, criterion="margin")(model, x, y))
+
+
+def test_a_loss_is_held_by_its_name() -> None:
+    assert PGD(criterion=margin) == PGD(criterion="margin")
+    with pytest.raises(InputError, match="there is no loss 'margni'; did you mean margin"):
+        PGD(criterion="margni")
+
+    def margin_(logits: Tensor, y: Tensor) -> Tensor:
+        return logits[:, 0]
+
+    margin_.__name__ = "margin"
+    with pytest.raises(InputError, match="there is another loss named 'margin'"):
+        PGD(criterion=margin_)
 
 
 def test_norm_is_held_by_its_name_however_it_was_given() -> None:
@@ -341,6 +399,9 @@ def test_norm_is_held_by_its_name_however_it_was_given() -> None:
         (FGSM(), "FGSM"),
         (StoppingPGD(steps=20, restarts=5), "PGD up to its first success, 5 × 20 steps"),
         (ContinuedPGD(), "PGD on one model after another, 10 steps"),
+        (PGD(criterion="probability_margin"), "PGD, 10 steps on the probability margin"),
+        (MomentumPGD(restarts=2), "momentum PGD, 2 × 100 steps"),
+        (MultiTargeted(targets=3), "momentum PGD, 100 steps on the targeted dlr, 3 classes"),
         (JointAttack(), "joint attack, 50 steps"),
         (APGD(), "apgd-ce"),
         (AutoAttack(), "AutoAttack"),
@@ -358,6 +419,9 @@ def test_labels_name_the_attack_and_its_effort(attack: Attack, label: str) -> No
         (PGD(steps=7, restarts=3), Cost(21, 2)),
         (FGSM(), Cost(1, 0)),
         (StoppingPGD(steps=7, restarts=3), Cost(21, 3)),
+        (MomentumPGD(steps=7, restarts=3), Cost(21, 3)),
+        (MultiTargeted(PGD(steps=7, restarts=2), targets=3), Cost(42, 4)),
+        (MultiTargeted(MomentumPGD(steps=7), targets=3, order=ByDistance(5)), Cost(26, 4)),
         (JointAttack(steps=7, restarts=3), Cost(0, 2, 3 * 21)),
     ],
     ids=repr,
@@ -365,8 +429,3 @@ def test_labels_name_the_attack_and_its_effort(attack: Attack, label: str) -> No
 def test_cost_is_what_is_run_and_has_a_price(attack: Attack, cost: Cost) -> None:
     assert attack.cost == cost
     assert cost.price(gradient=10, forward=4) == 10 * cost.gradients + 4 * cost.queries + cost.evaluations
-
-
-def test_seed_of_a_batch_is_its_own() -> None:
-    assert PGD(seed=3).seeded(4) == PGD(seed=7)
-    assert Cascade((APGD(),), seed=3).seeded(4) == Cascade((APGD(),), seed=7)

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from cells import CLASSES, images, make_deq
 from robustdeq.attacks import PGD, StoppingPGD
+from robustdeq.attacks.ascent import Ascent
 from robustdeq.attacks.losses import correct
 from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
 from robustdeq.gradients import Defended, Gradient, Phantom, Surrogate, ThroughSolver
@@ -36,7 +37,9 @@ class Counting(nn.Module):
 
 def first_success(attack: PGD, surrogate: nn.Module, target: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Every iterate of one plain run on the whole batch, and of them the first that fools the target, or the last."""
-    start = attack.start(x, torch.Generator().manual_seed(attack.seed))
+    ascent = Ascent.begin(surrogate, target, x, y, attack.seed)
+    ascent.begin_at(attack.start)
+    start = ascent.found
     iterates = [start, *(replace(attack, steps=n)(surrogate, x, y) for n in range(1, attack.steps + 1))]
     with torch.no_grad():
         fooled = torch.stack([correct(target(iterate), y) == attack.targeted for iterate in iterates])
@@ -77,11 +80,12 @@ def test_restarts_attack_what_has_withstood_every_run() -> None:
     with torch.no_grad():
         y = model(x).argmax(dim=1)
     attack = StoppingPGD(0.06, 0.02, steps=4, restarts=3)
-    generator = torch.Generator().manual_seed(attack.seed)
+    ascent = Ascent.begin(model, model, x, y, attack.seed)
     standing = torch.ones(20, dtype=torch.bool)
     expected = x.clone()
     for _ in range(attack.restarts):
-        start = attack.start(x, generator)
+        ascent.begin_at(attack.start)
+        start = ascent.found.clone()
         once = StoppingPGD(0.06, 0.02, steps=4, random_start=False)
         for i in standing.nonzero()[:, 0].tolist():
             leaf = start[i : i + 1]

@@ -105,7 +105,7 @@ def test_attacks_that_need_more_classes_are_not_made() -> None:
     result = measured(STRICT, model(BROYDEN, classes=2), classes=2)
     assert list(result.missing) == ["ready-made, targeted APGD", "through the solver, targeted APGD"]
     for why in result.missing.values():
-        assert why.startswith("apgd-t needs 4 classes and the model has 2")
+        assert why.startswith("the targeted dlr needs 4 classes and the model has 2")
     assert "through the solver, APGD" in result.columns
 
 

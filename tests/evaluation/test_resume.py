@@ -48,7 +48,7 @@ def strict_job(deq: MDEQ, x: Tensor, y: Tensor, batch_size: int = 4) -> Job:
 def plain(run: Finished) -> str:
     outcome = [values.tolist() for values in (run.outcome.standing, run.outcome.errors, run.outcome.moved)]
     profile = None if run.states is None else [run.states.accurate.tolist(), run.states.residuals.tolist()]
-    return repr((outcome, profile, run.seed, run.seconds))
+    return repr((outcome, profile, run.seconds))
 
 
 def held(store: Store) -> Known:

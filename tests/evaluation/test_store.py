@@ -37,7 +37,7 @@ def make_run(seed: int, profiled: bool = False, rows: int = 3, batch: int = 4, s
     residuals[0, 0], residuals[-1, -1] = np.nan, np.inf
     profile = StatesOfBatch(outcomes(batch, states), residuals) if profiled else None
     outcome = Outcome(outcomes(rows, batch), outcomes(rows, batch), outcomes(batch))
-    return Finished(outcome, seed, float(rng.random()), profile)
+    return Finished(outcome, float(rng.random()), profile)
 
 
 RUNS = {(attack, batch): make_run(batch, attack == CLEAN) for attack in (CLEAN, ATTACK) for batch in range(2)}
@@ -46,7 +46,7 @@ RUNS = {(attack, batch): make_run(batch, attack == CLEAN) for attack in (CLEAN, 
 def plain(run: Finished) -> Any:
     outcome = [values.tolist() for values in (run.outcome.standing, run.outcome.errors, run.outcome.moved)]
     profile = None if run.states is None else (run.states.accurate.tolist(), repr(run.states.residuals.tolist()))
-    return outcome, run.seed, run.seconds, profile
+    return outcome, run.seconds, profile
 
 
 def held(store: Store) -> dict[tuple[str, int], Any]:
@@ -186,7 +186,6 @@ ONE = f"WHERE attack = '{CLEAN}' AND batch = 0"
         edited(f"UPDATE profiles SET residuals = '[0, 0, 0, 0]' {ONE} AND state = 2"),
         edited(f"UPDATE profiles SET residuals = 'none' {ONE} AND state = 2"),
         edited(f"UPDATE runs SET moved = '1111' {ONE} AND moved != '1111'"),
-        edited(f"UPDATE runs SET seed = 9 {ONE}"),
         edited(f"UPDATE runs SET seconds = 0.5 {ONE}"),
         edited(f"UPDATE runs SET batch = 2 {ONE}"),
         edited("UPDATE manifest SET text = replace(text, '\"early\": 2', '\"early\": 3')"),

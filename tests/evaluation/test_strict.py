@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 
 import robustdeq as rd
-from robustdeq.attacks import APGD, PGD, AutoAttack, Cascade, Square, StoppingPGD, TargetedAPGD, TargetedFAB
+from robustdeq.attacks import (
+    APGD,
+    PGD,
+    AutoAttack,
+    Cascade,
+    MomentumPGD,
+    MultiTargeted,
+    Square,
+    StoppingPGD,
+    TargetedAPGD,
+    TargetedFAB,
+)
 from robustdeq.attacks.losses import correct
 from robustdeq.base.provenance import describe
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState
@@ -69,11 +80,11 @@ def test_strict_goes_beyond_the_paper_with_every_attack_of_the_design(trained: M
     assert len(set(ids)) == len({column.label for column in columns}) == len(ids)
     attacks = {attempt.attack for column in columns for attempt in column.attempts}
     assert StoppingPGD.like(ATTACK, steps=3, restarts=2) in attacks
-    assert APGD(eps=0.1, steps=4) in attacks
+    assert MomentumPGD.like(ATTACK, 4, 1) in attacks
     assert Square(eps=0.1, queries=10) in attacks
     (ready_made,) = (column for column in columns if column.label == "ready-made, targeted APGD")
     for attempt in ready_made.attempts:
-        assert attempt.attack == TargetedAPGD(eps=0.1, targets=2, steps=4)
+        assert attempt.attack == MultiTargeted(MomentumPGD.like(ATTACK, 4, 1), 2)
         assert attempt.climbs.description == describe(ESTIMATORS.ready_made(trained))
         assert not attempt.survivors
     for column in columns[len(paper) :]:

@@ -455,7 +455,7 @@ def write_store(
                 accurate[key, batch] = rng.random((4, STATES)) < 0.5
                 states = StatesOfBatch(accurate[key, batch], rng.random((4, STATES)))
                 standing = rng.random((1, 4)) < 0.5
-                store.commit(key, batch, Finished(Outcome(standing, ~standing & standing, standing[0]), 0, 0.1, states))
+                store.commit(key, batch, Finished(Outcome(standing, ~standing & standing, standing[0]), 0.1, states))
     return accurate
 
 

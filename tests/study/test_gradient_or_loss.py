@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import robustdeq as rd
-from robustdeq.attacks import PGD, MarginPGD, TargetedDLRPGD
+from robustdeq.attacks import PGD
 from robustdeq.attacks.losses import correct
 from robustdeq.evaluation import Estimators
 from robustdeq.gradients import Defended, Surrogate, ThroughSolver
@@ -25,19 +25,19 @@ IMAGES = 8
 
 
 @given(
-    st.sampled_from([PGD, MarginPGD, TargetedDLRPGD]),
+    st.sampled_from([*LOSSES]),
     st.integers(1, 9),
     st.integers(1, 200),
     st.integers(1, 60),
     st.integers(0, 10**5),
 )
 def test_what_is_spent_matches_the_budget_within_one_step(
-    kind: type[PGD], runs: int, gradient: int, forward: int, beyond: int
+    loss: str, runs: int, gradient: int, forward: int, beyond: int
 ) -> None:
     """A step of each run, and never more than the budget, if that pays for one step at all."""
-    attack = kind(restarts=runs)
-    budget = replace(attack, steps=1).cost.price(gradient, forward) + beyond
-    spent = matched(attack, gradient, forward, budget).cost.price(gradient, forward)
+    pgd, kind = PGD(restarts=runs), LOSSES[loss]
+    budget = kind(replace(pgd, steps=1)).cost.price(gradient, forward) + beyond
+    spent = kind(matched(pgd, kind, gradient, forward, budget)).cost.price(gradient, forward)
     assert budget - runs * gradient < spent <= budget
 
 
@@ -60,10 +60,10 @@ def test_every_pair_is_its_attack_on_its_gradient_judged_by_the_final_state(stud
     best = strongest_on(0, white_box(study, trained, "again"), study.estimators, deq.last_state)
     assert found.best == best.label
     x, y = study.tensors()
-    final, plain = Defended(deq, rd.defenses.FinalState()), vars(replace(study.attack, restarts=2))
+    final, plain = Defended(deq, rd.defenses.FinalState()), replace(study.attack, restarts=2)
     for i, gradient in enumerate((study.estimators.ready_made(deq), best, ThroughSolver())):
         for j, kind in enumerate(LOSSES.values()):
-            attack = kind(**plain | {"steps": int(found.steps[i, j])})
+            attack = kind(replace(plain, steps=int(found.steps[i, j])))
             adversaries = attack(Surrogate(deq, gradient), x, y, target=final)
             with torch.no_grad():
                 assert found.outcomes[i, j].tolist() == correct(final(adversaries), y).tolist()

@@ -6,9 +6,10 @@ from robustdeq.attacks.components import APGD, FAB, Component, Square, TargetedA
 from robustdeq.attacks.continued import ContinuedPGD, Stages
 from robustdeq.attacks.joint import JointAttack
 from robustdeq.attacks.judged import Judged
-from robustdeq.attacks.margins import MarginPGD, TargetedDLRPGD
+from robustdeq.attacks.momentum import MomentumPGD
 from robustdeq.attacks.pgd import FGSM, PGD
 from robustdeq.attacks.stopping import StoppingPGD
+from robustdeq.attacks.targets import ByDistance, ByLogits, MultiTargeted, Order
 from robustdeq.base.norms import L1, L2, Linf, Norm
 from robustdeq.base.threat import ThreatModel
 
@@ -22,6 +23,8 @@ __all__ = [
     "Attack",
     "AutoAttack",
     "BallAttack",
+    "ByDistance",
+    "ByLogits",
     "Cascade",
     "Component",
     "ContinuedPGD",
@@ -29,13 +32,14 @@ __all__ = [
     "JointAttack",
     "Judged",
     "Linf",
-    "MarginPGD",
+    "MomentumPGD",
+    "MultiTargeted",
     "Norm",
+    "Order",
     "Square",
     "Stages",
     "StoppingPGD",
     "TargetedAPGD",
-    "TargetedDLRPGD",
     "TargetedFAB",
     "ThreatModel",
 ]

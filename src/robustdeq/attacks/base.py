@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import ABCMeta, abstractmethod
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import nn
 from typing_extensions import override
@@ -13,8 +13,6 @@ from typing_extensions import override
 from robustdeq.base.progress import Report
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.base.threat import ThreatModel
-
-AnyAttack = TypeVar("AnyAttack", bound="Attack")
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,8 @@ class Cost:
 class Attack(metaclass=ABCMeta):
     """Settings that make adversaries.
 
-    Subclass it as a frozen dataclass, one of whose fields is `seed`, the seed of everything random in it, and implement
-    `search`. It is a dataclass without fields itself, so that command lines list the settings of each attack.
+    Subclass it as a frozen dataclass and implement `search`. It is a dataclass without fields itself, so that command
+    lines list the settings of each attack.
     """
 
     title: ClassVar[str] = ""
@@ -81,11 +79,6 @@ class Attack(metaclass=ABCMeta):
 
     def check(self, x: Pixels, classes: int) -> None:
         """Raise `InputError` where it cannot attack such images, or a model of so many classes."""
-
-    def seeded(self: AnyAttack, batch: int) -> AnyAttack:
-        """The same attack with the seed of a batch: its own plus the number of the batch."""
-        settings: Any = self
-        return replace(settings, seed=settings.seed + batch)
 
     def __call__(
         self, surrogate: nn.Module, x: Pixels, y: Labels, target: nn.Module | None = None, report: Report | None = None

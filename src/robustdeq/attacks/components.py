@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -315,6 +315,16 @@ class TargetedFAB(FAB):
         return attack
 
 
+class _Square(SquareAttack):
+    """The authors' attack with the same signs for all images, so that what becomes of one does not depend on others."""
+
+    def random_choice(self, shape: Sequence[int]) -> Tensor:
+        """Signs of a shape (B, C, 1 or H, 1 or W), or (C, 1, 1) for one square."""
+        return (
+            super().random_choice([1, *shape[1:]]).expand(*shape) if len(shape) == 4 else super().random_choice(shape)
+        )
+
+
 @dataclass(frozen=True)
 class Square(Component):
     """The Square attack (Andriushchenko et al., ECCV 2020): random squares, kept where they help; no gradient at all.
@@ -361,4 +371,4 @@ class Square(Component):
 
     @override
     def build(self, model: nn.Module, classes: int, span: float) -> SquareAttack:
-        return SquareAttack(model, n_queries=self.queries, resc_schedule=False, **self.shared_settings(span))
+        return _Square(model, n_queries=self.queries, resc_schedule=False, **self.shared_settings(span))

@@ -8,11 +8,41 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, look_up
 from robustdeq.base.shapes import Labels, Logits, Mask, PerSample
 from robustdeq.deq.model import Loss
 
 LabelledLoss = Callable[[Tensor, Tensor], Tensor]
+"""A loss of logits (B, K) and the classes to be left, (B,), for each sample."""
+
+TargetedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""A loss of logits (B, K), the classes to be left and those to be reached, (B,) both, for each sample."""
+
+
+_KNOWN: dict[str, Callable[..., Tensor]] = {}
+
+
+def register(loss: str | Callable[..., Tensor]) -> str:
+    """The name of a loss, under which `named` finds it again: settings hold the name and stay plain values.
+
+    Args:
+        loss: the name of a known loss, or any function, which is known by its name from then on.
+
+    Raises:
+        InputError: there is no loss of that name, or another one has it already.
+    """
+    if isinstance(loss, str):
+        named(loss)
+        return loss
+    name = getattr(loss, "__name__", type(loss).__name__)
+    if _KNOWN.setdefault(name, loss) is not loss:
+        raise InputError(f"there is another loss named {name!r}; give this one a name of its own.")
+    return name
+
+
+def named(name: str) -> Callable[..., Tensor]:
+    """The loss of that name; raises `InputError` where there is none."""
+    return look_up("loss", name, _KNOWN)
 
 
 def cross_entropy(logits: Logits, y: Labels) -> PerSample:
@@ -23,6 +53,25 @@ def cross_entropy(logits: Logits, y: Labels) -> PerSample:
 def margin(logits: Logits, y: Labels) -> PerSample:
     """By how much the likeliest wrong class exceeds y, max_{j ≠ y} z_j − z_y (Carlini and Wagner, S&P 2017, f_6)."""
     return _wrong(logits, y).amax(dim=1) - _of(logits, y)
+
+
+def probability_margin(logits: Logits, y: Labels) -> PerSample:
+    """The same of the probabilities, max_{j ≠ y} p_j − p_y.
+
+    Source: Xie et al., "Towards million-scale adversarial robustness evaluation with stronger individual attacks",
+    2024, Eq. 5.
+    """
+    return margin(logits.softmax(dim=1), y)
+
+
+def targeted_margin(logits: Logits, y: Labels, target: Labels) -> PerSample:
+    """By how much the target exceeds y, z_t − z_y."""
+    return _of(logits, target) - _of(logits, y)
+
+
+def targeted_probability_margin(logits: Logits, y: Labels, target: Labels) -> PerSample:
+    """The same of the probabilities, p_t − p_y."""
+    return targeted_margin(logits.softmax(dim=1), y, target)
 
 
 def targeted_dlr(logits: Logits, y: Labels, target: Labels) -> PerSample:
@@ -37,7 +86,7 @@ def targeted_dlr(logits: Logits, y: Labels, target: Labels) -> PerSample:
     attacks", ICML 2020, Eq. 7.
     """
     first, _, third, fourth = logits.topk(4, dim=1).values.unbind(dim=1)
-    return (_of(logits, target) - _of(logits, y)) / (first - (third + fourth) / 2 + 1e-12)
+    return targeted_margin(logits, y, target) / (first - (third + fourth) / 2 + 1e-12)
 
 
 def wrong_classes(logits: Logits, y: Labels) -> Int[Tensor, "batch wrong"]:
@@ -73,3 +122,14 @@ def checked(loss: LabelledLoss, y: Labels) -> Loss:
         return loss(logits, y)
 
     return bound
+
+
+for _loss in (
+    cross_entropy,
+    margin,
+    probability_margin,
+    targeted_margin,
+    targeted_probability_margin,
+    targeted_dlr,
+):
+    register(_loss)

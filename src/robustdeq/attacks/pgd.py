@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
+from robustdeq.attacks.ascent import Ascent, Bound
 from robustdeq.attacks.base import BallAttack, Cost
-from robustdeq.attacks.losses import checked, correct, cross_entropy
+from robustdeq.attacks.losses import LabelledLoss, correct, named, register
 from robustdeq.base.errors import require
 from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
@@ -42,7 +43,8 @@ def input_gradient(model: nn.Module, x: Pixels, loss: Loss) -> Pixels:
 class PGD(BallAttack):
     """Projected gradient ascent on a loss, last iterate.
 
-    `start`, `loss`, `step`, `run`, `climb` and `fooled` can be overridden.
+    `start`, `loss`, `step`, `run`, `climb` and `fooled` can be overridden. The adversary of an image depends on that
+    image alone, and not on the others of its batch: each draws its own random starts.
 
     Args:
         eps: the radius of the ball, in the units of pixels.
@@ -54,6 +56,8 @@ class PGD(BallAttack):
         seed: of the random starts.
         targeted: y are classes to be reached, not to be left.
         bounds: the least and the greatest pixel.
+        criterion: the loss that is ascended, of logits (B, K) and y, for each sample: `"cross_entropy"`, `"margin"`,
+            `"probability_margin"`, or any such function; it is held by its name.
 
     Raises:
         InputError: a setting is out of its range.
@@ -68,10 +72,12 @@ class PGD(BallAttack):
     seed: int = 0
     targeted: bool = False
     bounds: tuple[float, float] = (0.0, 1.0)
+    criterion: str | LabelledLoss = "cross_entropy"
 
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "criterion", register(self.criterion))
         require(0 < self.step_size < math.inf, f"step_size is {self.step_size}; give a positive number that is finite.")
         require(self.steps >= 1, f"steps is {self.steps}; PGD makes at least 1.")
         require(self.restarts >= 1, f"restarts is {self.restarts}; PGD runs at least once.")
@@ -88,43 +94,49 @@ class PGD(BallAttack):
 
     @property
     def effort(self) -> str:
-        """How many steps it takes, and in how many runs where there are several, in words."""
+        """How many steps it takes, in how many runs where there are several, and on what loss where it is another."""
         steps = f"{self.steps} step{'s' if self.steps > 1 else ''}"
-        return steps if self.restarts == 1 else f"{self.restarts} × {steps}"
+        steps = steps if self.restarts == 1 else f"{self.restarts} × {steps}"
+        loss = str(self.criterion)
+        return steps if loss == "cross_entropy" else f"{steps} on the {loss.replace('_', ' ')}"
 
     @override
     def search(self, surrogate: nn.Module, judge: nn.Module, x: Pixels, y: Labels, report: Report) -> Pixels:
         """Run; only several restarts need the judge."""
-        generator = torch.Generator(device=x.device).manual_seed(self.seed)
-        adversaries = x.clone()
-        standing = torch.arange(len(x), device=x.device)
-        for restart in range(self.restarts):
-            report(restart / self.restarts, f"run {restart + 1} of {self.restarts}")
-            adversaries[standing] = self.start(x, generator)[standing]
-            standing = self.climb(surrogate, judge, x, adversaries, y, standing, restart + 1 == self.restarts)
-            if len(standing) == 0:
-                break
-        return adversaries
+        ascent = Ascent.begin(surrogate, judge, x, y, self.seed)
+        loss = ascent.labelled(self.loss)
+        for run in range(self.restarts):
+            if len(ascent.standing):
+                report(run / self.restarts, f"run {run + 1} of {self.restarts}")
+                self.climb(ascent, loss, run + 1 == self.restarts)
+        return ascent.found
 
-    def climb(
-        self, surrogate: nn.Module, judge: nn.Module, x: Pixels, found: Pixels, y: Labels, standing: Tensor, last: bool
-    ) -> Tensor:
-        """Move the adversaries `found` at the indices `standing`, (n,), in place; the models, x and y as for `search`.
+    def climb(self, ascent: Ascent, loss: Bound, last: bool) -> None:
+        """One run from new starts, on what still stands; the judge is not asked after the `last` one.
 
-        Returns:
-            The indices of those that have not fooled the judge, who is not asked after the `last` run.
+        Args:
+            ascent: the attack under way, which is taken on.
+            loss: the loss of some of its samples.
+            last: whether no run follows.
         """
-        loss = checked(self.loss, y[standing])
-        found[standing] = self.run(surrogate, x[standing], found[standing], loss)
-        return standing if last else standing[~self.fooled(judge, found[standing], y[standing])]
+        ascent.begin_at(self.start)
+        chosen = ascent.standing
+        ascent.found[chosen] = self.run(ascent.surrogate, ascent.x[chosen], ascent.found[chosen], loss(chosen))
+        if not last:
+            ascent.spare(self.fooled)
 
     def start(self, x: Pixels, generator: torch.Generator) -> Pixels:
-        """Where a run starts."""
+        """Where a run starts.
+
+        Args:
+            x: images.
+            generator: of the random numbers that they draw.
+        """
         return self.threat.random_start(x, generator) if self.random_start else x.detach().clone()
 
     def loss(self, logits: Logits, y: Labels) -> PerSample:
-        """The loss of each sample, which is ascended, or descended when targeted: cross-entropy, in nats."""
-        return cross_entropy(logits, y)
+        """The loss of each sample, which is ascended, or descended when targeted: the criterion, in its units."""
+        return named(str(self.criterion))(logits, y)
 
     def step(self, x: Pixels, gradient: Pixels, center: Pixels) -> Pixels:
         """Where a step leads from x, given the gradient of the loss there and the images that the ball is around."""

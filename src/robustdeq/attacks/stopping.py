@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
 from typing_extensions import override
 
+from robustdeq.attacks.ascent import Ascent, Bound
 from robustdeq.attacks.base import Cost
 from robustdeq.attacks.judged import Judged
-from robustdeq.attacks.losses import checked, correct
+from robustdeq.attacks.losses import correct
 from robustdeq.attacks.pgd import PGD
-from robustdeq.base.shapes import Labels, Pixels
-from robustdeq.deq.model import total_loss
+from robustdeq.base.shapes import Logits, PerSample, Pixels
+from robustdeq.deq.model import Loss, losses_of
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,33 @@ class StoppingPGD(PGD):
         return f"PGD up to its first success, {self.effort}"
 
     @override
-    def climb(
-        self, surrogate: nn.Module, judge: nn.Module, x: Pixels, found: Pixels, y: Labels, standing: Tensor, last: bool
-    ) -> Tensor:
+    def climb(self, ascent: Ascent, loss: Bound, last: bool) -> None:
         """As for `PGD`, each until it succeeds, and the judge is asked after every run."""
-        judged = Judged(surrogate, judge)
+        ascent.begin_at(self.start)
+        judged = Judged(ascent.surrogate, ascent.judge)
         for _ in range(self.steps):
-            leaf = found[standing].requires_grad_()
-            with torch.enable_grad():
-                logits = judged.answers(leaf)
-                finite = logits.isfinite().all(dim=1, keepdim=True)
-                loss = total_loss(checked(self.loss, y[standing]), torch.where(finite, logits, 0))
-            (gradient,) = torch.autograd.grad(loss, leaf)
-            going = correct(logits, y[standing]) != self.targeted
-            standing = standing[going]
-            if len(standing) == 0:
-                return standing
-            found[standing] = self.step(leaf.detach()[going], gradient[going], x[standing])
-        return standing[~self.fooled(judged.target, found[standing], y[standing])]
+            chosen, leaf = ascent.standing, ascent.found[ascent.standing]
+            logits, _, gradient = differentiated(judged, leaf, loss(chosen))
+            going = correct(logits, ascent.y[chosen]) != self.targeted
+            ascent.keep(going)
+            if not len(ascent.standing):
+                return
+            ascent.found[ascent.standing] = self.step(leaf[going], gradient[going], ascent.x[ascent.standing])
+        ascent.spare(self.fooled)
+
+
+def differentiated(judged: Judged, x: Pixels, loss: Loss) -> tuple[Logits, PerSample, Pixels]:
+    """The logits of the judge, the loss of each sample, and its gradient by the surrogate, from one reading.
+
+    Args:
+        judged: gradients from one model, judgement by another.
+        x: where.
+        loss: logits (B, K) → (B,); of logits that are not finite, those of zeros are taken.
+    """
+    leaf = x.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = judged.answers(leaf)
+        finite = logits.isfinite().all(dim=1, keepdim=True)
+        losses = losses_of(loss, torch.where(finite, logits, 0))
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    return logits.detach(), losses.detach(), gradient

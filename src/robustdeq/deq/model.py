@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError, require
-from robustdeq.base.shapes import Logits, Pixels, State
+from robustdeq.base.shapes import Logits, PerSample, Pixels, State
 from robustdeq.deq.cell import BoundCell, Execution, bind, initial_state
 from robustdeq.deq.modes import frozen
 from robustdeq.deq.solve import Solution
@@ -32,13 +32,18 @@ Loss = Callable[[Tensor], Tensor]
 
 def total_loss(loss: Loss, logits: Logits) -> Float[Tensor, ""]:
     """The sum of a per-sample loss; raises `InputError` unless the loss returns one value per sample."""
+    return losses_of(loss, logits).sum()
+
+
+def losses_of(loss: Loss, logits: Logits) -> PerSample:
+    """The loss of each sample; raises `InputError` unless it returns one value per sample."""
     values = loss(logits)
     if values.shape != logits.shape[:1]:
         raise InputError(
             f"the loss returned shape {tuple(values.shape)} for {len(logits)} samples; "
             "make it return one value per sample (reduction='none')."
         )
-    return values.sum()
+    return values
 
 
 class Gradient(ABC):

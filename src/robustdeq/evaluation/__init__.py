@@ -16,6 +16,7 @@ from robustdeq.evaluation.protocol import (
     Protocol,
     ReadyMade,
     Strict,
+    WorstCase,
 )
 from robustdeq.evaluation.result import GridResult
 from robustdeq.evaluation.store import Store
@@ -36,6 +37,7 @@ __all__ = [
     "StateProfile",
     "Store",
     "Strict",
+    "WorstCase",
     "assemble",
     "choose_early_state",
     "measure",

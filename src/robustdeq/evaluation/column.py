@@ -11,8 +11,9 @@ from torch import nn
 
 from robustdeq.attacks import Attack
 from robustdeq.base.errors import InputError
+from robustdeq.base.progress import Report
 from robustdeq.base.provenance import describe, digest
-from robustdeq.base.shapes import Pixels
+from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.deq import Defended, Defense
 from robustdeq.deq.defenses import as_deq
 from robustdeq.deq.gradients import Gradient, Surrogate
@@ -87,8 +88,8 @@ class Attempt:
         attack: what climbs.
         climbs: what is climbed.
         against: the row that decides, while the attack runs, what has succeeded; None for what is climbed itself.
-        survivors: attack only the images that have withstood everything so far in the row it is against. What has
-            fallen stays fallen, in every row, so that the outcome includes all that went before.
+        survivors: attack only the images that have withstood everything so far behind any defense. What has fallen
+            stays fallen, in every row, so that the outcome includes all that went before.
     """
 
     attack: Attack
@@ -115,6 +116,17 @@ class Attempt:
     def key(self) -> str:
         """A short name that no other attempt has."""
         return digest(self.description)
+
+    def on(self, x: Pixels, y: Labels, report: Report) -> Pixels:
+        """The adversaries that it makes of images x with labels y; it reports the share that is done and what comes.
+
+        Raises:
+            InputError: one of them is outside the threat model.
+        """
+        climbed, judge = self.climbs.module, None if self.against is None else self.against.judge
+        adversaries = self.attack(climbed, x, y, None if judge is climbed else judge, report)
+        self.attack.threat.check_adversaries(adversaries, x)
+        return adversaries
 
     def evaluations(self, judging: float) -> float:
         """Its cost per image in evaluations of f, at most, where judging one image costs `judging`."""
@@ -170,6 +182,11 @@ class Column:
     ready_made: bool = False
     followed: tuple[str, ...] = ()
     missing: str = ""
+
+    def cumulative(self) -> Column:
+        """The same attempts, all of which count, on the images alone that stand after all columns before."""
+        attempts = tuple(replace(attempt, survivors=True) for attempt in self.attempts)
+        return replace(self, attempts=attempts, rule=Rule.EVERY, followed=())
 
     def against(self, x: Pixels, classes: int) -> Column:
         """The column on such images and a model of so many classes: without attempts where one of them cannot be made.

@@ -67,6 +67,6 @@ def choose_early_state(deq: DEQ, x: Pixels, y: Labels, attack: PGD, gradient: Gr
     with evaluating(deq):
         surrogate = Surrogate(deq, gradient)
         parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
-        adversaries = [attack.seeded(i)(surrogate, images, labels) for i, (images, labels) in enumerate(parts)]
+        adversaries = [attack(surrogate, images, labels) for images, labels in parts]
         intermediate = state_profile(deq, torch.cat(adversaries), y, batch_size).accuracy[:-1]
     return intermediate.index(max(intermediate)) + 1

@@ -1,9 +1,13 @@
-"""A job: every attempt of every column on every batch, each committed as soon as it is finished."""
+"""A job: every attempt of every column on every batch, each committed as soon as it is finished.
+
+The images that an attempt attacks are packed, whatever batch they are of, so that what is attacked at once is as much
+as a batch: the adversary of an image does not depend on those beside it.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +19,6 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from robustdeq.attacks import Attack
 from robustdeq.attacks.losses import correct
 from robustdeq.base.files import write_tensors
 from robustdeq.base.progress import Report
@@ -139,12 +142,27 @@ class Job:
                 progress.tell("clean images", batch)
                 batch.clean()
             for column in self.columns:
+                needing = [batch for batch in work if batch.needs(column)]
                 for attempt in column.attempts:
-                    for batch in work:
-                        if batch.needs(column):
-                            progress.tell(column.label, batch)
-                            batch.attack(attempt, adversaries, progress.within(column.label, attempt, batch))
-                            progress.finish(attempt, batch)
+                    self._attack(column.label, attempt, needing, adversaries, progress)
+
+    def _attack(
+        self, name: str, attempt: Attempt, batches: Sequence[_Batch], folder: Path | None, progress: _Progress
+    ) -> None:
+        """Make an attempt on some batches, and finish each as soon as all of its images have been attacked."""
+        sieges = [_Siege(batch, attempt, folder) for batch in batches]
+        for siege in sieges:
+            progress.tell(name, siege.batch)
+            siege.finish(progress)
+        for pack in _packs(sieges, self.batch_size):
+            begun, parts = time.perf_counter(), [(siege.batch.x[i], siege.batch.y[i]) for siege, i in pack]
+            x, y = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+            adversaries = attempt.on(x, y, progress.within(name, attempt, pack[0][0].batch, len(x)))
+            seconds = (time.perf_counter() - begun) / len(x)
+            progress.climbed += len(x)
+            for (siege, i), made in zip(pack, adversaries.split([len(i) for _, i in pack]), strict=True):
+                siege.take(i, made, seconds)
+                siege.finish(progress)
 
 
 def judge(model: nn.Module, rows: Sequence[Row], images: Pixels, adversaries: Pixels, y: Labels) -> Outcome:
@@ -171,10 +189,8 @@ class _Batch:
         return column.role.shown or self.number * self.job.batch_size < self.job.probed
 
     def attacked(self, attempt: Attempt) -> Bool[np.ndarray, "batch"]:
-        """Which images an attempt attacks."""
-        if not attempt.survivors:
-            return np.ones(len(self.x), dtype=bool)
-        return self.standing[self.job.searched if attempt.against is None else self.job.rows.index(attempt.against)]
+        """Which images an attempt attacks: all, or those that stand behind any of the defenses."""
+        return np.logical_or.reduce(self.standing) if attempt.survivors else np.ones(len(self.x), dtype=bool)
 
     def clean(self) -> None:
         """Judge the images as they are."""
@@ -182,41 +198,20 @@ class _Batch:
         if found is None:
             begun = time.perf_counter()
             outcome = self._judge(self.x)
-            found = Finished(outcome, 0, time.perf_counter() - begun, self._states(self.x))
+            found = Finished(outcome, time.perf_counter() - begun, self._states(self.x))
             self.store.commit(CLEAN, self.number, found)
         self.standing &= found.outcome.standing
 
-    def attack(self, attempt: Attempt, folder: Path | None, report: Report) -> None:
-        """Make an attempt, unless the store knows its outcome already (and its adversaries are not missing)."""
-        key, found = attempt.key, self.store.get(attempt.key, self.number)
-        file = None if folder is None else folder / f"{key}-{self.number:05d}.safetensors"
-        if found is None or (file is not None and not file.is_file()):
-            begun = time.perf_counter()
-            seeded: Any = attempt.attack.seeded(self.number)
-            adversaries = self._adversaries(attempt, seeded, report)
-            outcome = self._judge(adversaries)
-            if attempt.survivors:
-                outcome = Outcome(outcome.standing & self.standing, outcome.errors, outcome.moved)
-            states = self._states(adversaries) if key in self.job.followed else None
-            if file is not None:
-                tensors = {"adversaries": adversaries, "labels": self.y}
-                write_tensors(file, tensors, {"attack": key, "batch": str(self.number)})
-            if found is None:
-                found = Finished(outcome, seeded.seed, time.perf_counter() - begun, states)
-                self.store.commit(key, self.number, found)
-        if key in self.job.counting:
-            self.standing &= found.outcome.standing
-
-    def _adversaries(self, attempt: Attempt, seeded: Attack, report: Report) -> Pixels:
-        """What the attempt makes of the images that it attacks, the others as they are."""
-        adversaries, chosen = self.x.clone(), torch.from_numpy(self.attacked(attempt)).to(self.x.device)
-        if chosen.any():
-            climbed = attempt.climbs.module
-            judge = None if attempt.against is None else attempt.against.judge
-            target = None if judge is climbed else judge
-            adversaries[chosen] = seeded(climbed, self.x[chosen], self.y[chosen], target, report)
-        attempt.attack.threat.check_adversaries(adversaries, self.x)
-        return adversaries
+    def finish(self, attempt: Attempt, adversaries: Pixels, seconds: float) -> Finished:
+        """Judge the adversaries of an attempt, and commit what became of them."""
+        begun = time.perf_counter()
+        outcome = self._judge(adversaries)
+        if attempt.survivors:
+            outcome = Outcome(outcome.standing & self.standing, outcome.errors, outcome.moved)
+        states = self._states(adversaries) if attempt.key in self.job.followed else None
+        found = Finished(outcome, seconds + time.perf_counter() - begun, states)
+        self.store.commit(attempt.key, self.number, found)
+        return found
 
     def _judge(self, adversaries: Tensor) -> Outcome:
         return judge(self.job.model, self.job.rows, self.x, adversaries, self.y)
@@ -225,12 +220,75 @@ class _Batch:
         return states_of(self.job.model, x, self.y) if isinstance(self.job.model, DEQ) else None
 
 
+class _Siege:
+    """An attempt on a batch under way, or nothing left of it where its outcome is known (and its adversaries kept).
+
+    Attributes:
+        batch: the batch.
+        left: the indices of the images that are still to be attacked.
+
+    Args:
+        batch: the batch.
+        attempt: the attempt.
+        folder: for the adversaries; None keeps none.
+    """
+
+    def __init__(self, batch: _Batch, attempt: Attempt, folder: Path | None) -> None:
+        self.batch, self._attempt = batch, attempt
+        self._known = batch.store.get(attempt.key, batch.number)
+        self._file = None if folder is None else folder / f"{attempt.key}-{batch.number:05d}.safetensors"
+        self._made = self._known is None or (self._file is not None and not self._file.is_file())
+        chosen = batch.attacked(attempt) & self._made
+        self.left = torch.from_numpy(chosen.nonzero()[0]).to(batch.x.device)
+        self._adversaries, self._waiting, self._seconds = batch.x.clone(), len(self.left), 0.0
+
+    def take(self, chosen: Tensor, adversaries: Pixels, seconds: float) -> None:
+        """Take the adversaries of some images, each of which took so many seconds."""
+        self._adversaries[chosen] = adversaries
+        self._waiting -= len(chosen)
+        self._seconds += seconds * len(chosen)
+
+    def finish(self, progress: _Progress) -> None:
+        """Once all images have been attacked: write down the adversaries, and what became of them."""
+        if self._waiting:
+            return
+        batch, attempt = self.batch, self._attempt
+        if self._made and self._file is not None:
+            tensors = {"adversaries": self._adversaries, "labels": batch.y}
+            write_tensors(self._file, tensors, {"attack": attempt.key, "batch": str(batch.number)})
+        progress.finish(attempt, batch)
+        found = self._known or batch.finish(attempt, self._adversaries, self._seconds)
+        if attempt.key in batch.job.counting:
+            batch.standing &= found.outcome.standing
+
+
+def _packs(sieges: Sequence[_Siege], size: int) -> Iterator[list[tuple[_Siege, Tensor]]]:
+    """The images that are to be attacked, so many at once, in order: whose they are, and their indices there."""
+    pack: list[tuple[_Siege, Tensor]] = []
+    room = size
+    for siege in sieges:
+        left = siege.left
+        while len(left):
+            pack.append((siege, left[:room]))
+            left, room = left[room:], room - len(pack[-1][1])
+            if not room:
+                yield pack
+                pack, room = [], size
+    if pack:
+        yield pack
+
+
 class _Progress:
-    """How much of the work is done, by its cost in evaluations of f; attacks on survivors cost what still stands."""
+    """How much of the work is done, by its cost in evaluations of f; attacks on survivors cost what still stands.
+
+    Attributes:
+        climbed: how many images of batches that are not finished the attempt under way has attacked.
+    """
 
     def __init__(self, job: Job, work: list[_Batch], report: Report) -> None:
         self._job, self._report = job, report
         self._done, self._share = 0.0, 0.0
+        self.climbed = 0
         judging = max(row.cost for row in job.rows)
         self._pending = {
             (attempt.key, batch.number): (attempt, batch)
@@ -248,6 +306,7 @@ class _Progress:
         """Count an attempt on a batch as done."""
         if self._pending.pop((attempt.key, batch.number), None):
             self._done += self._cost(attempt, batch)
+            self.climbed = max(self.climbed - int(batch.attacked(attempt).sum()), 0)
 
     def tell(self, name: str, batch: _Batch, begun: float = 0.0) -> None:
         """Report where the work stands; `begun` is the cost of what is done of the attempt under way."""
@@ -255,7 +314,7 @@ class _Progress:
         self._share = max(self._share, (self._done + begun) / total if total else 0.0)
         self._report(self._share, f"{name}, batch {batch.number + 1} of {len(self._job.batches)}")
 
-    def within(self, name: str, attempt: Attempt, batch: _Batch) -> Report:
-        """What an attack of several parts reports to."""
-        cost = self._cost(attempt, batch)
-        return lambda share, what: self.tell(f"{name}, {what}", batch, share * cost)
+    def within(self, name: str, attempt: Attempt, batch: _Batch, images: int) -> Report:
+        """What an attack of several parts reports to, on so many images, the first of them of a batch."""
+        cost = self._costs[attempt.key]
+        return lambda share, what: self.tell(f"{name}, {what}", batch, cost * (self.climbed + share * images))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,9 @@ from robustdeq.evaluation.protocol import (
     Estimators,
     Gradients,
     Network,
-    Paper,
     Protocol,
     Strict,
+    WorstCase,
     adaptive,
     beyond,
     protocol_named,
@@ -70,7 +70,7 @@ def measure(
         model: a DEQ, or any module x → logits; it is evaluated in eval mode and left as it was.
         x: the images or features, within the attack's bounds.
         y: their labels.
-        protocol: the attacks and their settings; `Paper()` for a DEQ and `Network()` for anything else by default.
+        protocol: the attacks and their settings; `WorstCase()` for a DEQ and `Network()` for anything else by default.
         defenses: the rows of the table, by name; those of the protocol by default. Candidates are searched on the one
             called early, or else on the first.
         beside: further rows beside those of the protocol, by name.
@@ -144,7 +144,7 @@ def plan(
 ) -> Job:
     """What `measure` will do; arguments and errors as there."""
     if protocol is None:
-        protocol = Paper() if isinstance(model, DEQ) else Network()
+        protocol = WorstCase() if isinstance(model, DEQ) else Network()
     attack = protocol.attack
     attack.threat.check(x, y)
     if attack.targeted:
@@ -207,10 +207,11 @@ def white_box_grid(
         deq: the model.
         x: the images or features, within the attack's bounds.
         y: their labels.
-        protocol: a protocol, or the name of one: `"paper"`, `"strict"`, `"ready-made"`, `"autoattack"`, `"entropy"`.
+        protocol: a protocol, or the name of one: `"worst-case"`, `"paper"`, `"strict"`, `"ready-made"`, `"autoattack"`,
+            `"entropy"`.
         attack: what climbs the gradients, where the protocol is named.
         estimators: the settings of the estimated gradients, where the protocol is named.
-        strict: how hard the strict protocol tries, where it is named.
+        strict: how hard the strict protocol and the worst case try, where one of them is named.
         sources: explicit networks whose adversaries the strict protocol transfers, by name.
         settings: all others as for `measure`, by name.
 
@@ -221,8 +222,7 @@ def white_box_grid(
         InputError: as for `measure`, or there is no such protocol.
     """
     if isinstance(protocol, str):
-        given: dict[str, Any] = {"attack": attack, "estimators": estimators, "sources": sources}
-        given = {name: setting for name, setting in given.items() if setting is not None}
-        named = protocol_named(protocol, **given)
-        protocol = replace(strict, **given) if strict is not None and named.name == strict.name else named
+        effort = {} if strict is None else {own.name: getattr(strict, own.name) for own in fields(strict)}
+        given = {"attack": attack, "estimators": estimators, "sources": sources}
+        protocol = protocol_named(protocol, **effort | {name: own for name, own in given.items() if own is not None})
     return measure(deq, x, y, protocol, **settings)

@@ -13,17 +13,17 @@ from torch import nn
 from typing_extensions import override
 
 from robustdeq.attacks import (
-    APGD,
     PGD,
     Attack,
     AutoAttack,
     Cascade,
     ContinuedPGD,
     JointAttack,
+    MomentumPGD,
+    MultiTargeted,
     Square,
     Stages,
     StoppingPGD,
-    TargetedAPGD,
 )
 from robustdeq.base.errors import InputError, check_counts, look_up
 from robustdeq.base.provenance import describe
@@ -274,8 +274,8 @@ class Strict(Paper):
     Args:
         steps: of adaptive PGD against each defense.
         restarts: of the same.
-        apgd_steps: of each adaptive APGD run.
-        targets: how many classes the targeted APGD tries, the likeliest first.
+        apgd_steps: of each run of Auto-PGD (`MomentumPGD`).
+        targets: how many classes the targeted one tries, the likeliest first.
         queries: of Square on the defended logits.
         probe_images: on how many images, at least, the attacks themselves are checked.
         sources: explicit networks whose adversaries are tried on the model, by name.
@@ -306,7 +306,6 @@ class Strict(Paper):
     @override
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
         attack, deq = self.attack, as_deq(model)
-        within = (attack.eps, attack.norm, attack.seed, attack.bounds)
         joint = JointAttack(attack.eps, attack.step_size, norm=attack.norm, seed=attack.seed, bounds=attack.bounds)
         bare = Climbed(model, "the model", "the model", 0)
         implicit = {"exact": self.estimators.exact_of(deq), "SHINE": SHINE(), "Jacobian-free": JacobianFree()}
@@ -314,9 +313,9 @@ class Strict(Paper):
         one = replace(attack, steps=1, step_size=attack.eps or 1.0, random_start=False, restarts=1)
         free = replace(attack, eps=span, step_size=span / 4, norm="Linf")
         restarted = StoppingPGD.like(attack, self.steps, self.restarts)
-        apgd = APGD(*within, steps=self.apgd_steps)
-        targeted = TargetedAPGD(*within, targets=self.targets, steps=self.apgd_steps)
-        square = Square(*within, queries=self.queries)
+        apgd = MomentumPGD.like(attack, self.apgd_steps, 1)
+        targeted = MultiTargeted(apgd, self.targets)
+        square = Square(attack.eps, attack.norm, attack.seed, attack.bounds, queries=self.queries)
         runs = f"{self.restarts} × {self.steps} steps"
         return [
             *super().columns(model, rows, gradients),
@@ -348,6 +347,34 @@ class Strict(Paper):
             Column("one-step", "one step", adaptive(one, rows), role=Role.PROBE),
             Column("unbounded", "unbounded", adaptive(free, rows), role=Role.OUTSIDE),
         ]
+
+
+@dataclass(frozen=True)
+class WorstCase(Strict):
+    """The attacks of `Strict`, the strongest for their price first, each on the images that no other has broken.
+
+    What counts is the worst case: it is that of `Strict`, image by image, at a fraction of its price. Each column
+    includes all before it, and says nothing of its attack alone. Settings as for `Strict`.
+    """
+
+    name: ClassVar[str] = "worst-case"
+
+    @override
+    def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
+        columns = super().columns(model, rows, gradients)
+        shown = sorted((column for column in columns if column.role.shown), key=lambda column: _rank(column.id))
+        return [*(column.cumulative() for column in shown), *(column for column in columns if not column.role.shown)]
+
+
+_ORDER = ("through-", "ready-made-apgd-t", "apgd-t", "apgd", "restarts", "implicit-", "joint")
+"""The beginnings of the names of columns, in the order in which they are made."""
+
+
+def _rank(id: str) -> int:
+    """The place of a column in the order of `WorstCase`; those that it does not name come last, Square after them."""
+    if id == "square":
+        return len(_ORDER) + 1
+    return next((rank for rank, name in enumerate(_ORDER) if id.startswith(name)), len(_ORDER))
 
 
 @dataclass(frozen=True)
@@ -521,7 +548,7 @@ class Chosen(Protocol):
 
 
 PROTOCOLS: dict[str, type[Protocol]] = {
-    protocol.name: protocol for protocol in (Paper, ReadyMade, AutoAttackTable, Strict, Adaptive)
+    protocol.name: protocol for protocol in (WorstCase, Paper, Strict, ReadyMade, AutoAttackTable, Adaptive)
 }
 
 

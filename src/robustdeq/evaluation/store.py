@@ -28,7 +28,7 @@ from robustdeq.base.files import write_text
 _SCHEMA = """
 CREATE TABLE manifest (text TEXT NOT NULL, digest TEXT NOT NULL);
 CREATE TABLE runs (
-    attack TEXT NOT NULL, batch INTEGER NOT NULL, seed INTEGER NOT NULL, seconds REAL NOT NULL, moved TEXT NOT NULL,
+    attack TEXT NOT NULL, batch INTEGER NOT NULL, seconds REAL NOT NULL, moved TEXT NOT NULL,
     digest TEXT NOT NULL, PRIMARY KEY (attack, batch)
 );
 CREATE TABLE outcomes (
@@ -99,13 +99,11 @@ class Finished:
 
     Attributes:
         outcome: what became of every sample.
-        seed: the seed it ran with.
         seconds: how long it took.
         states: every state of every sample, where the adversaries are followed along the trajectory.
     """
 
     outcome: Outcome
-    seed: int
     seconds: float
     states: StatesOfBatch | None = None
 
@@ -225,10 +223,10 @@ class Store:
             for n in range(followed.accurate.shape[1])
         ]  # fmt: skip
         moved = digits(outcome.moved)
-        row = (attack, batch, run.seed, float(run.seconds), moved)
+        row = (attack, batch, float(run.seconds), moved)
         with self._guarded(), self._transaction("IMMEDIATE"):
             written = (*row, _digest(row, rows, states))
-            if self._database.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?, ?)", written).rowcount:
+            if self._database.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?)", written).rowcount:
                 self._database.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)", rows)
                 self._database.executemany("INSERT INTO profiles VALUES (?, ?, ?, ?, ?)", states)
         self._known[attack, batch] = run
@@ -281,9 +279,9 @@ class Store:
         for table, known in (("outcomes", outcomes), ("profiles", profiles)):
             for row in self._database.execute(f"SELECT * FROM {table} ORDER BY 1, 2, 3"):
                 known[row[:2]].append(row)
-        runs = self._database.execute("SELECT attack, batch, seed, seconds, moved, digest FROM runs ORDER BY rowid")
+        runs = self._database.execute("SELECT attack, batch, seconds, moved, digest FROM runs ORDER BY rowid")
         for *row, digest in runs.fetchall():
-            attack, batch, seed, seconds, moved = row
+            attack, batch, seconds, moved = row
             rows, states = outcomes.pop((attack, batch), []), profiles.pop((attack, batch), [])
             if not rows or digest != _digest(row, rows, states):
                 raise sqlite3.DatabaseError(f"the run of batch {batch} is not what was written")
@@ -292,7 +290,7 @@ class Store:
             if states:
                 residuals = np.array([json.loads(state[4]) for state in states]).T
                 followed = StatesOfBatch(_stack(states, 3).T, residuals)
-            self._known[attack, batch] = Finished(outcome, seed, seconds, followed)
+            self._known[attack, batch] = Finished(outcome, seconds, followed)
         if outcomes or profiles:
             raise sqlite3.DatabaseError("it holds outcomes of a run that it does not know")
 

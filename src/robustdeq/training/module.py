@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from typing import Any
 
 import lightning
@@ -109,9 +108,8 @@ class Training(lightning.LightningModule):
         model, pupil = self.model, learner(self.model)
         weight = len(x) * self.world_size  # Lightning divides it by the number of processes, rounding down
         validation = self.recipe.validation
-        attack = replace(validation.attack, seed=validation.attack.seed + batch_idx)
         with evaluating(model):
-            adversaries = attack(pupil.surrogate(validation.gradient), x, y)
+            adversaries = validation.attack(pupil.surrogate(validation.gradient), x, y)
             with torch.no_grad():
                 logits, solution = pupil.respond(Adversaries(x))
                 measured = {"clean": correct(logits, y), "robust": correct(model(adversaries), y)}

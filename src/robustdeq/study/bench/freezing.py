@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.attacks import PGD, Judged, StoppingPGD
+from robustdeq.attacks.ascent import Ascent
 from robustdeq.attacks.losses import checked, correct
 from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report
@@ -25,8 +26,8 @@ class UnrelentingPGD(PGD):
 
     @override
     def search(self, surrogate: nn.Module, judge: nn.Module, x: Tensor, y: Tensor, report: Report) -> Tensor:
-        judged, generator = Judged(surrogate, judge), torch.Generator(device=x.device).manual_seed(self.seed)
-        loss = checked(self.loss, y)
+        judged, loss = Judged(surrogate, judge), checked(self.loss, y)
+        ascent = Ascent.begin(surrogate, judge, x, y, self.seed)
         found, standing = x.clone(), torch.ones_like(y, dtype=torch.bool)
 
         def keep(iterate: Tensor, logits: Tensor) -> None:
@@ -34,7 +35,8 @@ class UnrelentingPGD(PGD):
             standing.logical_and_(correct(logits, y))
 
         for _ in range(self.restarts):
-            iterate = self.start(x, generator)
+            ascent.begin_at(self.start)
+            iterate = ascent.found.clone()
             for _ in range(self.steps):
                 leaf = iterate.detach().requires_grad_()
                 with torch.enable_grad():

@@ -6,7 +6,7 @@ may spend the same: a cheaper one takes more steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -15,7 +15,8 @@ from jaxtyping import Bool
 from torch import nn
 from typing_extensions import override
 
-from robustdeq.attacks import PGD, Attack, MarginPGD, TargetedDLRPGD
+from robustdeq.attacks import PGD, Attack, MultiTargeted
+from robustdeq.attacks.losses import margin
 from robustdeq.deq.defenses import FinalState
 from robustdeq.deq.gradients import Gradient, ThroughSolver
 from robustdeq.evaluation import Protocol
@@ -27,7 +28,12 @@ from robustdeq.study.grids import strongest_on, white_box
 from robustdeq.study.panel import Matrix, Panel, Panels, accuracies, paired
 from robustdeq.study.study import Study, Trained
 
-LOSSES = {"cross-entropy": PGD, "margin": MarginPGD, "targeted DLR": TargetedDLRPGD}
+LOSSES: dict[str, Callable[[PGD], Attack]] = {
+    "cross-entropy": lambda pgd: pgd,
+    "margin": lambda pgd: replace(pgd, criterion=margin),
+    "targeted DLR": lambda pgd: MultiTargeted(replace(pgd, restarts=1), targets=pgd.restarts),
+}
+"""What climbs each loss in as many runs as a PGD."""
 CLIMBED = ("ready-made", "paper's best", "through the solver")
 
 
@@ -66,17 +72,18 @@ class Found:
     evaluations: Matrix
 
 
-def matched(attack: PGD, gradient: int, forward: int, budget: float) -> PGD:
-    """The attack with as many steps in each of its runs as a budget pays for, at least 1.
+def matched(pgd: PGD, kind: Callable[[PGD], Attack], gradient: int, forward: int, budget: float) -> PGD:
+    """PGD with as many steps in each of its runs as a budget pays for where it climbs some loss, at least 1.
 
     Args:
-        attack: the attack.
+        pgd: the attack.
+        kind: what climbs that loss in its place.
         gradient: what one gradient costs, in evaluations of f.
         forward: what one forward pass costs, in evaluations of f.
         budget: per image, in evaluations of f.
     """
-    left = budget - replace(attack, steps=1).cost.price(gradient, forward)
-    return replace(attack, steps=1 + max(int(left // (attack.restarts * gradient)), 0))
+    left = budget - kind(replace(pgd, steps=1)).cost.price(gradient, forward)
+    return replace(pgd, steps=1 + max(int(left // (pgd.restarts * gradient)), 0))
 
 
 def attacked(study: Study, trained: Trained, name: str) -> Found:
@@ -88,23 +95,21 @@ def attacked(study: Study, trained: Trained, name: str) -> Found:
     grid = white_box(study, trained, f"the paper's attacks on {name}")
     best = strongest_on(0, grid, study.estimators, deq.last_state)
     climbed = dict(zip(CLIMBED, (study.estimators.ready_made(deq), best, ThroughSolver(final)), strict=True))
-    plain = vars(replace(study.attack, restarts=study.strict.targets))
+    plain, kinds = replace(study.attack, restarts=study.strict.targets), LOSSES.values()
     costs = {gradient: (climbs.evaluations(deq), final.evaluations(deq)) for gradient, climbs in climbed.items()}
-    budget = max(kind(**plain).cost.price(*cost) for kind in LOSSES.values() for cost in costs.values())
-    attacks = [[matched(kind(**plain), *costs[gradient], budget) for kind in LOSSES.values()] for gradient in climbed]
+    budget = max(kind(plain).cost.price(*cost) for kind in kinds for cost in costs.values())
+    attacks = [[matched(plain, kind, *costs[gradient], budget) for kind in kinds] for gradient in climbed]
     crossed = {
-        f"{gradient}, {loss}": (attack, climbed[gradient])
+        f"{gradient}, {loss}": (LOSSES[loss](pgd), climbed[gradient])
         for gradient, row in zip(climbed, attacks, strict=True)
-        for loss, attack in zip(LOSSES, row, strict=True)
+        for loss, pgd in zip(LOSSES, row, strict=True)
     }
     result = study.measure(f"attacking {name}", deq, Crossed(study.attack, crossed), {"final": final})
     return Found(
         best.label,
         result.per_sample[0].reshape(len(climbed), len(LOSSES), -1),
-        np.array([[float(attack.steps) for attack in row] for row in attacks]),
-        np.array(
-            [[attack.cost.price(*costs[g]) for attack in row] for g, row in zip(climbed, attacks, strict=True)], float
-        ),
+        np.array([[float(pgd.steps) for pgd in row] for row in attacks]),
+        np.array([[crossed[f"{g}, {loss}"][0].cost.price(*costs[g]) for loss in LOSSES] for g in climbed], float),
     )
 
 

@@ -1,0 +1,97 @@
+"""The worst case is that of the strict protocol, image by image, from attacks on what still stands alone."""
+
+import copy
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+import robustdeq as rd
+from robustdeq.attacks import PGD
+from robustdeq.base.progress import Report
+from robustdeq.evaluation import Attempt, Estimators, GridResult, Strict, WorstCase, measure
+from robustdeq.evaluation.measure import plan
+from robustdeq.evaluation.store import Store
+from robustdeq.models import MDEQ
+
+pytestmark = pytest.mark.xdist_group("worst-case")
+ATTACK = PGD(eps=0.05, step_size=0.025, steps=2)
+FEW = {"steps": 2, "restarts": 2, "apgd_steps": 3, "targets": 1, "queries": 6, "probe_images": 4}
+WORST_CASE = WorstCase(ATTACK, Estimators(steps=(1,), dampings=(1.0,), states=2), **FEW)
+STRICT = Strict(**{name: getattr(WORST_CASE, name) for name in ("attack", "estimators", *FEW)})
+
+
+@pytest.fixture(scope="module")
+def deq(trained: MDEQ) -> MDEQ:
+    return copy.deepcopy(trained).double()
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[Tensor, Tensor]:
+    x, y = rd.data.load("digits").require("test").head(14).tensors()
+    return x.double(), y
+
+
+@pytest.fixture(scope="module")
+def strict(deq: MDEQ, data: tuple[Tensor, Tensor]) -> GridResult:
+    return measure(deq, *data, STRICT, early=2, batch_size=14)
+
+
+@pytest.mark.parametrize("batch_size", [5, 14])
+def test_worst_case_is_that_of_the_strict_protocol(
+    deq: MDEQ, data: tuple[Tensor, Tensor], strict: GridResult, batch_size: int
+) -> None:
+    """Whatever shares a batch, and in whatever order the attacks come."""
+    found = measure(deq, *data, WORST_CASE, early=2, batch_size=batch_size)
+    assert 0 < strict.standing.sum() < strict.clean.sum()
+    assert np.array_equal(found.standing, strict.standing)
+    assert np.array_equal(found.clean, strict.clean)
+
+
+def test_columns_are_cumulative_and_the_last_is_the_worst_case(deq: MDEQ, data: tuple[Tensor, Tensor]) -> None:
+    result = measure(deq, *data, WORST_CASE, early=2, batch_size=8)
+    assert all(result.cumulative)
+    for before, after in pairwise(np.moveaxis(result.per_sample, 1, 0)):
+        assert (after <= before).all()
+    assert (result.standing <= result.per_sample[:, -1]).all()
+    assert result.ids[:3] == ("through-final", "through-early", "through-ensemble")
+    assert result.ids[-1] == "square"
+
+
+def test_attempts_are_those_of_the_strict_protocol(deq: MDEQ, data: tuple[Tensor, Tensor]) -> None:
+    def attempts(protocol: Strict) -> list[str]:
+        job = plan(deq, *data, protocol, early=2)
+        made = [attempt for column in job.columns if column.role.shown for attempt in column.attempts]
+        return sorted(repr(attempt.description | {"survivors": None}) for attempt in made)
+
+    assert attempts(WORST_CASE) == attempts(STRICT)
+
+
+def test_every_pack_is_as_full_as_a_batch(
+    deq: MDEQ, data: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each attempt only the last pack may hold less, and nothing that has fallen is attacked again."""
+    packs: dict[str, list[int]] = {}
+    on = Attempt.on
+
+    def watched(self: Attempt, x: Tensor, y: Tensor, report: Report) -> Tensor:
+        packs.setdefault(self.key, []).append(len(x))
+        return on(self, x, y, report)
+
+    monkeypatch.setattr(Attempt, "on", watched)
+    job = plan(deq, *data, replace(WORST_CASE, probe_images=1), early=2, batch_size=4)
+    shares: list[float] = []
+    with Store.create(None, job.manifest()) as store:
+        job.run(store, report=lambda share, what: shares.append(share))
+    assert all(size == 4 for sizes in packs.values() for size in sizes[:-1])
+    totals = [sum(packs.get(attempt.key, [])) for c in job.columns if c.role.shown for attempt in c.attempts]
+    assert totals == sorted(totals, reverse=True)
+    assert totals[-1] < totals[0]
+    assert shares == sorted(shares)
+    assert shares[-1] <= 1
+
+
+def test_it_is_what_a_deq_is_measured_by_where_nothing_else_is_asked(deq: MDEQ, data: tuple[Tensor, Tensor]) -> None:
+    assert plan(deq, *data, early=2).settings["protocol"] == "worst-case"
