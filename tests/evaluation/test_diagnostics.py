@@ -1,6 +1,6 @@
 """Each check passes where the attacks are fit, fails where they are not, and says so with the right numbers."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from math import comb
 
 import numpy as np
@@ -14,7 +14,7 @@ from typing_extensions import override
 
 import robustdeq as rd
 from robustdeq.attacks import PGD
-from robustdeq.evaluation import Check, Estimators, GridResult, Strict, measure
+from robustdeq.evaluation import Check, CheckVerdict, Estimators, GridResult, Strict, measure
 from robustdeq.evaluation.diagnostics import Evidence, checks, compared, significant
 from robustdeq.models import DEQ, MDEQ
 
@@ -45,7 +45,7 @@ HEALTHY = Evidence(
 
 
 def failed(evidence: Evidence) -> list[int]:
-    return [i for i, check in enumerate(checks(evidence)) if not check.passed]
+    return [i for i, check in enumerate(checks(evidence)) if check.verdict is CheckVerdict.FAILED]
 
 
 def test_attacks_that_are_fit_pass_every_check() -> None:
@@ -56,12 +56,22 @@ def test_attacks_that_are_fit_pass_every_check() -> None:
 @pytest.mark.parametrize(
     ("change", "check", "sentence", "numbers"),
     [
-        ({"moved": first(7, of=10)}, ZERO, "Up to 30.0% of the images have a zero gradient", [0.3]),
-        ({"one_step": first(4, of=10)}, ONE_STEP, "better than PGD on ensemble: PGD loses", [0.4, 1.0, 0.5**6]),
-        ({"restarted": first(25)}, MORE, "do worse on ensemble", [0.5, 0.625, 0.5**5]),
-        ({"unbounded": first(1, of=10)}, UNBOUNDED, "misses up to 10.0% of the images, on ensemble", [0.1]),
-        ({"after_queries": first(13)}, BLACK_BOX, "gradients left standing, on ensemble", [14 / 40, 13 / 40]),
-        ({"errors": 2}, NOT_FINITE, "not finite on ensemble; these images count as errors", [2.0]),
+        ({"moved": first(7, of=10)}, ZERO, "Up to 30.0% of 10 images have a zero gradient", [0.3]),
+        (
+            {"one_step": first(4, of=10)},
+            ONE_STEP,
+            "One step leaves 40.0% of 10 images and many steps 100.0%, on ensemble (p = 0.016): many steps lose their",
+            [0.4, 1.0, 0.5**6],
+        ),
+        (
+            {"restarted": first(25)},
+            MORE,
+            "One run leaves 50.0% of 40 images and more steps and restarts 62.5%, on ensemble (p = 0.031): the",
+            [0.5, 0.625, 0.5**5],
+        ),
+        ({"unbounded": first(1, of=10)}, UNBOUNDED, "misses up to 10.0% of 10 images, on ensemble", [0.1]),
+        ({"after_queries": first(13)}, BLACK_BOX, "left standing (1 of 14 on ensemble)", [14 / 40, 13 / 40]),
+        ({"errors": 2}, NOT_FINITE, "Up to 2 images have logits that are not finite, on ensemble", [2.0]),
     ],
 )
 def test_each_check_fails_on_the_defense_whose_attacks_are_not_fit(
@@ -79,8 +89,8 @@ def test_ready_made_attack_that_overrates_the_final_state_is_told() -> None:
     evidence = replace(HEALTHY, ready_made={**HEALTHY.ready_made, "final": first(30)})
     assert failed(evidence) == [MISALIGNED]
     verdict = checks(evidence)[MISALIGNED]
-    assert "overrates the model by 25.0 points" in verdict.sentence
-    assert verdict.numbers == {"final": {"through the solver": 0.5, "ready-made attack": 0.75, "p": 0.5**10}}
+    assert verdict.sentence.startswith("Through the solver leaves 50.0% of 40 images and the ready-made attack 75.0%")
+    assert verdict.numbers == {"final": {"through the solver": 0.5, "the ready-made attack": 0.75, "p": 0.5**10}}
     assert failed(replace(HEALTHY, ready_made={**HEALTHY.ready_made, "ensemble": first(40)})) == []
 
 
@@ -89,6 +99,43 @@ def test_differences_within_chance_fail_nothing(field: str, chance: int, beyond:
     """Four images that only one attack breaks: p = 1/16; five: p = 1/32."""
     assert failed(replace(HEALTHY, **{field: each(first(chance))})) == []
     assert failed(replace(HEALTHY, **{field: each(first(beyond))})) != []
+
+
+@pytest.mark.parametrize("left", range(7))
+def test_what_could_not_have_failed_is_not_passed(left: int) -> None:
+    """With so few images left by the stronger attack, no outcome of the weaker one is beyond chance: p ≥ 2⁻ᵏ."""
+    evidence = replace(HEALTHY, single=each(first(left, of=10)), ready_made=each(first(left)))
+    found = {check.name: check for check in checks(evidence)}
+    few = 0.5**left >= 0.05
+    for name in ("one step beats many", "forward and backward pass misaligned"):
+        assert (found[name].verdict is CheckVerdict.TOO_FEW) == few
+        assert ("of so few images" in found[name].sentence) == few
+        assert found[name].passed != few
+    nobody = replace(HEALTHY, before_queries=each(first(0)), after_queries=each(first(0)))
+    assert checks(nobody)[BLACK_BOX].verdict is CheckVerdict.TOO_FEW
+
+
+def test_a_difference_within_chance_is_said_to_be_one() -> None:
+    check = checks(replace(HEALTHY, one_step=each(first(8, of=10))))[ONE_STEP]
+    assert check.passed
+    assert check.sentence == (
+        "One step leaves 80.0% of 10 images and many steps 100.0%, on final (p = 0.25): no more than chance allows."
+    )
+
+
+def test_checks_without_evidence_are_not_made() -> None:
+    assert checks(Evidence()) == ()
+    made = checks(replace(HEALTHY, restarted={}, after_queries={}))
+    assert [check.name for check in made] == [
+        check.name for i, check in enumerate(checks(HEALTHY)) if i not in (MORE, BLACK_BOX)
+    ]
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_what_earlier_versions_wrote_is_read(passed: bool) -> None:
+    check = Check.from_plain({"name": "a", "passed": passed, "sentence": "b", "numbers": {}})
+    assert check.passed is passed
+    assert Check.from_plain(asdict(check)) == check
 
 
 def test_one_step_is_compared_on_the_probed_images_alone() -> None:
@@ -148,8 +195,8 @@ def verdicts(result: GridResult) -> dict[str, Check]:
 def test_defense_that_hides_its_gradient_is_caught(trained: MDEQ) -> None:
     honest, hidden = (verdicts(measured(trained, head)) for head in (trained.head, Rounded(trained.head)))
     caught = {"zero gradients", "unbounded attack", "black box beats white box"}
-    assert all(honest[name].passed for name in caught)
-    assert {name for name, check in hidden.items() if not check.passed} >= caught
+    assert not any(honest[name].verdict is CheckVerdict.FAILED for name in caught)
+    assert {name for name, check in hidden.items() if check.verdict is CheckVerdict.FAILED} >= caught
     for row, numbers in hidden["zero gradients"].numbers.items():
         assert numbers["share with zero gradient"] == 1, row
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from robustdeq.base.errors import InputError
-from robustdeq.evaluation import Check, GridResult, wilson_interval
+from robustdeq.evaluation import Check, CheckVerdict, GridResult, wilson_interval
 from robustdeq.reporting import export, grid_table, latex, long_frame
 
 STANDS = np.random.default_rng(0).random((2, 3, 40)) < np.array([0.9, 0.6, 0.3])[:, None]
@@ -52,7 +52,7 @@ def test_every_number_of_the_grid_follows_from_the_long_form() -> None:
 
 
 def test_markdown_shows_every_number_with_its_interval_and_the_checks(tmp_path: Path) -> None:
-    check = Check("zero gradients", False, "Half of them vanish.", {"final": {"share": 0.5}})
+    check = Check("zero gradients", CheckVerdict.FAILED, "Half of them vanish.", {"final": {"share": 0.5}})
     marked = replace(RESULT, cumulative=(False, False, True), checks=(check,))
     (path,) = export(marked, tmp_path / "grid.md")
     lines = path.read_text().splitlines()

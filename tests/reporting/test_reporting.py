@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.text import Text
 
-from robustdeq.evaluation import Check, GridResult, StateProfile
+from robustdeq.evaluation import Check, CheckVerdict, GridResult, StateProfile
 from robustdeq.reporting import Table, checks_table, grid_table, save_profile_figure
 from robustdeq.reporting.terminal import rich_table
 
@@ -101,8 +101,13 @@ def test_weakest_attack_of_the_paper_is_underlined() -> None:
 
 def test_table_of_checks_shows_verdicts_and_the_numbers_behind_them() -> None:
     found = (
-        Check("comparison", True, "All is well.", {"final": {"one": 0.5, "p": 0.01234}, "ensemble": {"p": 1.0}}),
-        Check("count", False, "Some are not.", {"final": {"images": 3.0}}),
+        Check(
+            "comparison",
+            CheckVerdict.PASSED,
+            "All is well.",
+            {"final": {"one": 0.5, "p": 0.01234}, "ensemble": {"p": 1.0}},
+        ),
+        Check("count", CheckVerdict.FAILED, "Some are not.", {"final": {"images": 3.0}}),
     )
     assert rows(checks_table(replace(RESULT, checks=found))) == [
         ["comparison", "passed", "All is well.\nfinal: one 50.0 %, p 0.012; ensemble: p 1"],

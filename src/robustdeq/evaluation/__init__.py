@@ -3,7 +3,7 @@
 from robustdeq.base.statistics import wilson_interval
 from robustdeq.evaluation.assemble import assemble
 from robustdeq.evaluation.column import Attempt, Column
-from robustdeq.evaluation.diagnostics import Check
+from robustdeq.evaluation.diagnostics import Check, CheckVerdict
 from robustdeq.evaluation.early import StateProfile, choose_early_state, state_profile
 from robustdeq.evaluation.measure import measure, white_box_grid
 from robustdeq.evaluation.protocol import (
@@ -26,6 +26,7 @@ __all__ = [
     "Attempt",
     "AutoAttackTable",
     "Check",
+    "CheckVerdict",
     "Chosen",
     "Column",
     "Estimators",

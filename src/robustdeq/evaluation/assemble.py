@@ -6,11 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
 from robustdeq.base.errors import InputError
 from robustdeq.evaluation.column import Role, Rule
-from robustdeq.evaluation.diagnostics import Evidence, checks
+from robustdeq.evaluation.diagnostics import Evidence, Standing, checks
 from robustdeq.evaluation.early import StateProfile
 from robustdeq.evaluation.job import CLEAN
 from robustdeq.evaluation.result import GridResult
@@ -83,40 +82,42 @@ def _assembled(store: Store) -> GridResult:
         tried=tuple(tried),
         missing=dict(manifest.get("missing", ())),
     )
-    evidence = _evidence(manifest, found, result)
-    return result if evidence is None else replace(result, checks=checks(evidence))
+    return replace(result, checks=checks(_evidence(manifest, found, result)))
 
 
-def _evidence(manifest: dict[str, Any], found: dict[str, Outcome], result: GridResult) -> Evidence | None:
-    """What the checks of the attacks rest on, where the protocol made the attacks that they need."""
-    columns = {column["id"]: column["attempts"] for column in manifest["columns"]}
+def _evidence(manifest: dict[str, Any], found: dict[str, Outcome], result: GridResult) -> Evidence:
+    """What the checks of the attacks rest on, as far as the protocol made what they need; nothing without probes."""
+    columns = {column["id"]: column for column in manifest["columns"]}
+    if "one-step" not in columns:
+        return Evidence()
     ids = [row["id"] for row in manifest["rows"]]
-    titles = dict(zip(ids, result.defenses, strict=True))
-    single = [f"through-{id}" for id in ids]
-    if not {*single, "unrolled-final", "restarts", "square", "one-step", "unbounded"} <= columns.keys():
-        return None
+    alone = {id: column["attempts"] for id, column in columns.items() if not column["cumulative"]}
 
-    def against(id: str, *names: str) -> list[Outcome]:
-        """What the attempts of these columns against a row came to."""
-        attempts = [attempt for name in names for attempt in columns[name]]
-        return [found[attempt["key"]] for attempt in attempts if attempt["settings"]["against"] == id]
+    def against(row: str | None, *names: str) -> list[Outcome]:
+        """What the attempts of these columns against a row came to, where they were made on all images."""
+        attempts = [attempt for name in names for attempt in alone.get(name, ())]
+        return [found[attempt["key"]] for attempt in attempts if attempt["settings"]["against"] == row]
 
-    def own(*names: str) -> dict[str, Bool[np.ndarray, "n"]]:
-        """What stands in each row under the attempts against it."""
-        standing = {id: [outcome.standing[i] for outcome in against(id, *names)] for i, id in enumerate(ids)}
-        return {titles[id]: np.logical_and.reduce(stands) for id, stands in standing.items()}
+    def standing(*names: str, own: bool = True) -> Standing:
+        """What stands in each row under the attempts of these columns against it, or against none."""
+        made = [(title, i, against(id if own else None, *names)) for i, (id, title) in enumerate(titles)]
+        return {
+            title: np.logical_and.reduce([o.standing[i] for o in outcomes]) for title, i, outcomes in made if outcomes
+        }
 
-    square = result.ids.index("square")
-    before = result.clean & result.per_sample[:, :square].all(axis=1)
-    ready_made = result.per_sample[:, result.ids.index("unrolled-final")]
+    titles = [*zip(ids, result.defenses, strict=True)]
+    moved = [(title, [outcome.moved for outcome in against(id, "one-step")]) for id, title in titles]
+    queried = result.ids.index("square") if "square" in result.ids else 0
+    before = result.clean & result.per_sample[:, :queried].all(axis=1)
+    after = before & result.per_sample[:, queried]
     return Evidence(
-        single=own(*single),
-        restarted=own("restarts"),
-        one_step=own("one-step"),
-        moved={titles[id]: np.logical_or.reduce([o.moved for o in against(id, "one-step")]) for id in ids},
-        unbounded=own("unbounded"),
-        before_queries=dict(zip(result.defenses, before, strict=True)),
-        after_queries=dict(zip(result.defenses, before & result.per_sample[:, square], strict=True)),
-        ready_made=dict(zip(result.defenses, ready_made, strict=True)),
+        single=standing(*(f"through-{id}" for id in ids)),
+        restarted=standing("restarts"),
+        one_step=standing("one-step"),
+        moved={title: np.logical_or.reduce(moves) for title, moves in moved if moves},
+        unbounded=standing("unbounded"),
+        before_queries=dict(zip(result.defenses, before, strict=True)) if queried else {},
+        after_queries=dict(zip(result.defenses, after, strict=True)) if queried else {},
+        ready_made=standing("unrolled-final", own=False),
         errors=dict(zip(result.defenses, result.errors, strict=True)),
     )

@@ -186,7 +186,7 @@ class Column:
     def cumulative(self) -> Column:
         """The same attempts, all of which count, on the images alone that stand after all columns before."""
         attempts = tuple(replace(attempt, survivors=True) for attempt in self.attempts)
-        return replace(self, attempts=attempts, rule=Rule.EVERY, followed=())
+        return replace(self, attempts=attempts, rule=Rule.EVERY, followed=(), ready_made=False)
 
     def against(self, x: Pixels, classes: int) -> Column:
         """The column on such images and a model of so many classes: without attempts where one of them cannot be made.

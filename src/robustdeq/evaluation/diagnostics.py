@@ -7,11 +7,23 @@ et al. ("On Evaluating Adversarial Robustness", 2019): an attack that fails one 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 from scipy.stats import binomtest
+
+LEVEL = 0.05
+
+
+class CheckVerdict(StrEnum):
+    """What became of a check."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    TOO_FEW = "too few images to tell"
 
 
 @dataclass(frozen=True)
@@ -20,47 +32,63 @@ class Check:
 
     Attributes:
         name: what is checked.
-        passed: whether nothing speaks against the attacks.
-        sentence: the verdict in words.
-        numbers: what it rests on, per defense.
+        verdict: whether something speaks against the attacks; too few where nothing could have.
+        sentence: what was found, in words and with the numbers that decide.
+        numbers: all that it rests on, per defense.
     """
 
     name: str
-    passed: bool
+    verdict: CheckVerdict
     sentence: str
     numbers: dict[str, dict[str, float]]
+
+    @property
+    def passed(self) -> bool:
+        """Whether it could have failed and did not."""
+        return self.verdict is CheckVerdict.PASSED
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Check:
+        """The check that was written down, by earlier versions as passed or not."""
+        earlier = CheckVerdict.PASSED if values.get("passed") else CheckVerdict.FAILED
+        verdict = CheckVerdict(values.get("verdict", earlier))
+        return cls(values["name"], verdict, values["sentence"], values["numbers"])
+
+
+Standing = Mapping[str, Bool[np.ndarray, "n"]]
+"""For each defense, by name, which images stand; those that were attacked, from the first."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the attacks through the solver found, each against one defense and judged there; (samples,) per defense.
+    """What some attacks found, each against one defense and judged there; empty where an attack was not made.
 
     Attributes:
-        single: standing under one run of PGD.
+        single: standing under one run of PGD through the solver.
         restarted: standing under PGD with more steps and restarts.
-        one_step: standing under a single step, on the probed images.
-        moved: whether that single step changed the image, on the probed images.
-        unbounded: standing under PGD that may change every pixel at will, on the probed images.
+        one_step: standing under a single step.
+        moved: whether that single step changed the image.
+        unbounded: standing under PGD that may change every pixel at will.
         before_queries: standing when all gradient-based attacks had been made.
         after_queries: standing after Square.
-        ready_made: standing under the ready-made attack, the phantom gradient of the final state.
+        ready_made: standing under the ready-made attack, the gradient of the final state.
         errors: how many images had logits that were not finite.
     """
 
-    single: Mapping[str, Bool[np.ndarray, "n"]]
-    restarted: Mapping[str, Bool[np.ndarray, "n"]]
-    one_step: Mapping[str, Bool[np.ndarray, "probed"]]
-    moved: Mapping[str, Bool[np.ndarray, "probed"]]
-    unbounded: Mapping[str, Bool[np.ndarray, "probed"]]
-    before_queries: Mapping[str, Bool[np.ndarray, "n"]]
-    after_queries: Mapping[str, Bool[np.ndarray, "n"]]
-    ready_made: Mapping[str, Bool[np.ndarray, "n"]]
-    errors: Mapping[str, int]
+    single: Standing = field(default_factory=dict)
+    restarted: Standing = field(default_factory=dict)
+    one_step: Standing = field(default_factory=dict)
+    moved: Standing = field(default_factory=dict)
+    unbounded: Standing = field(default_factory=dict)
+    before_queries: Standing = field(default_factory=dict)
+    after_queries: Standing = field(default_factory=dict)
+    ready_made: Standing = field(default_factory=dict)
+    errors: Mapping[str, int] = field(default_factory=dict)
 
 
 def checks(evidence: Evidence) -> tuple[Check, ...]:
-    """All checks, in the order in which a reader wants them."""
-    return (
+    """All checks that the evidence allows, in the order in which a reader wants them."""
+    made = (
         zero_gradients(evidence),
         one_step_beats_many(evidence),
         more_steps(evidence),
@@ -69,48 +97,48 @@ def checks(evidence: Evidence) -> tuple[Check, ...]:
         misalignment(evidence),
         not_finite(evidence),
     )
+    return tuple(check for check in made if check.numbers)
 
 
 def zero_gradients(evidence: Evidence) -> Check:
     """Gradients that vanish cannot be climbed."""
     numbers = {row: {"share with zero gradient": float(1 - moved.mean())} for row, moved in evidence.moved.items()}
-    failed, worst = _above_zero(numbers)
-    ill = f"Up to {worst:.1%} of the images have a zero gradient: attacks that climb it say nothing about those."
-    return _verdict("zero gradients", numbers, failed, "No image has a zero gradient.", ill)
+    failed, worst, images = *_above_zero(numbers), _images(evidence.moved)
+    well = f"None of {images} images has a zero gradient."
+    ill = f"Up to {worst:.1%} of {images} images have a zero gradient: attacks that climb it say nothing about those."
+    return Check("zero gradients", _verdict(failed), ill if failed else well, numbers)
 
 
 def one_step_beats_many(evidence: Evidence) -> Check:
     """A single step that does better than many steps shows that these lost their way."""
-    numbers = {
-        row: compared("one step", one, "many steps", evidence.single[row][: len(one)])
-        for row, one in evidence.one_step.items()
-    }
-    failed = [row for row, number in numbers.items() if significant(number)]
-    well = "A single step does not do better than PGD."
-    ill = f"A single step does better than PGD on {', '.join(failed)}: PGD loses its way there."
-    return _verdict("one step beats many", numbers, failed, well, ill)
+    return _comparison(
+        "one step beats many",
+        ("one step", evidence.one_step),
+        ("many steps", evidence.single),
+        "many steps lose their way",
+    )
 
 
 def more_steps(evidence: Evidence) -> Check:
     """More steps and restarts must not do worse."""
-    numbers = {
-        row: compared("one run", evidence.single[row], "more steps and restarts", more)
-        for row, more in evidence.restarted.items()
-    }
-    failed = [row for row, number in numbers.items() if significant(number)]
-    gain = max(number["one run"] - number["more steps and restarts"] for number in numbers.values())
-    well = f"More steps and restarts do not do worse; they break up to {100 * gain:.1f} points more."
-    ill = f"More steps and restarts do worse on {', '.join(failed)}: the gradient there is not a direction of ascent."
-    return _verdict("more steps do not help", numbers, failed, well, ill)
+    return _comparison(
+        "more steps do not help",
+        ("one run", evidence.single),
+        ("more steps and restarts", evidence.restarted),
+        "the gradient is not a direction of ascent",
+    )
 
 
 def unbounded(evidence: Evidence) -> Check:
     """An attack that may draw any image at all must succeed on every one."""
     numbers = {row: {"standing at unbounded ε": float(stands.mean())} for row, stands in evidence.unbounded.items()}
-    failed, worst = _above_zero(numbers)
-    well = "An attack without bound leaves no image standing."
-    ill = f"An attack without bound misses up to {worst:.1%} of the images, on {', '.join(failed)}: all can be broken."
-    return _verdict("unbounded attack", numbers, failed, well, ill)
+    failed, worst, images = *_above_zero(numbers), _images(evidence.unbounded)
+    well = f"An attack without bound leaves none of {images} images standing."
+    ill = (
+        f"An attack without bound misses up to {worst:.1%} of {images} images, on {', '.join(failed)}: all can be "
+        "broken."
+    )
+    return Check("unbounded attack", _verdict(failed), ill if failed else well, numbers)
 
 
 def black_box_beats_white_box(evidence: Evidence) -> Check:
@@ -120,45 +148,81 @@ def black_box_beats_white_box(evidence: Evidence) -> Check:
         row: {"standing before Square": float(before.mean()), "standing after Square": float(after.mean())}
         for row, (before, after) in sides.items()
     }
-    failed = [row for row, (before, after) in sides.items() if after.sum() < before.sum()]
-    well = "Square breaks no image that the attacks with gradients left standing."
-    ill = (
-        f"Square breaks images that every attack with gradients left standing, on {', '.join(failed)}: the gradients "
-        "hide something there."
-    )
-    return _verdict("black box beats white box", numbers, failed, well, ill)
+    left = {row: int(before.sum()) for row, (before, _) in sides.items()}
+    broken = {row: left[row] - int(after.sum()) for row, (_, after) in sides.items()}
+    failed, name = [row for row, images in broken.items() if images], "black box beats white box"
+    if failed:
+        found = ", ".join(f"{broken[row]} of {left[row]} on {row}" for row in failed)
+        ill = f"Square breaks images that every attack with gradients left standing ({found}): these hide something."
+        return Check(name, CheckVerdict.FAILED, ill, numbers)
+    if not any(left.values()):
+        return Check(name, CheckVerdict.TOO_FEW, "The attacks with gradients left no image to Square.", numbers)
+    well = f"Square breaks none of the {max(left.values())} images that the attacks with gradients left standing."
+    return Check(name, CheckVerdict.PASSED, well, numbers)
 
 
 def misalignment(evidence: Evidence) -> Check:
     """How far the ready-made attack overrates the final state, against the gradient of what is computed (paper, §3)."""
-    row = next(iter(evidence.single))
-    numbers = compared("through the solver", evidence.single[row], "ready-made attack", evidence.ready_made[row])
-    gap = 100 * (numbers["ready-made attack"] - numbers["through the solver"])
-    well = (
-        f"The ready-made attack is {gap:.1f} points weaker than the same attack through the solver, no more than "
-        "chance allows."
+    row = [*evidence.single][:1] if evidence.ready_made else []
+    return _comparison(
+        "forward and backward pass misaligned",
+        ("through the solver", {name: evidence.single[name] for name in row}),
+        ("the ready-made attack", evidence.ready_made),
+        "the ready-made gradient is misaligned",
     )
-    ill = f"The ready-made attack overrates the model by {gap:.1f} points: its gradient is misaligned."
-    failed = [row] if significant(numbers) else []
-    return _verdict("forward and backward pass misaligned", {row: numbers}, failed, well, ill)
 
 
 def not_finite(evidence: Evidence) -> Check:
     """Logits that are not finite are errors of the defense."""
     numbers = {row: {"images": float(count)} for row, count in evidence.errors.items()}
-    failed, _ = _above_zero(numbers)
-    ill = f"Some logits are not finite on {', '.join(failed)}; these images count as errors of the defense."
-    return _verdict("logits that are not finite", numbers, failed, "All logits are finite.", ill)
+    failed, most = _above_zero(numbers)
+    ill = f"Up to {most:.0f} images have logits that are not finite, on {', '.join(failed)}; they count as errors."
+    return Check("logits that are not finite", _verdict(failed), ill if failed else "All logits are finite.", numbers)
 
 
-def _verdict(name: str, numbers: dict[str, dict[str, float]], failed: list[str], well: str, ill: str) -> Check:
-    return Check(name, not failed, ill if failed else well, numbers)
+def _verdict(failed: list[str]) -> CheckVerdict:
+    return CheckVerdict.FAILED if failed else CheckVerdict.PASSED
+
+
+def _images(standing: Standing) -> int:
+    return max((len(stands) for stands in standing.values()), default=0)
 
 
 def _above_zero(numbers: dict[str, dict[str, float]]) -> tuple[list[str], float]:
     """The rows whose single number is above zero, and the largest of these numbers."""
     values = {row: value for row, number in numbers.items() for value in number.values()}
-    return [row for row, value in values.items() if value > 0], max(values.values())
+    return [row for row, value in values.items() if value > 0], max(values.values(), default=0.0)
+
+
+def _comparison(name: str, weak: tuple[str, Standing], strong: tuple[str, Standing], ill: str) -> Check:
+    """Whether an attack that should not be the stronger one is, beyond chance, on the images that both were made on.
+
+    Args:
+        name: of the check.
+        weak: the attack that should not, and what it leaves standing, by defense.
+        strong: the other; only what it leaves standing can speak against it.
+        ill: what it means where it is.
+    """
+    (ours, left), (theirs, kept) = weak, strong
+    pairs = {
+        row: [side[row][: min(len(left[row]), len(kept[row]))] for side in (left, kept)] for row in left if row in kept
+    }
+    numbers = {row: compared(ours, first, theirs, second) for row, (first, second) in pairs.items()}
+    if not numbers:
+        return Check(name, CheckVerdict.TOO_FEW, "", {})
+    failed = [row for row, number in numbers.items() if significant(number)]
+    row = min(numbers, key=lambda row: numbers[row]["p"])
+    first, second, p = numbers[row].values()
+    found = f"{ours} leaves {first:.1%} of {len(pairs[row][0])} images and {theirs} {second:.1%}"
+    found = f"{found[0].upper()}{found[1:]}, on {row}"
+    if failed:
+        return Check(name, CheckVerdict.FAILED, f"{found} (p = {p:.2g}): {ill} on {', '.join(failed)}.", numbers)
+    most = max(int(second.sum()) for _, second in pairs.values())
+    if 0.5**most >= LEVEL:
+        few = f"{found}: of so few images ({most}) no difference is beyond chance."
+        return Check(name, CheckVerdict.TOO_FEW, few, numbers)
+    chance = f" (p = {p:.2g}): no more than chance allows" if first < second else ""
+    return Check(name, CheckVerdict.PASSED, f"{found}{chance}.", numbers)
 
 
 def compared(better: str, ours: Bool[np.ndarray, "n"], worse: str, theirs: Bool[np.ndarray, "n"]) -> dict[str, float]:
@@ -179,6 +243,6 @@ def compared(better: str, ours: Bool[np.ndarray, "n"], worse: str, theirs: Bool[
     return {better: float(ours.mean()), worse: float(theirs.mean()), "p": float(p)}
 
 
-def significant(numbers: dict[str, float], level: float = 0.05) -> bool:
+def significant(numbers: dict[str, float], level: float = LEVEL) -> bool:
     """Whether the first attack of a comparison is stronger than the second beyond chance."""
     return numbers["p"] < level

@@ -184,7 +184,7 @@ class GridResult:
                 settings=plain["settings"],
                 cumulative=tuple(attack["cumulative"] for attack in attacks),
                 errors=tuple(row["errors"] for row in rows),
-                checks=tuple(Check(**check) for check in plain["checks"]),
+                checks=tuple(map(Check.from_plain, plain["checks"])),
                 ids=tuple(attack["id"] for attack in attacks),
                 ready_made=tuple(attack["ready_made"] for attack in attacks),
                 missing=plain.get("missing", {}),

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from robustdeq.base.statistics import wilson_intervals
-from robustdeq.evaluation import GridResult
+from robustdeq.evaluation import CheckVerdict, GridResult
 from robustdeq.reporting.columns import shown_columns
 from robustdeq.reporting.wording import count, measured, number, percent, percents, span
 from robustdeq.study import EXPERIMENTS, Finding, Panel, Scale, Verdict
@@ -188,11 +188,14 @@ def grid_table(result: GridResult, title: str = "") -> Table:
     )
 
 
+_EMPHASIS = {CheckVerdict.PASSED: Emphasis.GOOD, CheckVerdict.FAILED: Emphasis.BAD}
+
+
 def checks_table(result: GridResult) -> Table:
     """What the attacks say about themselves: for each check its verdict and the numbers behind it."""
     rows = []
     for check in result.checks:
-        verdict = Cell("passed", emphasis=Emphasis.GOOD) if check.passed else Cell("failed", emphasis=Emphasis.BAD)
+        verdict = Cell(str(check.verdict), emphasis=_EMPHASIS.get(check.verdict, Emphasis.NONE))
         numbers = "; ".join(
             f"{defense}: " + ", ".join(f"{name} {measured(name, value)}" for name, value in found.items())
             for defense, found in check.numbers.items()

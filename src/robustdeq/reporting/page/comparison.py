@@ -10,7 +10,6 @@ import numpy as np
 from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import GridResult
 from robustdeq.reporting.page.charts import Chart, dots
-from robustdeq.reporting.page.grid_charts import best
 from robustdeq.reporting.tabulation import Cell, panel_table
 from robustdeq.reporting.wording import label, number, threat
 from robustdeq.study import Panel, published
@@ -53,7 +52,7 @@ def comparison_chart(results: Sequence[tuple[str, GridResult]]) -> Chart:
 
 
 def _ours(name: str, result: GridResult) -> _Model:
-    i, paper = best(result), _NONE
+    i, paper = 0, _NONE
     columns = [j for j, beyond in enumerate(result.beyond_paper) if not beyond]
     if columns:
         weakest = min(columns, key=lambda j: result.accuracy[i, j])
