@@ -98,7 +98,7 @@ def test_more_states_than_there_are_is_all_of_them() -> None:
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("", "choose one of worst-case, "), ("Paper", "did you mean paper?"), ("none", "choose one of paper, ")],
+    [("", "choose one of worst-case, "), ("Paper", "did you mean paper?"), ("none", "choose one of worst-case, ")],
 )
 def test_protocol_that_is_not_there_is_refused(name: str, meant: str) -> None:
     with pytest.raises(InputError, match=re.escape(f"there is no protocol '{name}'; {meant}")):

@@ -56,8 +56,12 @@ def held(store: Store) -> dict[tuple[str, int], Any]:
 ALL = {key: plain(run) for key, run in RUNS.items()}
 
 
+NOTE = {"final": {"change": [0.25, 1.0]}}
+
+
 def fill(path: Path | None) -> Store:
     store = Store.create(path, MANIFEST)
+    store.note("probe", 0, NOTE)
     for (attack, batch), run in RUNS.items():
         store.commit(attack, batch, run)
     return store
@@ -189,6 +193,8 @@ ONE = f"WHERE attack = '{CLEAN}' AND batch = 0"
         edited(f"UPDATE runs SET seconds = 0.5 {ONE}"),
         edited(f"UPDATE runs SET batch = 2 {ONE}"),
         edited("UPDATE manifest SET text = replace(text, '\"early\": 2', '\"early\": 3')"),
+        edited("UPDATE probes SET text = replace(text, '0.25', '0.5')"),
+        edited("UPDATE probes SET batch = 1"),
         edited("DELETE FROM manifest"),
         edited("INSERT INTO manifest SELECT * FROM manifest"),
         lambda path: path.write_bytes(path.read_bytes()[:10_000]),
@@ -353,8 +359,10 @@ def test_store_takes_over_what_it_lacks_and_knows_what_it_is_told(file: Path, tm
         store.know(done)
         assert held(store) == ALL
         store.commit(ATTACK, 2, make_run(2))
+        store.note("probe", 1, NOTE)
     with Store.create(part, MANIFEST) as store, Store.create(file, MANIFEST) as whole:
         assert list(held(store)) == [(ATTACK, 2)]
-        whole.absorb(store)
+        whole.absorb(store, store.notes)
     with Store.read(file) as store:
         assert held(store) == ALL | {(ATTACK, 2): plain(make_run(2))}
+        assert store.notes == {("probe", 0): NOTE, ("probe", 1): NOTE}

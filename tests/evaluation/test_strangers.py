@@ -17,6 +17,7 @@ from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report
 from robustdeq.defenses import AsIs, Defense, FinalState
 from robustdeq.evaluation import Chosen, Estimators, GridResult, Paper, Store, Strict, measure
+from robustdeq.evaluation.probes import PROBES
 from robustdeq.evaluation.store import FILE
 from robustdeq.gradients import Gradient, Phantom
 from robustdeq.models import DEQ, MDEQ
@@ -120,7 +121,7 @@ def test_defense_gets_the_adaptive_columns_with_itself_as_the_judge(folder: Path
     for column in ("through-mine", "restarts", "apgd", "apgd-t", "square", "one-step", "unbounded"):
         against = [attempt["settings"] for attempt in columns[column] if attempt["settings"]["against"] == "mine"]
         assert [settings["climbs"]["defense"] for settings in against] == [{"class": "Blurred", "width": 3}]
-    assert len(result.checks) == 7
+    assert len(result.checks) == 7 + len(PROBES)
     assert result.settings["defenses"]["mine"] == {"class": "Blurred", "width": 3}
 
 

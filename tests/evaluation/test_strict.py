@@ -26,6 +26,7 @@ from robustdeq.base.provenance import describe
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState
 from robustdeq.evaluation import Estimators, GridResult, Network, Paper, Store, Strict, assemble, measure
 from robustdeq.evaluation.column import Role, Row, Rule
+from robustdeq.evaluation.probes import PROBES
 from robustdeq.evaluation.store import FILE
 from robustdeq.gradients import Defended
 from robustdeq.models import MDEQ
@@ -135,6 +136,7 @@ def test_probes_are_made_on_the_first_images_and_are_no_column(store: Store, res
 
 def test_result_holds_every_check_with_its_numbers(result: GridResult) -> None:
     assert [check.name for check in result.checks] == [
+        *PROBES,
         "zero gradients",
         "one step beats many",
         "more steps do not help",
@@ -143,9 +145,11 @@ def test_result_holds_every_check_with_its_numbers(result: GridResult) -> None:
         "forward and backward pass misaligned",
         "logits that are not finite",
     ]
-    restarted = result.checks[2].numbers["final"]
+    checks = {check.name: check.numbers["final"] for check in result.checks}
+    restarted = checks["more steps do not help"]
     assert restarted["one run"] == result.accuracy[0, result.columns.index("through the solver, final")]
-    assert result.to_dict()["checks"][3]["numbers"]["final"]["standing at unbounded ε"] == 0
+    assert checks["unbounded attack"]["standing at unbounded ε"] == 0
+    assert [check["name"] for check in result.to_dict()["checks"]] == [*checks]
 
 
 def test_transferred_adversaries_are_those_of_the_source(
@@ -154,7 +158,7 @@ def test_transferred_adversaries_are_those_of_the_source(
     j = result.columns.index("transferred, other")
     x, y = data
     for batch, (images, labels) in enumerate(zip(x.split(8), y.split(8), strict=True)):
-        adversaries = replace(ATTACK, seed=ATTACK.seed + batch)(source, images, labels)
+        adversaries = ATTACK(source, images, labels)
         with torch.no_grad():
             stands = correct(Defended(trained, FinalState())(adversaries), labels).numpy()
         assert np.array_equal(result.per_sample[0, j, 8 * batch : 8 * batch + 8], stands)

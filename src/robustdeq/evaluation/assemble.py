@@ -9,9 +9,10 @@ import numpy as np
 
 from robustdeq.base.errors import InputError
 from robustdeq.evaluation.column import Role, Rule
-from robustdeq.evaluation.diagnostics import Evidence, Standing, checks
+from robustdeq.evaluation.diagnostics import Check, Evidence, Standing, checks
 from robustdeq.evaluation.early import StateProfile
 from robustdeq.evaluation.job import CLEAN
+from robustdeq.evaluation.probes import PROBES
 from robustdeq.evaluation.result import GridResult
 from robustdeq.evaluation.store import Finished, Outcome, Store
 
@@ -82,7 +83,22 @@ def _assembled(store: Store) -> GridResult:
         tried=tuple(tried),
         missing=dict(manifest.get("missing", ())),
     )
-    return replace(result, checks=checks(_evidence(manifest, found, result)))
+    return replace(result, checks=(*_probed(store, result), *checks(_evidence(manifest, found, result))))
+
+
+def _probed(store: Store, result: GridResult) -> list[Check]:
+    """What the probes say, over all batches that they were made on."""
+    titles = dict(zip((row["id"] for row in store.manifest["rows"]), result.defenses, strict=True))
+    made = []
+    for name, probe in PROBES.items():
+        notes = [numbers for (noted, _), numbers in sorted(store.notes.items()) if noted == name]
+        if notes:
+            found = {
+                titles[row]: {key: np.concatenate([np.array(note[row][key]) for note in notes]) for key in its}
+                for row, its in notes[0].items()
+            }
+            made.append(probe.check(found))
+    return made
 
 
 def _evidence(manifest: dict[str, Any], found: dict[str, Outcome], result: GridResult) -> Evidence:

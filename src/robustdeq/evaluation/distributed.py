@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
-from itertools import chain
 from pathlib import Path
 
 import torch.distributed
@@ -21,7 +20,10 @@ from robustdeq.base.progress import Report
 from robustdeq.evaluation.assemble import assemble
 from robustdeq.evaluation.job import Job
 from robustdeq.evaluation.result import GridResult
-from robustdeq.evaluation.store import FILE, Finished, Store, part_name
+from robustdeq.evaluation.store import FILE, Finished, Numbers, Store, part_name
+
+Part = tuple[list[tuple[str, int, Finished]], dict[tuple[str, int], Numbers]]
+"""What one process has finished, and noted."""
 
 _PATIENCE = timedelta(days=7)  # how long a process that is done waits for the slowest one
 
@@ -68,12 +70,13 @@ def share(
             with Store.read(folder / FILE) as done:
                 store.know(done)
         job.run(store, job.batches[rank::world], report, adversaries)
-        parts: list[list[tuple[str, int, Finished]]] = [[] for _ in range(world)]
+        parts: list[Part] = [([], {}) for _ in range(world)]
         result: list[GridResult | None] = [None]
         with together():
-            torch.distributed.all_gather_object(parts, list(store))
+            torch.distributed.all_gather_object(parts, (list(store), store.notes))
         if rank == 0:
-            store.absorb(chain.from_iterable(parts))
+            for runs, notes in parts:
+                store.absorb(runs, notes)
             result = [assemble(store)]
         with together():
             torch.distributed.broadcast_object_list(result)

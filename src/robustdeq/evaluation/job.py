@@ -29,6 +29,7 @@ from robustdeq.deq.defenses import defended_logits
 from robustdeq.deq.modes import evaluating
 from robustdeq.evaluation.column import Attempt, Column, Row
 from robustdeq.evaluation.early import states_of
+from robustdeq.evaluation.probes import Probe
 from robustdeq.evaluation.store import Finished, Outcome, StatesOfBatch, Store
 from robustdeq.zoo.card import fingerprint
 
@@ -48,7 +49,8 @@ class Job:
         y: their labels.
         batch_size: how many images are attacked at once.
         settings: what decides the outcome besides weights, images and code; plain values.
-        probed: on how many images, at least, columns are made that only check the attacks.
+        probed: on how many images, at least, columns and probes are made that only check the attacks.
+        probes: what is looked at there.
     """
 
     model: nn.Module
@@ -60,6 +62,7 @@ class Job:
     batch_size: int
     settings: dict[str, Any]
     probed: int = 0
+    probes: tuple[Probe, ...] = ()
 
     @property
     def batches(self) -> range:
@@ -141,6 +144,7 @@ class Job:
             for batch in work:
                 progress.tell("clean images", batch)
                 batch.clean()
+                batch.probe()
             for column in self.columns:
                 needing = [batch for batch in work if batch.needs(column)]
                 for attempt in column.attempts:
@@ -186,7 +190,11 @@ class _Batch:
 
     def needs(self, column: Column) -> bool:
         """Whether a column is made on this batch."""
-        return column.role.shown or self.number * self.job.batch_size < self.job.probed
+        return column.role.shown or self._probed
+
+    @property
+    def _probed(self) -> bool:
+        return self.number * self.job.batch_size < self.job.probed
 
     def attacked(self, attempt: Attempt) -> Bool[np.ndarray, "batch"]:
         """Which images an attempt attacks: all, or those that stand behind any of the defenses."""
@@ -201,6 +209,15 @@ class _Batch:
             found = Finished(outcome, time.perf_counter() - begun, self._states(self.x))
             self.store.commit(CLEAN, self.number, found)
         self.standing &= found.outcome.standing
+
+    def probe(self) -> None:
+        """Look at all that only checks the attacks, where this is one of the batches for it."""
+        for probe in self.job.probes if self._probed else ():
+            if (probe.name, self.number) not in self.store.notes:
+                rows = self.job.rows[:1] if probe.first_row_alone else self.job.rows
+                found = {row.id: probe.look(row, self.x, self.y) for row in rows}
+                plain = {row: {name: values.tolist() for name, values in its.items()} for row, its in found.items()}
+                self.store.note(probe.name, self.number, plain)
 
     def finish(self, attempt: Attempt, adversaries: Pixels, seconds: float) -> Finished:
         """Judge the adversaries of an attempt, and commit what became of them."""

@@ -187,7 +187,7 @@ def plan(
         classes = rows[0].judge(x[:1]).shape[1]
     possible = tuple(column.against(x[:1], classes) for column in columns)
     titles = (*(titles or protocol.titles(own)), *beside)
-    return Job(model, rows, titles, possible, x, y, batch_size, settings, protocol.probed)
+    return Job(model, rows, titles, possible, x, y, batch_size, settings, protocol.probed, protocol.probes())
 
 
 def white_box_grid(

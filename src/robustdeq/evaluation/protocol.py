@@ -40,6 +40,7 @@ from robustdeq.deq.gradients import (
     UnrolledIntermediate,
 )
 from robustdeq.evaluation.column import Attempt, Climbed, Column, Role, Row, Rule, estimated, transferred
+from robustdeq.evaluation.probes import PROBES, Probe
 
 Gradients = Mapping[str, Gradient]
 
@@ -173,8 +174,12 @@ class Protocol(ABC):
 
     @property
     def probed(self) -> int:
-        """On how many images, at least, columns are made that only check the attacks."""
+        """On how many images, at least, columns and probes are made that only check the attacks."""
         return 0
+
+    def probes(self) -> tuple[Probe, ...]:
+        """What is looked at there: everything, where there are such images."""
+        return tuple(kind(self.attack) for kind in PROBES.values()) if self.probed else ()
 
     def settings(self) -> dict[str, Any]:
         """Its name and settings, in plain values."""

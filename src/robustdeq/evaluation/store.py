@@ -1,8 +1,9 @@
 """The store of an evaluation: every finished (attack, batch) in one SQLite file, committed whole or not at all.
 
 `manifest` holds one JSON text that says what the results belong to; `runs` one row per attempt and batch; `outcomes`
-one per attempt, batch and row of the table, a digit per sample; `profiles` one per state. A run and all that belongs to
-it is one transaction, so a process that is killed loses at most the batch it was working on.
+one per attempt, batch and row of the table, a digit per sample; `profiles` one per state; `probes` what a probe found
+on a batch, as JSON. A run and all that belongs to it is one transaction, so a process that is killed loses at most the
+batch it was working on.
 """
 
 from __future__ import annotations
@@ -40,7 +41,13 @@ CREATE TABLE profiles (
     residuals TEXT NOT NULL,
     PRIMARY KEY (attack, batch, state)
 );
+CREATE TABLE probes (
+    probe TEXT NOT NULL, batch INTEGER NOT NULL, text TEXT NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (probe, batch)
+);
 """
+Numbers = dict[str, dict[str, list[float]]]
+"""What a probe found on a batch: by row of the table and by name, a number per image."""
+
 _DIFFERENCES = {
     "weights": "of another model",
     "data": "on other images",
@@ -122,6 +129,7 @@ class Store:
         self.path = path
         self.manifest = dict(manifest)
         self._known: dict[tuple[str, int], Finished] = {}
+        self._noted: dict[tuple[str, int], Numbers] = {}
         self._database = _connect(path)
 
     @classmethod
@@ -169,7 +177,7 @@ class Store:
                 _publish(folder / MANIFEST, store.manifest)
                 for part in sorted(folder.glob(part_name("[0-9]*"))):
                     with cls.create(part, manifest) as other:
-                        store.absorb(other)
+                        store.absorb(other, other.notes)
                     part.unlink()
         return store
 
@@ -231,15 +239,31 @@ class Store:
                 self._database.executemany("INSERT INTO profiles VALUES (?, ?, ?, ?, ?)", states)
         self._known[attack, batch] = run
 
-    def absorb(self, runs: Iterable[tuple[str, int, Finished]]) -> None:
-        """Take over the runs, of a store with the same manifest, that are not here yet."""
+    @property
+    def notes(self) -> dict[tuple[str, int], Numbers]:
+        """What each probe found on each batch."""
+        return dict(self._noted)
+
+    def note(self, probe: str, batch: int, numbers: Numbers) -> None:
+        """Keep what a probe found on a batch, as `commit` keeps a run."""
+        text = json.dumps(numbers)
+        with self._guarded(), self._transaction("IMMEDIATE"):
+            written = (probe, batch, text, _digest(probe, batch, text))
+            self._database.execute("INSERT OR IGNORE INTO probes VALUES (?, ?, ?, ?)", written)
+        self._noted[probe, batch] = numbers
+
+    def absorb(self, runs: Iterable[tuple[str, int, Finished]], notes: Mapping[tuple[str, int], Numbers]) -> None:
+        """Take over the runs and notes, of a store with the same manifest, that are not here yet."""
         for attack, batch, run in runs:
             if self.get(attack, batch) is None:
                 self.commit(attack, batch, run)
+        for probe, batch in notes.keys() - self._noted.keys():
+            self.note(probe, batch, notes[probe, batch])
 
-    def know(self, runs: Iterable[tuple[str, int, Finished]]) -> None:
-        """Take the runs of a store with the same manifest for done, without keeping them here."""
-        self._known |= {(attack, batch): run for attack, batch, run in runs}
+    def know(self, other: Store) -> None:
+        """Take the runs and notes of a store with the same manifest for done, without keeping them here."""
+        self._known |= {(attack, batch): run for attack, batch, run in other}
+        self._noted |= other.notes
 
     def _begun(self) -> bool:
         return bool(self._database.execute("SELECT name FROM sqlite_master WHERE name = 'manifest'").fetchone())
@@ -291,6 +315,10 @@ class Store:
                 residuals = np.array([json.loads(state[4]) for state in states]).T
                 followed = StatesOfBatch(_stack(states, 3).T, residuals)
             self._known[attack, batch] = Finished(outcome, seconds, followed)
+        for probe, batch, text, digest in self._database.execute("SELECT * FROM probes ORDER BY rowid"):
+            if digest != _digest(probe, batch, text):
+                raise sqlite3.DatabaseError(f"the probe of batch {batch} is not what was written")
+            self._noted[probe, batch] = json.loads(text)
         if outcomes or profiles:
             raise sqlite3.DatabaseError("it holds outcomes of a run that it does not know")
 
