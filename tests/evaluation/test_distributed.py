@@ -106,7 +106,7 @@ def test_one_process_takes_over_what_another_left(folder: Path, alone: Path) -> 
         manifest, everything = whole.manifest, list(whole)
     for name, remainder in ((FILE, 0), (PART, 1)):
         with Store.create(folder / "out" / name, manifest) as store:
-            store.absorb((attack, batch, run) for attack, batch, run in everything[:-9] if batch % 2 == remainder)
+            store.absorb([run for run in everything[:-9] if run[1] % 2 == remainder], {})
     cli.main([*COMMAND, *SETTINGS])
     assert results(folder / "out") == results(alone)
     assert not (folder / "out" / PART).exists()
