@@ -1,5 +1,6 @@
 """The defenses that people import: `rd.defenses`."""
 
+from robustdeq.deq.declared import Randomised, Transformed
 from robustdeq.deq.defenses import (
     Around,
     AsIs,
@@ -24,7 +25,9 @@ __all__ = [
     "EntropyReduced",
     "EntropyReduction",
     "FinalState",
+    "Randomised",
     "StateDefense",
+    "Transformed",
     "defended_logits",
     "state_logits",
 ]

@@ -51,6 +51,11 @@ class Defense(ABC):
     def evaluations(self, model: nn.Module) -> int:
         """The cost of one reading of one sample, in evaluations of f (of an explicit network, in forward passes)."""
 
+    @property
+    def judgements(self) -> int:
+        """How many readings of an adversary must all be correct; more than one where chance decides."""
+        return 1
+
     def surrogates(self, defended: Defended) -> dict[str, nn.Module]:
         """The modules x → logits whose gradients an adaptive attack climbs, by what a table calls them.
 

@@ -74,7 +74,7 @@ class Row:
         self.judge = Defended(model, defense)
         own = describe(defense)
         self.surrogates = tuple(
-            Climbed(module, name, {"defense": own, "surrogate": name}, 3 * self.cost)
+            Climbed(module, name, {"defense": own, "surrogate": name}, 3 * self.cost * getattr(module, "readings", 1))
             for name, module in defense.surrogates(self.judge).items()
         )
         self.logits_alone = Climbed(self.judge, "nothing: it asks for logits", {"defense": own}, 0)

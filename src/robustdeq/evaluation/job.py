@@ -170,11 +170,17 @@ class Job:
 
 
 def judge(model: nn.Module, rows: Sequence[Row], images: Pixels, adversaries: Pixels, y: Labels) -> Outcome:
-    """What every row of a table makes of the adversaries of images with labels y."""
-    logits = defended_logits(model, adversaries, [row.defense for row in rows])
-    standing = torch.stack([correct(row, y) for row in logits]).cpu().numpy()
-    errors = torch.stack([~row.isfinite().all(dim=1) for row in logits]).cpu().numpy()
-    return Outcome(standing, errors, (adversaries != images).flatten(1).any(dim=1).cpu().numpy())
+    """What every row of a table makes of the adversaries of images with labels y: the worst of all its judgements."""
+    standing = torch.ones(len(rows), len(y), dtype=torch.bool, device=y.device)
+    errors = torch.zeros_like(standing)
+    for reading in range(max(row.defense.judgements for row in rows)):
+        asked = [i for i, row in enumerate(rows) if row.defense.judgements > reading]
+        logits = defended_logits(model, adversaries, [rows[i].defense for i in asked])
+        for i, found in zip(asked, logits, strict=True):
+            standing[i] &= correct(found, y)
+            errors[i] |= ~found.isfinite().all(dim=1)
+    moved = (adversaries != images).flatten(1).any(dim=1)
+    return Outcome(standing.cpu().numpy(), errors.cpu().numpy(), moved.cpu().numpy())
 
 
 class _Batch:

@@ -1,0 +1,127 @@
+"""Defenses that say of themselves how they are to be attacked: what has no derivative, and what is left to chance.
+
+BPDA and EOT, after Athalye, Carlini and Wagner ("Obfuscated gradients give a false sense of security", ICML 2018, §4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from typing_extensions import override
+
+from robustdeq.base.errors import InputError, check_counts
+from robustdeq.base.shapes import Logits, Pixels
+from robustdeq.deq.defenses import Defended, Defense, FinalState
+
+
+@dataclass(frozen=True)
+class Transformed(Defense):
+    """A defense of images that are transformed first, and differentiated as if by something else (BPDA).
+
+    Args:
+        transform: images to images, such as rounding.
+        inner: the defense of what comes out.
+        backward: images to images of the same shape, whose derivative stands for that of the transform; the identity by
+            default, and None for the transform's own derivative.
+    """
+
+    transform: Callable[[Pixels], Pixels]
+    inner: Defense = field(default_factory=FinalState)
+    backward: Callable[[Pixels], Pixels] | None = field(default_factory=nn.Identity)
+
+    @property
+    @override
+    def label(self) -> str:
+        return f"{getattr(self.transform, '__name__', type(self.transform).__name__)}, {self.inner.label}"
+
+    @override
+    def check(self, model: nn.Module) -> None:
+        self.inner.check(model)
+
+    @override
+    def logits(self, model: nn.Module, x: Pixels) -> Logits:
+        made = self.transform(x)
+        if self.backward is not None and torch.is_grad_enabled():
+            stand_in = self.backward(x)
+            if stand_in.shape != made.shape:
+                raise InputError(
+                    f"the transform makes {tuple(made.shape)}, its backward {tuple(stand_in.shape)}; make them equal."
+                )
+            made = stand_in + (made - stand_in).detach()
+        return self.inner.logits(model, made)
+
+    @override
+    def evaluations(self, model: nn.Module) -> int:
+        return self.inner.evaluations(model)
+
+    @property
+    @override
+    def judgements(self) -> int:
+        return self.inner.judgements
+
+
+@dataclass(frozen=True)
+class Randomised(Defense):
+    """A defense that is left to chance: attacks climb the mean of several draws (EOT), and several have to stand.
+
+    Args:
+        inner: the defense, which draws from torch's generator.
+        draws: of how many readings the logits are averaged that are climbed.
+        readings: how many readings of an adversary must all be correct.
+
+    Raises:
+        InputError: a count is not positive.
+    """
+
+    inner: Defense
+    draws: int = 8
+    readings: int = 4
+
+    def __post_init__(self) -> None:
+        check_counts(draws=self.draws, readings=self.readings)
+
+    @property
+    @override
+    def judgements(self) -> int:
+        return self.readings
+
+    @property
+    @override
+    def label(self) -> str:
+        return self.inner.label
+
+    @override
+    def check(self, model: nn.Module) -> None:
+        self.inner.check(model)
+
+    @override
+    def logits(self, model: nn.Module, x: Pixels) -> Logits:
+        return self.inner.logits(model, x)
+
+    @override
+    def evaluations(self, model: nn.Module) -> int:
+        return self.inner.evaluations(model)
+
+    @override
+    def surrogates(self, defended: Defended) -> dict[str, nn.Module]:
+        return {f"the mean of {self.draws} draws of {self.label}": Mean(defended, self.draws)}
+
+
+class Mean(nn.Module):
+    """The mean of the logits of several readings of a model, and so of their gradients along one cotangent.
+
+    Args:
+        model: which draws at random.
+        readings: how many.
+    """
+
+    def __init__(self, model: nn.Module, readings: int) -> None:
+        super().__init__()
+        self.model, self.readings = model, readings
+
+    def forward(self, x: Pixels) -> Logits:
+        """The mean logits of so many draws."""
+        return torch.stack([self.model(x) for _ in range(self.readings)]).mean(dim=0)
