@@ -12,6 +12,7 @@ import robustdeq as rd
 from robustdeq.attacks import PGD
 from robustdeq.base.progress import Report
 from robustdeq.evaluation import Attempt, Estimators, GridResult, Strict, WorstCase, measure
+from robustdeq.evaluation.job import adversaries_of
 from robustdeq.evaluation.measure import plan
 from robustdeq.evaluation.store import Store
 from robustdeq.models import MDEQ
@@ -80,13 +81,12 @@ def test_every_pack_is_as_full_as_a_batch(
 ) -> None:
     """Of each attempt only the last pack may hold less, and nothing that has fallen is attacked again."""
     packs: dict[str, list[int]] = {}
-    on = Attempt.on
 
-    def watched(self: Attempt, x: Tensor, y: Tensor, report: Report) -> Tensor:
-        packs.setdefault(self.key, []).append(len(x))
-        return on(self, x, y, report)
+    def watched(attempt: Attempt, x: Tensor, y: Tensor, report: Report) -> Tensor:
+        packs.setdefault(attempt.key, []).append(len(x))
+        return adversaries_of(attempt, x, y, report)
 
-    monkeypatch.setattr(Attempt, "on", watched)
+    monkeypatch.setattr("robustdeq.evaluation.job.adversaries_of", watched)
     job = plan(deq, *data, replace(WORST_CASE, probe_images=1), early=2, batch_size=4)
     shares: list[float] = []
     with Store.create(None, job.manifest()) as store:

@@ -343,7 +343,7 @@ def test_the_same_command_measures_nothing_again(name: str, folder: Path, monkey
     def measured_again(*_: object) -> None:
         raise AssertionError("an attempt was made again")
 
-    monkeypatch.setattr("robustdeq.evaluation.column.Attempt.on", measured_again)
+    monkeypatch.setattr("robustdeq.evaluation.job.adversaries_of", measured_again)
     cli.main(["reproduce", name, *QUICK, "--output", str(folder)])
     after = found(folder, name)
     for old, new in zip(before.panels, after.panels, strict=True):

@@ -8,6 +8,7 @@ from robustdeq.attacks.joint import JointAttack
 from robustdeq.attacks.judged import Judged
 from robustdeq.attacks.momentum import MomentumPGD
 from robustdeq.attacks.pgd import FGSM, PGD
+from robustdeq.attacks.slow_down import SlowDown
 from robustdeq.attacks.stopping import StoppingPGD
 from robustdeq.attacks.targets import ByDistance, ByLogits, MultiTargeted, Order
 from robustdeq.base.norms import L1, L2, Linf, Norm
@@ -36,6 +37,7 @@ __all__ = [
     "MultiTargeted",
     "Norm",
     "Order",
+    "SlowDown",
     "Square",
     "Stages",
     "StoppingPGD",

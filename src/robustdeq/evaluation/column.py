@@ -11,9 +11,8 @@ from torch import nn
 
 from robustdeq.attacks import Attack
 from robustdeq.base.errors import InputError
-from robustdeq.base.progress import Report
 from robustdeq.base.provenance import describe, digest
-from robustdeq.base.shapes import Labels, Pixels
+from robustdeq.base.shapes import Pixels
 from robustdeq.deq import Defended, Defense
 from robustdeq.deq.defenses import as_deq
 from robustdeq.deq.gradients import Gradient, Surrogate
@@ -116,17 +115,6 @@ class Attempt:
     def key(self) -> str:
         """A short name that no other attempt has."""
         return digest(self.description)
-
-    def on(self, x: Pixels, y: Labels, report: Report) -> Pixels:
-        """The adversaries that it makes of images x with labels y; it reports the share that is done and what comes.
-
-        Raises:
-            InputError: one of them is outside the threat model.
-        """
-        climbed, judge = self.climbs.module, None if self.against is None else self.against.judge
-        adversaries = self.attack(climbed, x, y, None if judge is climbed else judge, report)
-        self.attack.threat.check_adversaries(adversaries, x)
-        return adversaries
 
     def evaluations(self, judging: float) -> float:
         """Its cost per image in evaluations of f, at most, where judging one image costs `judging`."""

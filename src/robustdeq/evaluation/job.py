@@ -161,12 +161,24 @@ class Job:
         for pack in _packs(sieges, self.batch_size):
             begun, parts = time.perf_counter(), [(siege.batch.x[i], siege.batch.y[i]) for siege, i in pack]
             x, y = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-            adversaries = attempt.on(x, y, progress.within(name, attempt, pack[0][0].batch, len(x)))
+            adversaries = adversaries_of(attempt, x, y, progress.within(name, attempt, pack[0][0].batch, len(x)))
             seconds = (time.perf_counter() - begun) / len(x)
             progress.climbed += len(x)
             for (siege, i), made in zip(pack, adversaries.split([len(i) for _, i in pack]), strict=True):
                 siege.take(i, made, seconds)
                 siege.finish(progress)
+
+
+def adversaries_of(attempt: Attempt, x: Pixels, y: Labels, report: Report) -> Pixels:
+    """What an attempt makes of images x with labels y; it reports the share that is done and what comes next.
+
+    Raises:
+        InputError: one of them is outside the threat model.
+    """
+    climbed, judge = attempt.climbs.module, None if attempt.against is None else attempt.against.judge
+    adversaries = attempt.attack(climbed, x, y, None if judge is climbed else judge, report)
+    attempt.attack.threat.check_adversaries(adversaries, x)
+    return adversaries
 
 
 def judge(model: nn.Module, rows: Sequence[Row], images: Pixels, adversaries: Pixels, y: Labels) -> Outcome:
