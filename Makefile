@@ -33,10 +33,12 @@ demo: .venv/installed
 test: install
 	$(PYTEST) -m "not slow"
 
-# Everything, and then the quick tests of the core again with the shapes and types of every call checked.
+# Everything once: the quick tests of the core with the shapes and types of every call checked, all others as they are.
 test-all: install
-	$(PYTEST)
 	CHECK_SHAPES=1 $(PYTEST) -m "not slow" $(CHECKED) $(addprefix --ignore=,$(UNCHECKED))
+	$(PYTEST) -m "not slow" $(UNCHECKED)
+	$(PYTEST) -m slow $(CHECKED)
+	$(PYTEST) $(addprefix --ignore=,$(CHECKED))
 
 lint: install
 	$(BIN)/ruff check .
