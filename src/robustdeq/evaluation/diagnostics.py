@@ -55,7 +55,7 @@ class Check:
         return cls(values["name"], verdict, values["sentence"], values["numbers"])
 
 
-Standing = Mapping[str, Bool[np.ndarray, "n"]]
+Standing = Mapping[str, Bool[np.ndarray, "_"]]
 """For each defense, by name, which images stand; those that were attacked, from the first."""
 
 
