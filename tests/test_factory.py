@@ -72,7 +72,7 @@ def test_defenses_of_somebody_are_rows_with_their_adaptive_columns(tmp_path: Pat
     options += ["--attacks.margin", f"{tmp_path / 'own.py'}:MARGIN"]
     (tmp_path / "own.py").write_text(
         "import robustdeq as rd\nSHORT = rd.gradients.Phantom(steps=1, damping=1.0)\n"
-        "MARGIN = rd.attacks.PGD(criterion='margin')\n"
+        "MARGIN = rd.attacks.PGD(eps=0.25, criterion='margin')\n"
     )
     cli.main(["evaluate", f"{CONV}:build", *QUICK, *options, "-o", str(tmp_path / "out")])
     result = GridResult.read(tmp_path / "out/results.json")
