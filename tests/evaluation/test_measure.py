@@ -170,13 +170,13 @@ def test_robustness_leaves_out_what_the_paper_lacks_and_the_worst_case_does_not(
     assert replace(made, clean=~clean).worst_case.tolist() == [0.25]
 
 
-def test_result_without_random_start_does_not_depend_on_the_batch_size(deq: DEQ, data: tuple[Tensor, Tensor]) -> None:
+def test_result_does_not_depend_on_the_batch_size(deq: DEQ, data: tuple[Tensor, Tensor]) -> None:
     double, (x, y) = (
         rd.models.mdeq(replace(rd.models.PRESETS["nano"], max_steps=LAST - 1), in_channels=1).double(),
         data,
     )
     double.load_state_dict(deq.state_dict())
-    attack = replace(ATTACK, random_start=False, steps=1)
+    attack = replace(ATTACK, steps=1)
     results = [
         grid(double, (x[:6].double(), y[:6]), attack=attack, batch_size=batch_size).per_sample for batch_size in (4, 6)
     ]
