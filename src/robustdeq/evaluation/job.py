@@ -237,16 +237,26 @@ class _Batch:
                 plain = {row: {name: values.tolist() for name, values in its.items()} for row, its in found.items()}
                 self.store.note(probe.name, self.number, plain)
 
-    def finish(self, attempt: Attempt, adversaries: Pixels, seconds: float) -> Finished:
-        """Judge the adversaries of an attempt, and commit what became of them."""
+    def finish(
+        self, attempt: Attempt, attacked: Bool[np.ndarray, "batch"], adversaries: Pixels, seconds: float
+    ) -> Finished:
+        """Judge the adversaries that an attempt made of the images that it attacked, and commit what became of all."""
         begun = time.perf_counter()
-        outcome = self._judge(adversaries)
-        if attempt.survivors:
-            outcome = Outcome(outcome.standing & self.standing, outcome.errors, outcome.moved)
+        standing, untouched = self.standing.copy(), np.zeros_like(self.standing)
+        outcome = Outcome(standing, untouched, untouched[0].copy())
+        if not attempt.survivors:
+            outcome = self._judge(adversaries)
+        elif attacked.any():
+            chosen = torch.from_numpy(attacked).to(self.x.device)
+            job, x, y = self.job, self.x[chosen], self.y[chosen]
+            found = judge(job.model, job.rows, x, adversaries[chosen], y)
+            outcome.standing[:, attacked] &= found.standing
+            outcome.errors[:, attacked] = found.errors
+            outcome.moved[attacked] = found.moved
         states = self._states(adversaries) if attempt.key in self.job.followed else None
-        found = Finished(outcome, seconds + time.perf_counter() - begun, states)
-        self.store.commit(attempt.key, self.number, found)
-        return found
+        made = Finished(outcome, seconds + time.perf_counter() - begun, states)
+        self.store.commit(attempt.key, self.number, made)
+        return made
 
     def _judge(self, adversaries: Tensor) -> Outcome:
         return judge(self.job.model, self.job.rows, self.x, adversaries, self.y)
@@ -273,8 +283,8 @@ class _Siege:
         self._known = batch.store.get(attempt.key, batch.number)
         self._file = None if folder is None else folder / f"{attempt.key}-{batch.number:05d}.safetensors"
         self._made = self._known is None or (self._file is not None and not self._file.is_file())
-        chosen = batch.attacked(attempt) & self._made
-        self.left = torch.from_numpy(chosen.nonzero()[0]).to(batch.x.device)
+        self._attacked = batch.attacked(attempt)
+        self.left = torch.from_numpy((self._attacked & self._made).nonzero()[0]).to(batch.x.device)
         self._adversaries, self._waiting, self._seconds = batch.x.clone(), len(self.left), 0.0
 
     def take(self, chosen: Tensor, adversaries: Pixels, seconds: float) -> None:
@@ -292,7 +302,7 @@ class _Siege:
             tensors = {"adversaries": self._adversaries, "labels": batch.y}
             write_tensors(self._file, tensors, {"attack": attempt.key, "batch": str(batch.number)})
         progress.finish(attempt, batch)
-        found = self._known or batch.finish(attempt, self._adversaries, self._seconds)
+        found = self._known or batch.finish(attempt, self._attacked, self._adversaries, self._seconds)
         if attempt.key in batch.job.counting:
             batch.standing &= found.outcome.standing
 

@@ -377,7 +377,7 @@ class WorstCase(Strict):
         ]
 
 
-_ORDER = ("unrolled-final", "through-", "ready-made-apgd-t", "apgd-t", "apgd", "restarts", "implicit-", "joint")
+_ORDER = ("unrolled-final", "through-", "apgd-t", "apgd", "restarts", "implicit-", "joint", "ready-made-apgd-t")
 """The beginnings of the names of columns, in the order in which they are made."""
 _WHOLE = 2
 """How many of these attack all images."""
