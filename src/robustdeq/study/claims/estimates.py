@@ -182,7 +182,7 @@ GRADIENTS = (
         _first_state_strongest,
     ),
     Statement(
-        "… more than any number of steps and damping",
+        "unrolling z_1 hurts more than any steps and damping",
         "§6.4",
         (FIGURE_3B, FIGURE_3C),
         "Unrolling z_1 with k = 1 and λ = 1 hurts the early state more than any other state, k and λ.",
