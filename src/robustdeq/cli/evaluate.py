@@ -63,9 +63,9 @@ def evaluate(
         model: for FILE.py:NAME, its keyword arguments, as in --model.width 64; and those settings of the solve that it
             does not take itself: max_steps, tol, tail_steps, tail_damping.
         n: how many test images, from the first; all by default.
-        protocol: which attacks: paper (Tables 2 and 6), worst-case (per image, over all attacks we know, at the lowest
-            price), strict (the same with every attack on its own, and checks of the attacks), ready-made (Table 1),
-            autoattack (Table 3) or entropy (input entropy reduction, attacked as published and adaptively).
+        protocol: which attacks: paper (Tables 2 and 6), worst-case (per image, over all attacks we know, each on what
+            still stands), strict (the same with every attack on its own, and checks of the attacks), ready-made
+            (Table 1), autoattack (Table 3) or entropy (input entropy reduction, attacked as published and adaptively).
         attack: PGD and its threat model, by default that in which the weights were trained.
         early: the state of the early-state defense; by default the one chosen in training, else on the development
             split of the data.

@@ -223,7 +223,7 @@ class _Batch:
         found = self.store.get(CLEAN, self.number)
         if found is None:
             begun = time.perf_counter()
-            outcome = self._judge(self.x)
+            outcome = judge(self.job.model, self.job.rows, self.x, self.x, self.y)
             found = Finished(outcome, time.perf_counter() - begun, self._states(self.x))
             self.store.commit(CLEAN, self.number, found)
         self.standing &= found.outcome.standing
@@ -242,24 +242,17 @@ class _Batch:
     ) -> Finished:
         """Judge the adversaries that an attempt made of the images that it attacked, and commit what became of all."""
         begun = time.perf_counter()
-        standing, untouched = self.standing.copy(), np.zeros_like(self.standing)
-        outcome = Outcome(standing, untouched, untouched[0].copy())
-        if not attempt.survivors:
-            outcome = self._judge(adversaries)
-        elif attacked.any():
-            chosen = torch.from_numpy(attacked).to(self.x.device)
-            job, x, y = self.job, self.x[chosen], self.y[chosen]
-            found = judge(job.model, job.rows, x, adversaries[chosen], y)
+        job, chosen = self.job, torch.from_numpy(attacked).to(self.x.device)
+        standing = self.standing.copy() if attempt.survivors else np.ones_like(self.standing)
+        outcome = Outcome(standing, np.zeros_like(standing), np.zeros_like(attacked))
+        if attacked.any():
+            found = judge(job.model, job.rows, self.x[chosen], adversaries[chosen], self.y[chosen])
             outcome.standing[:, attacked] &= found.standing
-            outcome.errors[:, attacked] = found.errors
-            outcome.moved[attacked] = found.moved
+            outcome.errors[:, attacked], outcome.moved[attacked] = found.errors, found.moved
         states = self._states(adversaries) if attempt.key in self.job.followed else None
         made = Finished(outcome, seconds + time.perf_counter() - begun, states)
         self.store.commit(attempt.key, self.number, made)
         return made
-
-    def _judge(self, adversaries: Tensor) -> Outcome:
-        return judge(self.job.model, self.job.rows, self.x, adversaries, self.y)
 
     def _states(self, x: Tensor) -> StatesOfBatch | None:
         return states_of(self.job.model, x, self.y) if isinstance(self.job.model, DEQ) else None

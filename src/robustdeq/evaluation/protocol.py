@@ -356,9 +356,9 @@ class Strict(Paper):
 
 @dataclass(frozen=True)
 class WorstCase(Strict):
-    """The attacks of `Strict`, the strongest for their price first, each on the images that no other has broken.
+    """The attacks of `Strict`, those through the solver first, each on the images that no other has broken.
 
-    What counts is the worst case: it is that of `Strict`, image by image, at a fraction of its price. The ready-made
+    What counts is the worst case: it is that of `Strict`, image by image, at a lower price. The ready-made
     attack and PGD through the solver are made on all images, so that it shows what they would have said; every other
     column includes all before it, and says nothing of its attack alone. Settings as for `Strict`.
     """
