@@ -97,7 +97,7 @@ class Noise(Defense):
 def test_chance_is_averaged_by_the_attack_and_judged_at_its_worst() -> None:
     model = Smooth()
     x, y = images(model)
-    row = Row("mine", model, Randomised(Noise(), draws=5, readings=3))
+    row = Row("mine", model, Randomised(Noise(), samples=5, readings=3))
     (climbed,) = row.surrogates
     assert climbed.label == "the mean of 5 draws of Noise"
     assert climbed.evaluations == 3 * 5
@@ -106,7 +106,7 @@ def test_chance_is_averaged_by_the_attack_and_judged_at_its_worst() -> None:
     torch.manual_seed(3)
     assert_close(mean, torch.stack([model(x + 0.3 * torch.randn_like(x)) for _ in range(5)]).mean(dim=0))
     torch.manual_seed(4)
-    many = standing(model, Randomised(Noise(), draws=8, readings=8), x, y)
+    many = standing(model, Randomised(Noise(), samples=8, readings=8), x, y)
     torch.manual_seed(4)
     single = standing(model, Noise(), x, y)
     assert many.mean() < single.mean()
@@ -114,13 +114,13 @@ def test_chance_is_averaged_by_the_attack_and_judged_at_its_worst() -> None:
 
 def test_what_holds_for_a_defense_holds_for_what_it_is_declared_as() -> None:
     model = Smooth()
-    both = Transformed(rounded, Randomised(Noise(), draws=2, readings=5))
-    assert both.judgements == 5
+    both = Transformed(rounded, Randomised(Noise(), samples=2, readings=5))
+    assert (both.judgements, both.draws) == (5, 2)
     assert (Noise().judgements, Randomised(Noise()).judgements) == (1, 4)
     assert both.evaluations(model) == 1
     assert both.label == "rounded, Noise"
-    with pytest.raises(InputError, match="draws is 0"):
-        Randomised(Noise(), draws=0)
+    with pytest.raises(InputError, match="samples is 0"):
+        Randomised(Noise(), samples=0)
     for defense in (Transformed(rounded), Randomised(Transformed(rounded))):
         with pytest.raises(InputError, match="has no states to read"):
             Defended(model, defense)

@@ -192,11 +192,17 @@ def verdicts(result: GridResult) -> dict[str, Check]:
     return {check.name: check for check in result.checks}
 
 
-def test_defense_that_hides_its_gradient_is_caught(trained: MDEQ) -> None:
-    honest, hidden = (verdicts(measured(trained, head)) for head in (trained.head, Rounded(trained.head)))
-    caught = {"zero gradients", "unbounded attack", "black box beats white box"}
+def test_defense_that_hides_its_gradient_is_caught_and_climbed_straight_through(trained: MDEQ) -> None:
+    results = [measured(trained, head) for head in (trained.head, Rounded(trained.head))]
+    honest, hidden = map(verdicts, results)
+    caught = {"zero gradients", "unbounded attack"}
     assert not any(honest[name].verdict is CheckVerdict.FAILED for name in caught)
     assert {name for name, check in hidden.items() if check.verdict is CheckVerdict.FAILED} >= caught
+    name = "operations without a derivative"
+    assert honest[name].sentence == "Every operation of the model has a derivative."
+    assert hidden[name].sentence.startswith("No useful derivative: round (test_diagnostics.py:")
+    found = dict(zip(results[1].ids, results[1].per_sample[0].sum(axis=1), strict=True))
+    assert found["straight-through"] < found["through-final"]
     for row, numbers in hidden["zero gradients"].numbers.items():
         assert numbers["share with zero gradient"] == 1, row
 

@@ -121,7 +121,7 @@ def test_defense_gets_the_adaptive_columns_with_itself_as_the_judge(folder: Path
     for column in ("through-mine", "restarts", "apgd", "apgd-t", "square", "one-step", "unbounded"):
         against = [attempt["settings"] for attempt in columns[column] if attempt["settings"]["against"] == "mine"]
         assert [settings["climbs"]["defense"] for settings in against] == [{"class": "Blurred", "width": 3}]
-    assert len(result.checks) == 7 + len(PROBES)
+    assert len(result.checks) == 8 + len(PROBES)
     assert result.settings["defenses"]["mine"] == {"class": "Blurred", "width": 3}
 
 

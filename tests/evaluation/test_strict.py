@@ -138,6 +138,7 @@ def test_result_holds_every_check_with_its_numbers(result: GridResult) -> None:
     assert [check.name for check in result.checks] == [
         *PROBES,
         "zero gradients",
+        "operations without a derivative",
         "one step beats many",
         "more steps do not help",
         "unbounded attack",

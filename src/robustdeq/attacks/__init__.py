@@ -10,6 +10,7 @@ from robustdeq.attacks.momentum import MomentumPGD
 from robustdeq.attacks.pgd import FGSM, PGD
 from robustdeq.attacks.slow_down import SlowDown
 from robustdeq.attacks.stopping import StoppingPGD
+from robustdeq.attacks.straight_through import StraightThrough
 from robustdeq.attacks.targets import ByDistance, ByLogits, MultiTargeted, Order
 from robustdeq.base.norms import L1, L2, Linf, Norm
 from robustdeq.base.threat import ThreatModel
@@ -41,6 +42,7 @@ __all__ = [
     "Square",
     "Stages",
     "StoppingPGD",
+    "StraightThrough",
     "TargetedAPGD",
     "TargetedFAB",
     "ThreatModel",

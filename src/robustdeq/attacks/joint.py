@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from robustdeq.attacks.base import Cost
 from robustdeq.attacks.pgd import PGD, finite_or_zero
+from robustdeq.base.derivative import derivative
 from robustdeq.base.errors import InputError, require
 from robustdeq.base.shapes import Flat, Pixels
 from robustdeq.deq.cell import Linearization
@@ -104,9 +105,9 @@ class JointAttack(PGD):
                     injection, cell, _ = deq.bind(leaf)
                     linearization = Linearization(cell, state)
                     read = state.detach().requires_grad_()
-                    c = torch.autograd.grad(total_loss(loss, deq.classify(cell, read)), read)[0].flatten(1)
+                    c = derivative(total_loss(loss, deq.classify(cell, read)), read).flatten(1)
                 pulled, (on_injection,) = linearization.vjp(adjoint, (injection,))
-                gradient = finite_or_zero(torch.autograd.grad(injection, leaf, on_injection)[0])
+                gradient = finite_or_zero(derivative(injection, leaf, on_injection))
                 state = torch.lerp(state, linearization.value, self.damping)
                 adjoint = torch.lerp(adjoint, pulled + c, self.damping)
                 start = self.step(start, gradient, x)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdeq.attacks.pgd import finite_or_zero
+from robustdeq.base.derivative import derivative
 from robustdeq.base.shapes import Logits, Pixels
 from robustdeq.deq.solve import attach
 
@@ -47,12 +48,7 @@ class Judged(nn.Module):
             value = differentiable if self.target is self.surrogate else self.target(leaf.detach())
 
         def pull_back(cotangent: Tensor, tensors: tuple[Tensor, ...]) -> Sequence[Tensor]:
-            if not differentiable.requires_grad:
-                return [torch.zeros_like(leaf)]
-            gradient = torch.autograd.grad(
-                differentiable, leaf, cotangent, retain_graph=True, allow_unused=True, materialize_grads=True
-            )[0]
-            return [finite_or_zero(gradient)]
+            return [finite_or_zero(derivative(differentiable, leaf, cotangent, retain=True))]
 
         return attach(value, pull_back, (x,))
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 from robustdeq.attacks.ascent import Ascent, Bound
 from robustdeq.attacks.base import BallAttack, Cost
 from robustdeq.attacks.losses import LabelledLoss, correct, named, register
+from robustdeq.base.derivative import derivative
 from robustdeq.base.errors import require
 from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
@@ -36,7 +37,7 @@ def input_gradient(model: nn.Module, x: Pixels, loss: Loss) -> Pixels:
         return finite_or_zero(own(x, loss))
     x = x.detach().requires_grad_()
     with torch.enable_grad():
-        return finite_or_zero(torch.autograd.grad(total_loss(loss, model(x)), x)[0])
+        return finite_or_zero(derivative(total_loss(loss, model(x)), x))
 
 
 @dataclass(frozen=True)

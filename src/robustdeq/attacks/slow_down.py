@@ -13,6 +13,7 @@ from torch import nn
 from typing_extensions import override
 
 from robustdeq.attacks.pgd import PGD, finite_or_zero
+from robustdeq.base.derivative import derivative
 from robustdeq.base.errors import InputError
 from robustdeq.base.shapes import PerSample, Pixels
 from robustdeq.deq.defenses import EarlyState
@@ -49,7 +50,7 @@ class SlowDown(PGD):
                 leaf = start.detach().requires_grad_()
                 with torch.enable_grad():
                     height = log_residual(deq, leaf)
-                    gradient = finite_or_zero(torch.autograd.grad(height.sum(), leaf)[0])
+                    gradient = finite_or_zero(derivative(height.sum(), leaf))
                 start = self.step(leaf.detach(), gradient, x)
         return start
 

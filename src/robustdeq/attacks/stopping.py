@@ -16,6 +16,7 @@ from robustdeq.attacks.base import Cost
 from robustdeq.attacks.judged import Judged
 from robustdeq.attacks.losses import correct
 from robustdeq.attacks.pgd import PGD
+from robustdeq.base.derivative import derivative
 from robustdeq.base.shapes import Logits, PerSample, Pixels
 from robustdeq.deq.model import Loss, losses_of
 
@@ -73,5 +74,5 @@ def differentiated(judged: Judged, x: Pixels, loss: Loss) -> tuple[Logits, PerSa
         logits = judged.answers(leaf)
         finite = logits.isfinite().all(dim=1, keepdim=True)
         losses = losses_of(loss, torch.where(finite, logits, 0))
-        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+        gradient = derivative(losses.sum(), leaf)
     return logits.detach(), losses.detach(), gradient

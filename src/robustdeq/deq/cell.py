@@ -11,6 +11,7 @@ import torch._functorch.config
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from robustdeq.base.derivative import derivatives
 from robustdeq.base.errors import check_choice
 from robustdeq.base.shapes import Flat, State
 from robustdeq.deq.structure import WHOLE, Structure, Tree
@@ -131,6 +132,4 @@ class Linearization:
     def tensor_vjp(self, cotangent: Flat, to: tuple[Tensor, ...], retain: bool = False) -> list[Tensor]:
         """(∂f/∂t)ᵀ c alone, for each tensor t of `to`."""
         c = cotangent.reshape(self._value.shape)
-        return list(
-            torch.autograd.grad(self._value, to, c, retain_graph=retain, allow_unused=True, materialize_grads=True)
-        )
+        return derivatives(self._value, to, c, retain)

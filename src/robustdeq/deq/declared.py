@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from robustdeq.base.errors import InputError, check_counts
 from robustdeq.base.shapes import Logits, Pixels
-from robustdeq.deq.defenses import Defended, Defense, FinalState
+from robustdeq.deq.defenses import Defense, FinalState
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,11 @@ class Transformed(Defense):
     def judgements(self) -> int:
         return self.inner.judgements
 
+    @property
+    @override
+    def draws(self) -> int:
+        return self.inner.draws
+
 
 @dataclass(frozen=True)
 class Randomised(Defense):
@@ -69,7 +74,7 @@ class Randomised(Defense):
 
     Args:
         inner: the defense, which draws from torch's generator.
-        draws: of how many readings the logits are averaged that are climbed.
+        samples: of how many readings the logits are averaged that are climbed.
         readings: how many readings of an adversary must all be correct.
 
     Raises:
@@ -77,11 +82,16 @@ class Randomised(Defense):
     """
 
     inner: Defense
-    draws: int = 8
+    samples: int = 8
     readings: int = 4
 
     def __post_init__(self) -> None:
-        check_counts(draws=self.draws, readings=self.readings)
+        check_counts(samples=self.samples, readings=self.readings)
+
+    @property
+    @override
+    def draws(self) -> int:
+        return self.samples
 
     @property
     @override
@@ -104,24 +114,3 @@ class Randomised(Defense):
     @override
     def evaluations(self, model: nn.Module) -> int:
         return self.inner.evaluations(model)
-
-    @override
-    def surrogates(self, defended: Defended) -> dict[str, nn.Module]:
-        return {f"the mean of {self.draws} draws of {self.label}": Mean(defended, self.draws)}
-
-
-class Mean(nn.Module):
-    """The mean of the logits of several readings of a model, and so of their gradients along one cotangent.
-
-    Args:
-        model: which draws at random.
-        readings: how many.
-    """
-
-    def __init__(self, model: nn.Module, readings: int) -> None:
-        super().__init__()
-        self.model, self.readings = model, readings
-
-    def forward(self, x: Pixels) -> Logits:
-        """The mean logits of so many draws."""
-        return torch.stack([self.model(x) for _ in range(self.readings)]).mean(dim=0)

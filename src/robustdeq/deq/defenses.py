@@ -56,12 +56,19 @@ class Defense(ABC):
         """How many readings of an adversary must all be correct; more than one where chance decides."""
         return 1
 
+    @property
+    def draws(self) -> int:
+        """Of how many readings the logits are averaged that an attack climbs; more than one where chance decides."""
+        return 1
+
     def surrogates(self, defended: Defended) -> dict[str, nn.Module]:
         """The modules x → logits whose gradients an adaptive attack climbs, by what a table calls them.
 
         Args:
-            defended: the model behind this defense, which by default is the only one.
+            defended: the model behind this defense, which by default is the only one, or the mean of its draws (EOT).
         """
+        if self.draws > 1:
+            return {f"the mean of {self.draws} draws of {self.label}": Mean(defended, self.draws)}
         return {f"the true gradient of {self.label}": defended}
 
     def reader(self, model: nn.Module) -> Reader | None:
@@ -89,6 +96,23 @@ class Defended(nn.Module):
     def forward(self, x: Pixels) -> Logits:
         """The defended logits; nan for a sample whose solve diverged, which counts as an error of the defense."""
         return self.defense.logits(self.deq, x)
+
+
+class Mean(nn.Module):
+    """The mean of the logits of several readings of a model, and so of their gradients along one cotangent.
+
+    Args:
+        model: which draws at random.
+        readings: how many.
+    """
+
+    def __init__(self, model: nn.Module, readings: int) -> None:
+        super().__init__()
+        self.model, self.readings = model, readings
+
+    def forward(self, x: Pixels) -> Logits:
+        """The mean logits of so many draws."""
+        return torch.stack([self.model(x) for _ in range(self.readings)]).mean(dim=0)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from typing_extensions import override
 
+from robustdeq.base.derivative import derivative
 from robustdeq.base.errors import InputError, require
 from robustdeq.base.shapes import Logits, PerSample, Pixels, State
 from robustdeq.deq.cell import BoundCell, Execution, bind, initial_state
@@ -91,7 +92,7 @@ class Gradient(ABC):
 
     def differentiate(self, deq: DEQ, x: Pixels, loss: Loss) -> Pixels:
         """The gradient at a leaf x, called by `input_gradient` with gradients enabled and the weights frozen."""
-        return torch.autograd.grad(total_loss(loss, self.logits(deq, x)), x)[0]
+        return derivative(total_loss(loss, self.logits(deq, x)), x)
 
 
 class StateGradient(Gradient):

@@ -104,9 +104,11 @@ def _probed(store: Store, result: GridResult) -> list[Check]:
 def _evidence(manifest: dict[str, Any], found: dict[str, Outcome], result: GridResult) -> Evidence:
     """What the checks of the attacks rest on, as far as the protocol made what they need; nothing without probes."""
     columns = {column["id"]: column for column in manifest["columns"]}
-    if "one-step" not in columns:
+    titles = [*zip((row["id"] for row in manifest["rows"]), result.defenses, strict=True)]
+    watched = {title: row for (_, title), row in zip(titles, manifest["rows"], strict=True)}
+    if "one-step" not in columns and not any(row.get("operations") or row.get("unwatched") for row in watched.values()):
         return Evidence()
-    ids = [row["id"] for row in manifest["rows"]]
+    ids = [id for id, _ in titles]
     alone = {id: column["attempts"] for id, column in columns.items() if not column["cumulative"]}
 
     def against(row: str | None, *names: str) -> list[Outcome]:
@@ -121,7 +123,6 @@ def _evidence(manifest: dict[str, Any], found: dict[str, Outcome], result: GridR
             title: np.logical_and.reduce([o.standing[i] for o in outcomes]) for title, i, outcomes in made if outcomes
         }
 
-    titles = [*zip(ids, result.defenses, strict=True)]
     moved = [(title, [outcome.moved for outcome in against(id, "one-step")]) for id, title in titles]
     queried = result.ids.index("square") if "square" in result.ids else 0
     before = result.clean & result.per_sample[:, :queried].all(axis=1)
@@ -136,4 +137,7 @@ def _evidence(manifest: dict[str, Any], found: dict[str, Outcome], result: GridR
         after_queries=dict(zip(result.defenses, after, strict=True)) if queried else {},
         ready_made=standing("unrolled-final", own=False),
         errors=dict(zip(result.defenses, result.errors, strict=True)),
+        straight=standing("straight-through"),
+        operations={title: row["operations"] for title, row in watched.items() if "operations" in row},
+        unwatched={title: row.get("unwatched", "") for title, row in watched.items()},
     )

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from robustdeq.attacks import Attack
+from robustdeq.attacks import Attack, StraightThrough
+from robustdeq.attacks.straight_through import Operation, operations_without_derivative
 from robustdeq.base.errors import InputError
 from robustdeq.base.provenance import describe, digest
 from robustdeq.base.shapes import Pixels
@@ -57,24 +58,41 @@ class Row:
         cost: of judging one image, in evaluations of f.
         judge: the module x → logits that has to be fooled.
         surrogates: what an adaptive attack climbs.
+        straight: what else it climbs where operations have no useful derivative: the same, straight through them.
+        operations: these operations.
+        unwatched: why they could not be looked for; empty where they could.
         logits_alone: the same module for an attack that asks for logits and climbs nothing.
 
     Args:
         id: names it among the rows.
-        model: what is defended.
+        model: what is defended, in eval mode.
         defense: the defense.
+        x: an image on which operations without a derivative are looked for; None looks for none.
 
     Raises:
         InputError: the defense does not fit the model.
     """
 
-    def __init__(self, id: str, model: nn.Module, defense: Defense) -> None:
+    def __init__(self, id: str, model: nn.Module, defense: Defense, x: Pixels | None = None) -> None:
         self.id, self.defense, self.cost = id, defense, defense.evaluations(model)
         self.judge = Defended(model, defense)
-        own = describe(defense)
-        self.surrogates = tuple(
-            Climbed(module, name, {"defense": own, "surrogate": name}, 3 * self.cost * getattr(module, "readings", 1))
-            for name, module in defense.surrogates(self.judge).items()
+        own, price = describe(defense), 3 * self.cost * defense.draws
+
+        def climbed(name: str, module: nn.Module) -> Climbed:
+            return Climbed(module, name, {"defense": own, "surrogate": name}, price)
+
+        modules = defense.surrogates(self.judge)
+        self.surrogates = tuple(climbed(name, module) for name, module in modules.items())
+        self.operations: tuple[Operation, ...] = ()
+        self.unwatched = ""
+        try:
+            self.operations = () if x is None else operations_without_derivative(self.judge, x)
+        except InputError as error:
+            self.unwatched = str(error)
+        named = ", ".join(map(str, self.operations))
+        straight = modules if self.operations else {}
+        self.straight = tuple(
+            climbed(f"{name}, straight through {named}", StraightThrough(module)) for name, module in straight.items()
         )
         self.logits_alone = Climbed(self.judge, "nothing: it asks for logits", {"defense": own}, 0)
 

@@ -6,8 +6,8 @@ et al. ("On Evaluating Adversarial Robustness", 2019): an attack that fails one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -73,6 +73,9 @@ class Evidence:
         after_queries: standing after Square.
         ready_made: standing under the ready-made attack, the gradient of the final state.
         errors: how many images had logits that were not finite.
+        straight: standing under one run of PGD straight through the operations without a derivative.
+        operations: these operations; for each defense where they were looked for, none or more.
+        unwatched: why they could not be looked for.
     """
 
     single: Standing = field(default_factory=dict)
@@ -84,12 +87,16 @@ class Evidence:
     after_queries: Standing = field(default_factory=dict)
     ready_made: Standing = field(default_factory=dict)
     errors: Mapping[str, int] = field(default_factory=dict)
+    straight: Standing = field(default_factory=dict)
+    operations: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    unwatched: Mapping[str, str] = field(default_factory=dict)
 
 
 def checks(evidence: Evidence) -> tuple[Check, ...]:
     """All checks that the evidence allows, in the order in which a reader wants them."""
     made = (
         zero_gradients(evidence),
+        without_derivative(evidence),
         one_step_beats_many(evidence),
         more_steps(evidence),
         unbounded(evidence),
@@ -107,6 +114,31 @@ def zero_gradients(evidence: Evidence) -> Check:
     well = f"None of {images} images has a zero gradient."
     ill = f"Up to {worst:.1%} of {images} images have a zero gradient: attacks that climb it say nothing about those."
     return Check("zero gradients", _verdict(failed), ill if failed else well, numbers)
+
+
+def without_derivative(evidence: Evidence) -> Check:
+    """Operations without a useful derivative must not keep an attack from what it finds straight through them."""
+    name = "operations without a derivative"
+    numbers = {row: {"operations": float(len(found))} for row, found in evidence.operations.items()}
+    named = ", ".join(dict.fromkeys(operation for found in evidence.operations.values() for operation in found))
+    why = next((reason for reason in evidence.unwatched.values() if reason), "")
+    if why:
+        return Check(
+            name, CheckVerdict.FAILED, f"Operations without a derivative could not be looked for: {why}", numbers
+        )
+    if not named:
+        return Check(name, CheckVerdict.PASSED, "Every operation of the model has a derivative.", numbers)
+    found = _comparison(
+        name,
+        ("straight through it", evidence.straight),
+        ("the model's own gradient", evidence.single),
+        "the gradient does not see what it hides",
+    )
+    if not found.numbers:
+        return Check(
+            name, CheckVerdict.FAILED, f"No useful derivative: {named}; no attack went straight through.", numbers
+        )
+    return replace(found, sentence=f"No useful derivative: {named}. {found.sentence}")
 
 
 def one_step_beats_many(evidence: Evidence) -> Check:

@@ -95,7 +95,15 @@ class Job:
             "environment": {"torch": torch.__version__, "device": self.x.device.type},
             "settings": self.settings,
             "batches": len(self.batches),
-            "rows": [{"id": row.id, "title": title} for row, title in zip(self.rows, self.titles, strict=True)],
+            "rows": [
+                {
+                    "id": row.id,
+                    "title": title,
+                    "operations": [*map(str, row.operations)],
+                    "unwatched": row.unwatched,
+                }
+                for row, title in zip(self.rows, self.titles, strict=True)
+            ],
             "searched": self.searched,
             "adjoints": {
                 name: attempt.key

@@ -171,8 +171,9 @@ def plan(
         settings["beside"] = describe(beside)
     for id in beside:
         require(id not in defenses, f"there is a row {id!r} already; give the defense another name.")
-    own = tuple(Row(id, model, defense) for id, defense in defenses.items())
-    rows = (*own, *(Row(id, model, defense) for id, defense in beside.items()))
+    with evaluating(model):
+        own = tuple(Row(id, model, defense, x[:1]) for id, defense in defenses.items())
+        rows = (*own, *(Row(id, model, defense, x[:1]) for id, defense in beside.items()))
     require(rows, "there is no defense to judge; give at least one.")
     if isinstance(model, DEQ):
         settings |= {part: describe(getattr(model, part)) for part in ("solver", "tail", "gradient")}

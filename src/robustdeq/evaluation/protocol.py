@@ -225,6 +225,24 @@ def adaptive(attack: Attack, rows: Sequence[Row], survivors: bool = False) -> tu
     return tuple(Attempt(attack, climbed, row, survivors) for row in rows for climbed in row.surrogates)
 
 
+def straight_through(attack: Attack, rows: Sequence[Row], survivors: bool = False) -> tuple[Attempt, ...]:
+    """An attack straight through the operations of a row that have no derivative, judged by it, for every row."""
+    return tuple(Attempt(attack, climbed, row, survivors) for row in rows for climbed in row.straight)
+
+
+def everything(attack: Attack, rows: Sequence[Row], survivors: bool = False) -> tuple[Attempt, ...]:
+    """An attack on all that stands for a row, as it is and straight through, judged by that row, for every row."""
+    return (*adaptive(attack, rows, survivors), *straight_through(attack, rows, survivors))
+
+
+def beside_derivatives(attack: Attack, rows: Sequence[Row]) -> list[Column]:
+    """The column of an attack straight through what has no derivative; none where all has one."""
+    attempts = straight_through(attack, rows)
+    return [beyond("straight-through", "straight through what has no derivative", attempts, Rule.EVERY)][
+        : len(attempts)
+    ]
+
+
 def querying(attack: Attack, rows: Sequence[Row], survivors: bool = False) -> tuple[Attempt, ...]:
     """An attack that climbs nothing, on the logits of every row."""
     return tuple(Attempt(attack, row.logits_alone, row, survivors) for row in rows)
@@ -264,6 +282,7 @@ class Paper(Estimating):
                 beyond(f"through-{row.id}", f"through the solver, {row.id}", adaptive(self.attack, [row]), Rule.EVERY)
                 for row in rows
             ),
+            *beside_derivatives(self.attack, rows),
             *self.climbing(model, gradients),
         ]
 
@@ -344,13 +363,13 @@ class Strict(Paper):
                 judged(targeted, model, self.estimators.ready_made(deq), rows),
                 Rule.EVERY,
             ),
-            beyond("restarts", f"through the solver, {runs}", adaptive(restarted, rows), Rule.EVERY),
-            beyond("apgd", "through the solver, APGD", adaptive(apgd, rows, True), Rule.EVERY),
-            beyond("apgd-t", "through the solver, targeted APGD", adaptive(targeted, rows, True), Rule.EVERY),
+            beyond("restarts", f"through the solver, {runs}", everything(restarted, rows), Rule.EVERY),
+            beyond("apgd", "through the solver, APGD", everything(apgd, rows, True), Rule.EVERY),
+            beyond("apgd-t", "through the solver, targeted APGD", everything(targeted, rows, True), Rule.EVERY),
             beyond("square", "no gradient, Square", querying(square, rows, True), Rule.EVERY),
             # These test the adaptive attacks (Athalye et al., ICML 2018): one step, and no bound.
             Column("one-step", "one step", adaptive(one, rows), role=Role.PROBE),
-            Column("unbounded", "unbounded", adaptive(free, rows), role=Role.OUTSIDE),
+            Column("unbounded", "unbounded", everything(free, rows), role=Role.OUTSIDE),
         ]
 
 
@@ -377,9 +396,19 @@ class WorstCase(Strict):
         ]
 
 
-_ORDER = ("unrolled-final", "through-", "apgd-t", "apgd", "restarts", "implicit-", "joint", "ready-made-apgd-t")
+_ORDER = (
+    "unrolled-final",
+    "through-",
+    "straight-",
+    "apgd-t",
+    "apgd",
+    "restarts",
+    "implicit-",
+    "joint",
+    "ready-made-apgd-t",
+)
 """The beginnings of the names of columns, in the order in which they are made."""
-_WHOLE = 2
+_WHOLE = 3
 """How many of these attack all images."""
 
 
@@ -483,8 +512,9 @@ class Network(Protocol):
         pgd = adaptive(attack, rows)
         return [
             Column("pgd", f"network, {attack.label}", pgd, Rule.EVERY, ready_made=True),
+            *beside_derivatives(attack, rows),
             *(
-                beyond(part.label, f"network, {part.label}", adaptive(part, rows, survivors=True), Rule.EVERY)
+                beyond(part.label, f"network, {part.label}", everything(part, rows, survivors=True), Rule.EVERY)
                 for part in (replace(part, seed=cascade.seed) for part in cascade.components)
             ),
             *self.climbing(model, gradients),

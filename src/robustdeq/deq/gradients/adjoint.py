@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from robustdeq.base.derivative import derivative
 from robustdeq.base.errors import require
 from robustdeq.base.shapes import Injected, Logits, Pixels
 from robustdeq.deq.gradients.base import Family
@@ -78,7 +79,7 @@ class SimultaneousAdjoint(Family):
             with torch.enable_grad():
                 state = solution.state(n) if linearization is None else linearization.state
                 state = state.detach().requires_grad_()
-                c = torch.autograd.grad(total_loss(loss, deq.classify(solution.cell, state)), state)[0].flatten(1)
+                c = derivative(total_loss(loss, deq.classify(solution.cell, state)), state).flatten(1)
             v = pulled + c - u
             inverse = trajectory.inverse(n)
             u = u - self.step_size * (inverse.rmatvec(v) if self.transpose else inverse.matvec(v))
@@ -91,7 +92,7 @@ class SimultaneousAdjoint(Family):
         n = self._target(deq)
         solution = self.recorded_solution(deq, x, n)
         ((_, u_bar),) = self.sweep(deq, solution, loss, range(n, n + 1))
-        return torch.autograd.grad(solution.u, x, u_bar)[0]
+        return derivative(solution.u, x, u_bar)
 
     @override
     def logits(self, deq: DEQ, x: Pixels) -> Logits:

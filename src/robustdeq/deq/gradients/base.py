@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
+from robustdeq.base.derivative import derivative
 from robustdeq.base.shapes import Injected, Logits, Pixels
 from robustdeq.deq.model import DEQ, Gradient, Loss
 from robustdeq.deq.modes import frozen
@@ -50,7 +51,7 @@ class Family(Gradient):
             x = x.detach().requires_grad_()
             solution = self.recorded_solution(deq, x, None)
             swept = self.sweep(deq, solution, loss, range(1, deq.last_state + 1))
-            return torch.stack([torch.autograd.grad(solution.u, x, u_bar, retain_graph=True)[0] for _, u_bar in swept])
+            return torch.stack([derivative(solution.u, x, u_bar, retain=True) for _, u_bar in swept])
 
 
 class Surrogate(nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from robustdeq.base.derivative import derivative
 from robustdeq.base.shapes import Logits, Pixels, per_sample
 from robustdeq.deq.defenses import EnsembleState, Reader
 from robustdeq.deq.gradients.base import Family
@@ -51,7 +52,7 @@ class Ensemble(Gradient):
     @override
     def differentiate(self, deq: DEQ, x: Pixels, loss: Loss) -> Pixels:
         solution = self.family.recorded_solution(deq, x, None)
-        return torch.autograd.grad(solution.u, x, self._injection_gradient(deq, solution, loss))[0]
+        return derivative(solution.u, x, self._injection_gradient(deq, solution, loss))
 
     @override
     def logits(self, deq: DEQ, x: Pixels) -> Logits:

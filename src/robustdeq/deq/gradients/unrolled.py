@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from typing_extensions import override
 
+from robustdeq.base.derivative import derivative
 from robustdeq.base.shapes import Injected, State
 from robustdeq.deq.gradients.base import Family
 from robustdeq.deq.gradients.phantom import check_steps
@@ -75,4 +76,4 @@ class UnrolledIntermediate(StateGradient, Family):
             with torch.enable_grad():
                 logits = deq.classify(solution.cell, replace(self, state=n).read(solution))
                 total = total_loss(loss, logits)
-            yield n, torch.autograd.grad(total, solution.u)[0]
+            yield n, derivative(total, solution.u)
