@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -51,6 +52,18 @@ def test_paper_has_three_columns_of_two_families_and_one_per_defense_beside_them
     ]
     assert [column.role for column in columns] == [Role.PAPER] * 6 + [Role.BEYOND] * 3
     assert len({column.id for column in columns}) == 9
+
+
+@pytest.mark.parametrize(("states", "count"), [(None, 40), (8, 8), (1, 1)])
+def test_few_states_are_searched_evenly_spread(states: int | None, count: int) -> None:
+    column = Estimators(states=states).candidates(41)[1]
+    searched = [gradient.state for gradient in column.gradients if isinstance(gradient, SimultaneousAdjoint)]
+    assert len(searched) == count
+    assert searched[0] == 1
+    assert count == 1 or searched[-1] == 40
+    assert Estimators().candidates(41) == Estimators(states=8).candidates(41)
+    steps = [b - a for a, b in pairwise(searched)]
+    assert not steps or max(steps) - min(steps) <= 1
 
 
 def test_candidates_are_the_gradients_of_the_paper_in_both_readings() -> None:

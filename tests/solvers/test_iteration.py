@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import dense
 from cells import images, make_deq, with_norm
@@ -247,6 +248,29 @@ def test_inverse_beyond_the_last_step_is_refused(n: int) -> None:
     trajectory = Broyden(max_steps=5).solve(torch.cos, torch.zeros(2, 3))
     with pytest.raises(InputError, match=f"B_{n} does not exist; this trajectory has B_0 to B_5"):
         trajectory.inverse(n)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_step_of_broyden_makes_few_operations() -> None:
+    """Where f costs nothing they are the price: a step made 135 of them once."""
+    weight = with_norm(torch.randn(40, 40), 0.9)
+
+    def operations(steps: int) -> int:
+        with torch.no_grad(), Operations() as counted:
+            Broyden(max_steps=steps, tol=0).solve(lambda z: z @ weight + 1, torch.zeros(6, 40))
+        return counted.count
+
+    f = 2
+    assert (operations(12) - operations(4)) / 8 - f <= 60
 
 
 @solvers

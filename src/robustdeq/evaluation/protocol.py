@@ -74,8 +74,8 @@ class Estimators:
         steps: the k of the unrolled intermediates that are searched.
         dampings: the λ of the unrolled intermediates that are searched.
         ensemble: the k and λ of the unrolled ensemble.
-        states: at how many intermediate states, evenly spread from the first to the last, gradients are searched; None
-            for all.
+        states: at how many intermediate states at most, evenly spread from the first to the last, gradients are
+            searched; None for all.
 
     Raises:
         InputError: there is nothing to search.
@@ -88,7 +88,7 @@ class Estimators:
     steps: tuple[int, ...] = (1, 5, 9)
     dampings: tuple[float, ...] = (0.5, 1.0)
     ensemble: tuple[int, float] = (1, 1.0)
-    states: int | None = None
+    states: int | None = 8
 
     def __post_init__(self) -> None:
         if not self.steps or not self.dampings:

@@ -58,42 +58,47 @@ class Iterate:
         self.index = index
         self.state: Flat = state
         self.visited: Mask = visited
-        if value is not None:
-            self.value = value
+        self._value = value
+        self._residual_norm: Tensor | None = None
+        self._relative_residual: Tensor | None = None
 
-    @cached_property
+    @property
     def value(self) -> Flat:
         """f(z_n)."""
-        return self._function(self.state)
+        if self._value is None:
+            self._value = self._function(self.state)
+        return self._value
 
-    @cached_property
-    def residual(self) -> Flat:
-        """g_n = f(z_n) − z_n."""
-        return self._memory.receive(self.value, self.state)
-
-    @cached_property
+    @property
     def residual_norm(self) -> PerSample:
-        """‖f(z_n) − z_n‖."""
-        return torch.linalg.vector_norm(self.residual, dim=1)
+        """‖f(z_n) − z_n‖; the memory receives the residual when it is first asked for."""
+        found = self._residual_norm
+        if found is None:
+            residual = self._memory.receive(self.value, self.state)
+            found = self._residual_norm = torch.linalg.vector_norm(residual, dim=1)
+        return found
 
-    @cached_property
+    @property
     def relative_residual(self) -> PerSample:
         """‖f(z_n) − z_n‖ / ‖f(z_n)‖."""
-        norm = torch.linalg.vector_norm(self.value, dim=1)
-        return self.residual_norm / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        found = self._relative_residual
+        if found is None:
+            norm = torch.linalg.vector_norm(self.value, dim=1)
+            found = self._relative_residual = self.residual_norm / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+        return found
 
 
 def _on_flat_states(function: Function, shape: torch.Size) -> Function:
     """F on flat states; it raises `InputError` when its output is not shaped like its input."""
 
     def flat(state: Flat) -> Flat:
-        value = function(state.view(shape))
+        value = function(state if len(shape) == 2 else state.view(shape))
         if value.shape != shape:
             raise InputError(
                 f"the cell maps a state of shape {tuple(shape)} to {tuple(value.shape)}; "
                 "make it return a state of the shape it was given."
             )
-        return value.reshape(state.shape)
+        return value if len(shape) == 2 else value.reshape(state.shape)
 
     return flat
 
@@ -112,9 +117,9 @@ class Iteration:
     Attributes:
         best_state: z*, flat, where the iteration was told to hold it.
         last: the last iterate at which f was evaluated.
+        whole: whether every sample still moves; false where the host may not look.
     """
 
-    best_index: Labels
     best_value: Flat
     best_state: Flat | None = None
     last: Iterate
@@ -124,12 +129,19 @@ class Iteration:
         self.initial: Flat = initial.flatten(1)
         self.memory = solver.memory(self.initial, keep)
         batch, device = len(initial), initial.device
-        self.steps: Labels = torch.zeros(batch, dtype=torch.long, device=device)
+        self.best_index: Labels = torch.zeros(batch, dtype=torch.long, device=device)
         self.converged: Mask = torch.zeros(batch, dtype=torch.bool, device=device)
         self.diverged: Mask = torch.zeros(batch, dtype=torch.bool, device=device)
         self.function = _on_flat_states(function, initial.shape)
         self._hold_best = hold_best
-        self._lowest: PerSample = self.initial.new_full((batch,), math.inf)
+        self._lowest = self._infinite = self.initial.new_full((batch,), math.inf)
+        self._rounding: PerSample = torch.full_like(self._lowest, 4 * torch.finfo(initial.dtype).eps)
+        self._measure = solver.rule.measure
+        self._frozen: Mask = torch.zeros_like(self.converged)
+        self._active: Mask = ~self._frozen
+        self._stopped: Labels = torch.zeros_like(self.best_index)
+        self._syncs = self.whole = self.may_sync
+        self._index = 0
 
     @property
     def may_sync(self) -> bool:
@@ -139,56 +151,89 @@ class Iteration:
         """
         return self.solver.tol > 0 or self.initial.device.type == "cpu"
 
+    @property
+    def steps(self) -> Labels:
+        """The index of the last state that each sample has visited."""
+        return torch.where(self._active, self._index, self._stopped)
+
     def __iter__(self) -> Iterator[Iterate]:
         solver, memory, state = self.solver, self.memory, self.initial
-        active = torch.ones_like(self.converged)
-        limit, value = None, None
+        value, limit = None, None
         for n in range(solver.max_steps + 1):
-            iterate = Iterate(self.function, memory, n, state, active, value)
-            self.steps = torch.where(active, n, self.steps)
+            self._index = n
+            iterate = Iterate(self.function, memory, n, state, self._active, value)
             yield iterate
             self._consider(iterate)
-            norm = iterate.residual_norm
-            limit = solver.divergence * norm if limit is None else limit
-            diverged = active & ~(norm <= limit)
-            self.diverged = self.diverged | diverged
-            active = active & ~diverged
-            if n > 0:
-                rounding = 4 * torch.finfo(state.dtype).eps
-                self.converged = self.converged | (active & (solver.rule.measure(iterate) < solver.tol))
-                active = active & ~self.converged & (iterate.relative_residual > rounding)
-                if solver.tol > 0 and not bool(active.any()):
+            limit = solver.divergence * iterate.residual_norm if limit is None else limit
+            going = self._goes_on(iterate, limit)
+            if not self._all_pass(going):
+                self._freeze(iterate, limit, ~going)
+                if n > 0 and solver.tol > 0 and not bool(self._active.any()):
                     return
             if n == solver.max_steps:
                 return
             increment = memory.propose()
-            blown_up = active & ~torch.linalg.vector_norm(increment, dim=1).isfinite()
-            self.diverged = self.diverged | blown_up
-            active = active & ~blown_up
-            if not (self.may_sync and bool(active.all())):
-                increment.masked_fill_(~active[:, None], 0)
+            finite = torch.linalg.vector_norm(increment, dim=1) < self._infinite
+            if not self._all_pass(finite):
+                self.diverged = self.diverged | (self._active & ~finite)
+                self._stop(n, ~finite)
+            if not self.whole:
+                increment.masked_fill_(self._frozen[:, None], 0)
             value, shortenings = solver.search(self.function, iterate, increment)
             memory.commit(shortenings)
             state = state + increment
+
+    def _all_pass(self, passed: Mask) -> bool:
+        """Whether every sample passes a test that is not frozen; false where the host may not look."""
+        return self._syncs and bool((passed if self.whole else passed | self._frozen).all())
+
+    def _goes_on(self, iterate: Iterate, limit: PerSample) -> Mask:
+        """Whether each sample has neither converged nor diverged; a nan passes no test."""
+        going = iterate.residual_norm <= limit
+        if iterate.index > 0:
+            going = going & (iterate.relative_residual > self._rounding)
+            if self.solver.tol > 0:
+                going = going & (self._measure(iterate) >= self.solver.tol)
+        return going
+
+    def _freeze(self, iterate: Iterate, limit: PerSample, samples: Mask) -> None:
+        """Freeze samples that have converged or diverged, or whose increments would be noise."""
+        within = iterate.residual_norm <= limit
+        self.diverged = self.diverged | (self._active & ~within)
+        if iterate.index > 0 and self.solver.tol > 0:
+            reached = self._measure(iterate) < self.solver.tol
+            self.converged = self.converged | (self._active & within & reached)
+        self._stop(iterate.index, samples)
+
+    def _stop(self, n: int, samples: Mask) -> None:
+        """Freeze samples at z_n, those of them that still move."""
+        self._stopped = torch.where(self._active & samples, n, self._stopped)
+        self._frozen = self._frozen | samples
+        self._active = ~self._frozen
+        self.whole = self._syncs and bool(self._active.all())
 
     def _consider(self, iterate: Iterate) -> None:
         """Take z_n for z* of the samples for which it is the best so far."""
         self.last = iterate
         state = iterate.state if self._hold_best else None
         if iterate.index == 0:
-            self.best_index, self.best_value, self.best_state = torch.zeros_like(self.steps), iterate.value, state
+            self.best_value, self.best_state = iterate.value, state
             return
         if self.solver.result is Result.LAST:
             self.best_index = torch.where(iterate.visited, iterate.index, self.best_index)
             self.best_value, self.best_state = iterate.value, state
             return
-        measure = self.solver.rule.measure(iterate)
-        better = iterate.visited & (measure < self._lowest)
-        self._lowest = torch.where(better, measure, self._lowest)
-        self.best_index = torch.where(better, iterate.index, self.best_index)
-        if self.may_sync and bool(better.all()):
+        measure = self._measure(iterate)
+        better = measure < self._lowest
+        if self.whole and bool(better.all()):
+            self._lowest, self.best_index = measure, torch.full_like(self.best_index, iterate.index)
             self.best_value, self.best_state = iterate.value, state
             return
+        better = iterate.visited & better
+        if self._syncs and not bool(better.any()):
+            return
+        self._lowest = torch.where(better, measure, self._lowest)
+        self.best_index = torch.where(better, iterate.index, self.best_index)
         self.best_value = torch.where(better[:, None], iterate.value, self.best_value)
         if state is not None and self.best_state is not None:
             self.best_state = torch.where(better[:, None], state, self.best_state)
@@ -308,7 +353,8 @@ class Solver(ABC):
                 break
             if reached > 0:
                 previous = residuals[-1] if residuals else iterate.relative_residual
-                residuals.append(torch.where(iterate.visited, iterate.relative_residual, previous))
+                latest = iterate.relative_residual
+                residuals.append(latest if run.whole else torch.where(iterate.visited, latest, previous))
         residuals += residuals[-1:] * (self.max_steps - len(residuals))
         return Trajectory(
             solver=self,

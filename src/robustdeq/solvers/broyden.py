@@ -71,6 +71,38 @@ class _Increments(Memory):
         return torch.stack(self._searched + missing * [torch.ones_like(self._searched[0])])
 
 
+class _FullSteps(_Increments):
+    """The same for full steps, α = 1 and no line search, where the triangle of `Updates` grows by a row a step.
+
+    With m = n − 1 and x_k = ⟨s_k, B_k g_n⟩ / ‖s_k‖², k = 0 … m,
+
+        Σ_{j<k} ⟨s_k, s_{j+1}⟩ x_j − ‖s_k‖² x_k = ⟨s_k, g_n⟩,   s_n = (g_n − Σ_{j<m} x_j s_{j+1}) / (1 + x_m).
+    """
+
+    def __init__(self, solver: Broyden, initial: Tensor, keep: bool) -> None:
+        super().__init__(solver, initial, keep)
+        self._tiny, self._eps = torch.finfo(initial.dtype).tiny, torch.finfo(initial.dtype).eps
+        self._by_sample = self.window.buffer.transpose(0, 1)
+
+    def propose(self) -> Tensor:
+        first, stop = self.window.start, self.window.stop
+        residual, m = self.window.buffer[stop], stop - first - 1
+        if m < 0:
+            return residual
+        vectors = self._by_sample[:, first : stop + 1]
+        on_last, on_residual = torch.bmm(vectors[:, -2:], vectors.mT).unbind(1)
+        row = self._gram[:, m]
+        row[:, :m] = on_last[:, 1 : m + 1]
+        torch.clamp_max(on_last[:, m].neg(), -self._tiny, out=row[:, m])
+        triangle = self._gram[:, : m + 1, : m + 1]
+        x = torch.linalg.solve_triangular(triangle, on_residual[:, : m + 1, None], upper=False)[:, :, 0]
+        denominator = 1 + x[:, m]
+        scale = torch.copysign(denominator.abs().clamp_min_(self._eps), denominator).reciprocal_()[:, None]
+        if m > 0:
+            residual[:, None].baddbmm_(x[:, None, :m], vectors[:, 1:-1], alpha=-1)
+        return residual.mul_(scale)
+
+
 @dataclass(frozen=True)
 class Broyden(Solver):
     """Broyden's "good" method from B_0 = −I.
@@ -111,7 +143,8 @@ class Broyden(Solver):
 
     @override
     def memory(self, initial: Flat, keep: bool) -> Memory:
-        return _Increments(self, initial, keep)
+        full = self.step_size == 1 and self.line_search == 0
+        return (_FullSteps if full else _Increments)(self, initial, keep)
 
     @override
     def window(self, step: int) -> tuple[range, range]:

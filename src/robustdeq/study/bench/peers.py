@@ -1,4 +1,4 @@
-"""Broyden's method alone, on a state of MDEQ-Large's size, beside torchdeq's."""
+"""Broyden's method alone, on a state of MDEQ-Large's size and on small ones, beside torchdeq's."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from robustdeq.study.panel import bars
 from robustdeq.study.stopwatch import Side, Timing, interleaved
 
 DIMENSION, STEPS = 61_440, 30
+SMALL = ((87, 60, 30, 1 / 0.3), (1_024, 100, 8, 1 / 0.2))
+"""Smaller states: dimension, batch, steps, and how many times our time torchdeq's has to be."""
 
 
 Run = Callable[[partial[Tensor], Tensor, int], None]
@@ -55,24 +57,22 @@ def _measure(setting: Setting) -> Measured:
     if find_spec("torchdeq") is None:
         raise InputError("torchdeq is not installed; `pip install torchdeq`, or run the other benchmarks.")
     batch, device = setting.batch, str(setting.device)
-    runs = {"robustdeq": broyden, "torchdeq": _torchdeq, f"{STEPS + 1} bare cells": _bare}
-    times = interleaved(
-        {name: side(run, batch, device) for name, run in runs.items()}, setting.repetitions, setting.report
-    )
-    ours, theirs, cells = times.values()
+    runs = {"robustdeq": broyden, "torchdeq": _torchdeq, "bare cells": _bare}
+    panels, claims = [], []
+    for dimension, count, steps, bound in ((DIMENSION, batch, STEPS, 4.0), *SMALL):
+        sides = {name: side(run, count, device, dimension, steps) for name, run in runs.items()}
+        times = interleaved(sides, setting.repetitions, setting.report)
+        ours, theirs, cells = times.values()
+        subject = f"{steps} steps of Broyden's method on {dimension:,} × {count}"
+        panels.append(times_panel(subject, times))
+        times_over = f"{subject}, without the cell: torchdeq's time over ours"
+        claims.append(Claim.of_times(times_over, _without(theirs, cells), _without(ours, cells), bound, True))
     peaks = [peak_memory(partial(side, run, batch, device)) / 2**20 for run in (broyden, _torchdeq)]
-    subject = f"Broyden, {STEPS} steps on {DIMENSION:,} × {batch}, without the cell"
     title, sides = "peak resident memory of a solve in a process of its own", dict(zip(runs, peaks, strict=False))
-    memory = bars(title, "MiB", "memory", sides, "Side")
-    return Measured(
-        (times_panel(f"{STEPS} steps of Broyden's method on {DIMENSION:,} × {batch}", times), memory),
-        (
-            Claim.of_times(
-                f"{subject}: torchdeq's time over ours", _without(theirs, cells), _without(ours, cells), 4.0, True
-            ),
-            Claim.of_counts(f"{subject}: our peak memory over torchdeq's", peaks[0], peaks[1], 0.4),
-        ),
-    )
+    panels.append(bars(title, "MiB", "memory", sides, "Side"))
+    over = f"{STEPS} steps of Broyden's method on {DIMENSION:,} × {batch}: our peak memory over torchdeq's"
+    claims.append(Claim.of_counts(over, peaks[0], peaks[1], 0.4))
+    return Measured(tuple(panels), tuple(claims))
 
 
 def _without(side: Timing, cells: Timing) -> Timing:
