@@ -14,6 +14,7 @@ from robustdeq.deq.defenses import (
     state_logits,
 )
 from robustdeq.deq.entropy import EntropyReduced, EntropyReduction
+from robustdeq.deq.other_solve import OtherSolve
 
 __all__ = [
     "Around",
@@ -25,6 +26,7 @@ __all__ = [
     "EntropyReduced",
     "EntropyReduction",
     "FinalState",
+    "OtherSolve",
     "Randomised",
     "StateDefense",
     "Transformed",

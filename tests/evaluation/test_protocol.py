@@ -14,7 +14,7 @@ from robustdeq.base.errors import InputError
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState
 from robustdeq.evaluation import Attempt, Column, Estimators
 from robustdeq.evaluation.column import Role, Row, Rule, estimated
-from robustdeq.evaluation.protocol import protocol_named
+from robustdeq.evaluation.protocols import protocol_named
 from robustdeq.gradients import (
     Defended,
     Ensemble,

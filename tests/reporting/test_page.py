@@ -25,7 +25,8 @@ from robustdeq.base.errors import InputError
 from robustdeq.evaluation import Check, CheckVerdict, Estimators, GridResult, StateProfile, wilson_interval
 from robustdeq.evaluation.column import Row
 from robustdeq.evaluation.exhibits import FILE, Exhibits
-from robustdeq.evaluation.protocol import PROTOCOLS, Network, protocol_named
+from robustdeq.evaluation.protocol import Network
+from robustdeq.evaluation.protocols import PROTOCOLS, protocol_named
 from robustdeq.evaluation.store import FILE as STORE
 from robustdeq.evaluation.store import Finished, Outcome, StatesOfBatch, Store
 from robustdeq.gradients import Surrogate

@@ -18,7 +18,7 @@ from robustdeq.deq import DEQ, EntropyReduction
 from robustdeq.deq.defenses import EarlyState
 from robustdeq.evaluation import Estimators, Network, Strict
 from robustdeq.evaluation.distributed import launch
-from robustdeq.evaluation.protocol import protocol_named
+from robustdeq.evaluation.protocols import protocol_named
 from robustdeq.zoo import load
 from robustdeq.zoo.factory import check_takes
 
@@ -65,7 +65,8 @@ def evaluate(
         n: how many test images, from the first; all by default.
         protocol: which attacks: paper (Tables 2 and 6), worst-case (per image, over all attacks we know, each on what
             still stands), strict (the same with every attack on its own, and checks of the attacks), ready-made
-            (Table 1), autoattack (Table 3) or entropy (input entropy reduction, attacked as published and adaptively).
+            (Table 1), autoattack (Table 3), entropy (input entropy reduction, attacked as published and adaptively),
+            slow-down (the residual is attacked) or solvers (adversaries for one solver, judged under others).
         attack: PGD and its threat model, by default that in which the weights were trained.
         early: the state of the early-state defense; by default the one chosen in training, else on the development
             split of the data.

@@ -14,6 +14,7 @@ from robustdeq.evaluation.early import StateProfile
 from robustdeq.evaluation.job import CLEAN
 from robustdeq.evaluation.probes import PROBES
 from robustdeq.evaluation.result import GridResult
+from robustdeq.evaluation.solves import Slowness
 from robustdeq.evaluation.store import Finished, Outcome, Store
 
 
@@ -64,6 +65,7 @@ def _assembled(store: Store) -> GridResult:
             words.append(climbs[climbed[-1]])
     ready_made = [column["attempts"][0]["key"] for column in shown if column["ready_made"]]
     followed = dict(zip((CLEAN, "ready-made attack"), (CLEAN, *ready_made), strict=False))
+    followed |= {column["curve"]: column["attempts"][0]["key"] for column in shown if column.get("curve")}
     states = {name: [run.states for run in runs[key] if run.states is not None] for name, key in followed.items()}
     result = GridResult(
         defenses=tuple(row["title"] for row in manifest["rows"]),
@@ -90,7 +92,7 @@ def _probed(store: Store, result: GridResult) -> list[Check]:
     """What the probes say, over all batches that they were made on."""
     titles = dict(zip((row["id"] for row in store.manifest["rows"]), result.defenses, strict=True))
     made = []
-    for name, probe in PROBES.items():
+    for name, probe in (PROBES | {Slowness.name: Slowness}).items():
         notes = [numbers for (noted, _), numbers in sorted(store.notes.items()) if noted == name]
         if notes:
             found = {

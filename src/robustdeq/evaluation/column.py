@@ -176,6 +176,8 @@ class Column:
         rule: how they make one outcome.
         role: what the column is for.
         ready_made: whether it is the ready-made attack, which needs no thought about the solver.
+        curve: names its adversaries among those whose states are drawn along the trajectory; those of the first
+            ready-made attack are in any case.
         followed: names for its attempts where their adversaries are followed along the trajectory (Fig. 4).
         missing: why it has no attempts, where the model lacks what they need; the table says so.
     """
@@ -186,6 +188,7 @@ class Column:
     rule: Rule = Rule.STRONGEST
     role: Role = Role.PAPER
     ready_made: bool = False
+    curve: str = ""
     followed: tuple[str, ...] = ()
     missing: str = ""
 

@@ -78,7 +78,7 @@ class Job:
     @cached_property
     def followed(self) -> set[str]:
         """The keys of the attempts whose adversaries are followed along the trajectory."""
-        columns = (column for column in self.columns if column.ready_made or column.followed)
+        columns = (column for column in self.columns if column.ready_made or column.curve or column.followed)
         return {attempt.key for column in columns for attempt in column.attempts}
 
     @cached_property
@@ -113,7 +113,7 @@ class Job:
             "missing": [[column.label, column.missing] for column in self.columns if column.missing],
             "columns": [
                 {
-                    **{name: getattr(column, name) for name in ("id", "label", "rule", "role", "ready_made")},
+                    **{name: getattr(column, name) for name in ("id", "label", "rule", "role", "ready_made", "curve")},
                     "cumulative": any(attempt.survivors for attempt in column.attempts),
                     "attempts": [
                         {"key": attempt.key, "climbs": attempt.label, "settings": attempt.description}

@@ -39,8 +39,8 @@ from robustdeq.evaluation.protocol import (
     WorstCase,
     adaptive,
     beyond,
-    protocol_named,
 )
+from robustdeq.evaluation.protocols import protocol_named
 from robustdeq.evaluation.result import GridResult
 from robustdeq.evaluation.store import Store, discard
 

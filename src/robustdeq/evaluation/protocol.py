@@ -25,7 +25,7 @@ from robustdeq.attacks import (
     Stages,
     StoppingPGD,
 )
-from robustdeq.base.errors import InputError, check_counts, look_up
+from robustdeq.base.errors import InputError, check_counts
 from robustdeq.base.provenance import describe
 from robustdeq.deq import DEQ, AsIs, Defense, EarlyState, EnsembleState, EntropyReduction, FinalState
 from robustdeq.deq.defenses import as_deq
@@ -588,15 +588,3 @@ class Chosen(Protocol):
             ),
             *self.climbing(model, gradients),
         ]
-
-
-PROTOCOLS: dict[str, type[Protocol]] = {
-    protocol.name: protocol for protocol in (WorstCase, Paper, Strict, ReadyMade, AutoAttackTable, Adaptive)
-}
-
-
-def protocol_named(name: str, **settings: Any) -> Protocol:
-    """The protocol of that name, with those of the settings that it has; raises `InputError` when there is none."""
-    kind = look_up("protocol", name, PROTOCOLS)
-    own = {known.name for known in fields(kind)}
-    return kind(**{setting: value for setting, value in settings.items() if setting in own})

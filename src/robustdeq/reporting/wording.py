@@ -55,10 +55,12 @@ def count(n: int, thing: str) -> str:
 
 
 def measured(name: str, value: float) -> str:
-    """A number behind a check: a p-value, a count of images, or else a share in percent."""
+    """A number behind a check: a p-value, a mean, a count, or else a share in percent."""
     if name == "p":
         return f"{value:.2g}"
-    return f"{value:.0f}" if name == "images" else f"{percent(value)} %"
+    if name.startswith("mean "):
+        return f"{value:.3g}"
+    return f"{value:.0f}" if name in ("images", "operations") else f"{percent(value)} %"
 
 
 def label(name: str) -> str:
