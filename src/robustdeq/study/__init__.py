@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from robustdeq.base.errors import look_up
 from robustdeq.study.beyond.alignment import ALIGNMENT
+from robustdeq.study.beyond.attack_order import ATTACK_ORDER
 from robustdeq.study.beyond.epsilon_curve import EPSILON_CURVE
 from robustdeq.study.beyond.gradient_or_loss import GRADIENT_OR_LOSS
 from robustdeq.study.beyond.overestimate import OVERESTIMATE
@@ -67,6 +68,7 @@ EXPERIMENTS = {
         STRICT_VS_PAPER,
         OVERESTIMATE,
         GRADIENT_OR_LOSS,
+        ATTACK_ORDER,
         EPSILON_CURVE,
         STEPS_CURVE,
         ALIGNMENT,

@@ -29,8 +29,8 @@ from robustdeq.gradients import (
 )
 from robustdeq.models import MDEQ
 from robustdeq.solvers import Broyden, Picard, Solver
-from robustdeq.study.bench.counting import counted
 from robustdeq.study.bench.grid import WAYS, Separate
+from robustdeq.study.counting import counted
 from robustdeq.study.stopwatch import peak_bytes
 
 N, TAIL, IMAGES = 7, 3, 2

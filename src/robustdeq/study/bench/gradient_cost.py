@@ -23,7 +23,7 @@ from robustdeq.deq.gradients import (
 )
 from robustdeq.deq.modes import evaluating
 from robustdeq.study.bench.benchmark import Bench, Claim, Measured, Setting, times_panel
-from robustdeq.study.bench.counting import counted
+from robustdeq.study.counting import counted
 from robustdeq.study.panel import Drawing, Panel, bars
 from robustdeq.study.stopwatch import Side, interleaved, peak_bytes
 from robustdeq.zoo import MDEQ, resnet18

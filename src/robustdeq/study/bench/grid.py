@@ -23,7 +23,7 @@ from robustdeq.deq.gradients import Ensemble, Gradient, SimultaneousAdjoint, Sur
 from robustdeq.deq.model import DEQ, Loss, total_loss
 from robustdeq.evaluation import Estimators
 from robustdeq.study.bench.benchmark import Bench, Claim, Measured, Setting
-from robustdeq.study.bench.counting import counted
+from robustdeq.study.counting import counted
 from robustdeq.study.panel import Drawing, Panel
 from robustdeq.study.stopwatch import Side, interleaved
 

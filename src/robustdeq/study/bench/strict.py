@@ -11,8 +11,8 @@ from robustdeq.evaluation import Store, Strict
 from robustdeq.evaluation.column import Role
 from robustdeq.evaluation.measure import plan
 from robustdeq.study.bench.benchmark import Bench, Measured, Setting
-from robustdeq.study.bench.counting import counted
 from robustdeq.study.bench.victim import ROBUST, victim
+from robustdeq.study.counting import counted
 from robustdeq.study.panel import Panel, bars
 
 

@@ -1,0 +1,211 @@
+"""The order of attacks: at equal evaluations of f, ours beside the standard AutoAttack, both through the solver.
+
+Evaluations of f and products with its Jacobian are counted as they happen, one each for a sample. An image that an
+attack has broken is left alone by it, and by all attacks after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from safetensors.torch import load_file
+from scipy.stats import rankdata
+
+from robustdeq.attacks import PGD, Attack, ByDistance, MomentumPGD, MultiTargeted, Square, StoppingPGD
+from robustdeq.base.files import write_tensors
+from robustdeq.base.provenance import describe, digest
+from robustdeq.deq import FinalState
+from robustdeq.deq.modes import evaluating
+from robustdeq.evaluation.column import Row
+from robustdeq.evaluation.job import judge
+from robustdeq.study.configurations import ALIGNED, EXACT_8_7, UNROLLED
+from robustdeq.study.counting import counted
+from robustdeq.study.experiment import BEYOND, Experiment
+from robustdeq.study.panel import Matrix, Panel, Panels, accuracies, paired
+from robustdeq.study.study import Study, Trained
+
+GRADIENTS = 30
+"""How many gradients each attack takes alone."""
+
+
+def alone(pgd: PGD) -> dict[str, Attack]:
+    """The attacks that are compared alone, each of as many gradients: two ways to climb, several losses, two orders."""
+    climbs = {"PGD": StoppingPGD.like(pgd, GRADIENTS, 1), "Auto-PGD": MomentumPGD.like(pgd, GRADIENTS, 1)}
+    losses = ("cross_entropy", "margin", "probability_margin")
+    third = MomentumPGD.like(pgd, GRADIENTS // 3, 1)
+    return {
+        **{
+            f"{name}, {loss.replace('_', ' ')}": replace(attack, criterion=loss)
+            for name, attack in climbs.items()
+            for loss in losses
+        },
+        "Auto-PGD, targeted DLR": MultiTargeted(third, 3),
+        "Auto-PGD, targeted margin": MultiTargeted(third, 3, "targeted_margin"),
+        "Auto-PGD, targeted probability margin": MultiTargeted(third, 3, "targeted_probability_margin"),
+        "Auto-PGD, targeted DLR by distance": MultiTargeted(
+            replace(third, steps=third.steps - 1), 3, order=ByDistance(3)
+        ),
+    }
+
+
+def ours(pgd: PGD, queries: int) -> dict[str, Attack]:
+    """Our order: short attacks on the likeliest classes first, then longer ones on all."""
+
+    def towards(steps: int, targets: int, criterion: str = "targeted_dlr") -> Attack:
+        return MultiTargeted(MomentumPGD.like(pgd, steps, 1), targets, criterion)
+
+    return {
+        "PGD-10, margin": replace(StoppingPGD.like(pgd, 10, 1), criterion="margin"),
+        "3 classes × 10": towards(10, 3),
+        "9 classes × 20": towards(20, 9),
+        "9 classes × 100": towards(100, 9),
+        "9 classes × 100, margin": towards(100, 9, "targeted_margin"),
+        "Auto-PGD-100": MomentumPGD.like(pgd, 100, 1),
+        "Square": Square(pgd.eps, pgd.norm, pgd.seed, pgd.bounds, queries=queries),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Course:
+    """What stands after each of some attacks.
+
+    Attributes:
+        evaluations: of f, per image, up to the end of each.
+        standing: whether each image is still classified correctly.
+    """
+
+    evaluations: Float[np.ndarray, "attacks"]
+    standing: Bool[np.ndarray, "attacks samples"]
+
+    def within(self, budget: float, clean: Bool[np.ndarray, "samples"]) -> Bool[np.ndarray, "samples"]:
+        """What stands when so many evaluations per image are spent, an attack that is not finished left out."""
+        done = int((self.evaluations <= budget).sum())
+        return self.standing[done - 1] if done else clean
+
+
+def besieged(study: Study, trained: Trained, title: str, attacks: Mapping[str, Attack], survivors: bool) -> Course:
+    """What became of the images under some attacks through the solver, judged by the final state.
+
+    Args:
+        study: says which images, and keeps what was measured.
+        trained: the model.
+        title: what is shown meanwhile.
+        attacks: by name, in order.
+        survivors: whether each attacks what those before it left standing, and adds to what they spent.
+    """
+    described = [describe(attacks), survivors, trained.fingerprint, study.images.fingerprint(), study.batch_size]
+    path = study.folder / "measured" / f"order-{digest(described)}.safetensors"
+    if not path.is_file():
+        courses = [*_courses(study, trained, title, attacks, survivors)]
+        spent, standing = (torch.stack(parts) for parts in zip(*courses, strict=True))
+        write_tensors(path, {"evaluations": spent, "standing": standing}, {"attacks": ", ".join(attacks)})
+    kept = load_file(path)
+    return Course(kept["evaluations"].numpy(), kept["standing"].numpy())
+
+
+def _courses(
+    study: Study, trained: Trained, title: str, attacks: Mapping[str, Attack], survivors: bool
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    deq, (x, y) = trained.deq, study.tensors()
+    row = Row("final", deq, FinalState())
+
+    def stands(images: torch.Tensor, adversaries: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(judge(deq, [row], images, adversaries, labels).standing[0])
+
+    parts = zip(x.split(study.batch_size), y.split(study.batch_size), strict=True)
+    with evaluating(deq):
+        clean = torch.cat([stands(images, images, labels) for images, labels in parts])
+    standing = clean.clone()
+    with evaluating(deq), counted(deq) as found, study.progress(title) as report:
+        for done, (name, attack) in enumerate(attacks.items()):
+            report(done / len(attacks), name)
+            if not survivors:
+                standing, found.forward, found.backward = clean.clone(), 0, 0
+            for chosen in filter(len, standing.nonzero()[:, 0].split(study.batch_size)):
+                adversaries = attack(row.judge, x[chosen], y[chosen])
+                standing[chosen] &= stands(x[chosen], adversaries, y[chosen])
+            yield torch.tensor(found.total / len(x)), standing.clone()
+        report(1.0, "done")
+
+
+def _measure(study: Study) -> Panels:
+    pgd, queries = study.attack, study.effort.queries
+    theirs = {part.label: part for part in study.effort.autoattack(pgd).components}
+    sides = {"ours": ours(pgd, queries), "AutoAttack": theirs}
+    single: dict[str, Course] = {}
+    courses: dict[str, dict[str, Course]] = {}
+    for configuration in study.compared(ATTACK_ORDER.configurations):
+        for seed in range(study.seeds):
+            trained = study.trained(configuration, seed=seed)
+            title = configuration.title + f", seed {seed}" * (study.seeds > 1)
+            single[title] = besieged(study, trained, f"each alone, {title}", alone(pgd), False)
+            courses[title] = {
+                side: besieged(study, trained, f"{side}, {title}", attacks, True) for side, attacks in sides.items()
+            }
+    axes = ("Training", "Attack")
+    left = np.stack([course.standing for course in single.values()])
+    yield accuracies(
+        f"accuracy under one attack of {GRADIENTS} gradients",
+        single,
+        alone(pgd),
+        left,
+        row_axis=axes[0],
+        column_axis=axes[1],
+    )
+    ranks = np.stack([rankdata(row) for row in left.sum(axis=2)])
+    ranked = np.concatenate([ranks, ranks.mean(axis=0, keepdims=True)])
+    yield Panel("rank of each attack, 1 the strongest", "rank", (*single, "mean"), tuple(alone(pgd)), ranked, *axes)
+    for side, attacks in sides.items():
+        made = [course[side] for course in courses.values()]
+        standing = np.stack([course.standing for course in made])
+        title = f"accuracy after each attack, {side}"
+        yield accuracies(title, courses, attacks, standing, row_axis=axes[0], column_axis=axes[1])
+        spent = np.stack([course.evaluations for course in made])
+        yield Panel(f"evaluations of f per image so far, {side}", "f", tuple(courses), tuple(attacks), spent, *axes)
+    yield from _compared(courses, [*theirs])
+
+
+def _compared(courses: Mapping[str, Mapping[str, Course]], components: Sequence[str]) -> Panels:
+    """Ours at the evaluations that AutoAttack has spent after each of its components, and where it has caught up."""
+    before, after, ratios = [], [], []
+    for course in courses.values():
+        mine, theirs = course["ours"], course["AutoAttack"]
+        clean = np.ones_like(theirs.standing[0])
+        before.append(theirs.standing)
+        after.append(np.stack([mine.within(budget, clean) for budget in theirs.evaluations]))
+        caught = np.flatnonzero(mine.standing.sum(axis=1) <= theirs.standing[-1].sum())
+        ratios.append([mine.evaluations[caught[0]] / theirs.evaluations[-1] if len(caught) else np.nan])
+    yield from paired(
+        "what our order takes beyond AutoAttack, at the evaluations that this has spent after each part",
+        courses,
+        components,
+        np.stack(before),
+        np.stack(after),
+        row_axis="Training",
+        column_axis="AutoAttack up to",
+    )
+    reached: Matrix = np.array(ratios)
+    yield Panel(
+        "evaluations of f until as few images stand as after AutoAttack, ours over AutoAttack's",
+        "ratio",
+        tuple(courses),
+        ("Ours over AutoAttack's",),
+        reached,
+        "Training",
+    )
+
+
+ATTACK_ORDER = Experiment(
+    "attack-order",
+    BEYOND,
+    "The order of attacks beside the standard AutoAttack, at equal evaluations of f",
+    (UNROLLED, EXACT_8_7, ALIGNED),
+    _measure,
+    legend="All attacks climb the gradient through the solver of the final state, which also judges. Evaluations of f "
+    "and products with its Jacobian are counted as they happen, one each for an image. Of our order only attacks count "
+    "that were finished at the time. The values of p are not corrected for their number.",
+)
