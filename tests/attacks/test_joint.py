@@ -162,7 +162,7 @@ def test_weights_are_left_as_they_were() -> None:
 
 def test_what_it_cannot_use_is_refused() -> None:
     deq, x, y = far_from_its_boundaries(2)
-    with pytest.raises(InputError, match=r"the surrogate is a Linear; the joint attack iterates the states of a DEQ"):
+    with pytest.raises(InputError, match="the surrogate is a Linear, which solves nothing; give a DEQ"):
         JointAttack()(nn.Linear(2, 2).eval(), x, y)
     with pytest.raises(InputError, match=r"damping is 0; give a number in \(0, 1\]"):
         JointAttack(damping=0)

@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 from torch import nn
 from typing_extensions import override
 
+from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.base.threat import ThreatModel
+from robustdeq.deq.model import DEQ
 
 
 @dataclass(frozen=True)
@@ -125,3 +127,16 @@ class BallAttack(Attack):
     def threat(self) -> ThreatModel:
         settings: Any = self
         return ThreatModel(settings.eps, settings.norm, settings.bounds)
+
+
+def deq_behind(surrogate: nn.Module) -> DEQ:
+    """The DEQ whose solve an attack iterates: the surrogate, or the one behind a `Surrogate` or `Defended`.
+
+    Raises:
+        InputError: there is none.
+    """
+    deq = getattr(surrogate, "deq", surrogate)
+    if not isinstance(deq, DEQ):
+        kind = type(surrogate).__name__
+        raise InputError(f"the surrogate is a {kind}, which solves nothing; give a DEQ, or a Surrogate of one.")
+    return deq

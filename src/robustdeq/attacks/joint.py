@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.attacks.base import Cost
+from robustdeq.attacks.base import Cost, deq_behind
 from robustdeq.attacks.pgd import PGD, finite_or_zero
 from robustdeq.base.derivative import derivative
-from robustdeq.base.errors import InputError, require
+from robustdeq.base.errors import require
 from robustdeq.base.shapes import Flat, Pixels
 from robustdeq.deq.cell import Linearization
 from robustdeq.deq.model import DEQ, Loss, total_loss
@@ -85,13 +85,7 @@ class JointAttack(PGD):
     @override
     def run(self, surrogate: nn.Module, x: Pixels, start: Pixels, loss: Loss) -> Pixels:
         """Iterate from `start` and return the last input; one whose states are not finite stays where it is."""
-        model = getattr(surrogate, "deq", surrogate)
-        if not isinstance(model, DEQ):
-            raise InputError(
-                f"the surrogate is a {type(surrogate).__name__}; the joint attack iterates the states of a DEQ or of "
-                "a Surrogate of one."
-            )
-        return deque(self.iterates(model, x, loss, start), maxlen=1)[0].x
+        return deque(self.iterates(deq_behind(surrogate), x, loss, start), maxlen=1)[0].x
 
     def iterates(self, deq: DEQ, x: Pixels, loss: Loss, start: Pixels) -> Iterator[JointIterate]:
         """Yield the iterates 1 … `steps` from x_0 = `start`, in the ball around x, of a loss (B, K) → (B,)."""

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from typing_extensions import override
 
+from robustdeq.attacks.base import deq_behind
 from robustdeq.attacks.pgd import PGD, finite_or_zero
 from robustdeq.base.derivative import derivative
-from robustdeq.base.errors import InputError
 from robustdeq.base.shapes import PerSample, Pixels
 from robustdeq.deq.defenses import EarlyState
 from robustdeq.deq.gradients import ThroughSolver
@@ -42,9 +42,7 @@ class SlowDown(PGD):
     @override
     def run(self, surrogate: nn.Module, x: Pixels, start: Pixels, loss: Loss) -> Pixels:
         """Climb from `start` and return the last iterate; a sample without a finite gradient stays where it is."""
-        deq = getattr(surrogate, "deq", surrogate)
-        if not isinstance(deq, DEQ):
-            raise InputError(f"the surrogate is a {type(surrogate).__name__}, which solves nothing; give a DEQ.")
+        deq = deq_behind(surrogate)
         with frozen(deq):
             for _ in range(self.steps):
                 leaf = start.detach().requires_grad_()

@@ -162,19 +162,19 @@ class Job:
         self, name: str, attempt: Attempt, batches: Sequence[_Batch], folder: Path | None, progress: _Progress
     ) -> None:
         """Make an attempt on some batches, and finish each as soon as all of its images have been attacked."""
-        sieges = [_Siege(batch, attempt, folder) for batch in batches]
-        for siege in sieges:
-            progress.tell(name, siege.batch)
-            siege.finish(progress)
-        for pack in _packs(sieges, self.batch_size):
-            begun, parts = time.perf_counter(), [(siege.batch.x[i], siege.batch.y[i]) for siege, i in pack]
+        runs = [_OnBatch(batch, attempt, folder) for batch in batches]
+        for run in runs:
+            progress.tell(name, run.batch)
+            run.finish(progress)
+        for pack in _packs(runs, self.batch_size):
+            begun, parts = time.perf_counter(), [(run.batch.x[i], run.batch.y[i]) for run, i in pack]
             x, y = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
             adversaries = adversaries_of(attempt, x, y, progress.within(name, attempt, pack[0][0].batch, len(x)))
             seconds = (time.perf_counter() - begun) / len(x)
             progress.climbed += len(x)
-            for (siege, i), made in zip(pack, adversaries.split([len(i) for _, i in pack]), strict=True):
-                siege.take(i, made, seconds)
-                siege.finish(progress)
+            for (run, i), made in zip(pack, adversaries.split([len(i) for _, i in pack]), strict=True):
+                run.take(i, made, seconds)
+                run.finish(progress)
 
 
 def adversaries_of(attempt: Attempt, x: Pixels, y: Labels, report: Report) -> Pixels:
@@ -266,7 +266,7 @@ class _Batch:
         return states_of(self.job.model, x, self.y) if isinstance(self.job.model, DEQ) else None
 
 
-class _Siege:
+class _OnBatch:
     """An attempt on a batch under way, or nothing left of it where its outcome is known (and its adversaries kept).
 
     Attributes:
@@ -308,14 +308,14 @@ class _Siege:
             batch.standing &= found.outcome.standing
 
 
-def _packs(sieges: Sequence[_Siege], size: int) -> Iterator[list[tuple[_Siege, Tensor]]]:
+def _packs(runs: Sequence[_OnBatch], size: int) -> Iterator[list[tuple[_OnBatch, Tensor]]]:
     """The images that are to be attacked, so many at once, in order: whose they are, and their indices there."""
-    pack: list[tuple[_Siege, Tensor]] = []
+    pack: list[tuple[_OnBatch, Tensor]] = []
     room = size
-    for siege in sieges:
-        left = siege.left
+    for run in runs:
+        left = run.left
         while len(left):
-            pack.append((siege, left[:room]))
+            pack.append((run, left[:room]))
             left, room = left[room:], room - len(pack[-1][1])
             if not room:
                 yield pack

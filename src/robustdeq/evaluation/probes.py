@@ -32,6 +32,10 @@ Found = Mapping[str, Mapping[str, Float[np.ndarray, "images"]]]
 
 _ROUNDING = 0.01
 """How much of the spread of its logits an image may change by, and it still is rounding."""
+_DRAWS = 4
+"""How many ways of moving pixels without gradient are tried."""
+_FELL, _LATE = 0.1, 0.2
+"""On what share of the images PGD may lower the loss, and what share of its rise its last quarter may make."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +142,6 @@ class Masking(Probe):
         return Check(cls.name, verdict, ill if failed else well, numbers)
 
 
-_DRAWS = 4
-
-
 class Trace(Probe):
     """How the loss fares along PGD through the solver."""
 
@@ -185,9 +186,6 @@ class Trace(Probe):
             f"steps makes at most {late:.0%} of the rise."
         )
         return Check(cls.name, CheckVerdict.PASSED, well, numbers)
-
-
-_FELL, _LATE = 0.1, 0.2
 
 
 class SelfTest(Probe):
