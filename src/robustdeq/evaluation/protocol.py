@@ -400,7 +400,6 @@ _ORDER = (
     "unrolled-final",
     "through-",
     "straight-",
-    "apgd-t",
     "apgd",
     "restarts",
     "implicit-",

@@ -53,18 +53,18 @@ def alone(pgd: PGD) -> dict[str, Attack]:
 
 
 def ours(pgd: PGD, queries: int) -> dict[str, Attack]:
-    """Our order: short attacks on the likeliest classes first, then longer ones on all."""
+    """Our order: what breaks most per evaluation first, then ever longer attacks on what still stands."""
 
     def towards(steps: int, targets: int, criterion: str = "targeted_dlr") -> Attack:
         return MultiTargeted(MomentumPGD.like(pgd, steps, 1), targets, criterion)
 
     return {
-        "PGD-10, margin": replace(StoppingPGD.like(pgd, 10, 1), criterion="margin"),
+        "Auto-PGD-30, probability margin": replace(MomentumPGD.like(pgd, 30, 1), criterion="probability_margin"),
         "3 classes × 10": towards(10, 3),
         "9 classes × 20": towards(20, 9),
+        "Auto-PGD-100": MomentumPGD.like(pgd, 100, 1),
         "9 classes × 100": towards(100, 9),
         "9 classes × 100, margin": towards(100, 9, "targeted_margin"),
-        "Auto-PGD-100": MomentumPGD.like(pgd, 100, 1),
         "Square": Square(pgd.eps, pgd.norm, pgd.seed, pgd.bounds, queries=queries),
     }
 
