@@ -129,7 +129,7 @@ class Iteration:
         self.initial: Flat = initial.flatten(1)
         self.memory = solver.memory(self.initial, keep)
         batch, device = len(initial), initial.device
-        self.best_index: Labels = torch.zeros(batch, dtype=torch.long, device=device)
+        self._best: Labels | int = 0
         self.converged: Mask = torch.zeros(batch, dtype=torch.bool, device=device)
         self.diverged: Mask = torch.zeros(batch, dtype=torch.bool, device=device)
         self.function = _on_flat_states(function, initial.shape)
@@ -139,7 +139,7 @@ class Iteration:
         self._measure = solver.rule.measure
         self._frozen: Mask = torch.zeros_like(self.converged)
         self._active: Mask = ~self._frozen
-        self._stopped: Labels = torch.zeros_like(self.best_index)
+        self._stopped: Labels = torch.zeros(batch, dtype=torch.long, device=device)
         self._syncs = self.whole = self.may_sync
         self._index = 0
 
@@ -150,6 +150,11 @@ class Iteration:
         With a tolerance it does so in any case, and on the CPU it waits for nothing.
         """
         return self.solver.tol > 0 or self.initial.device.type == "cpu"
+
+    @property
+    def best_index(self) -> Labels:
+        """The n for which z_n is z*; held as one number while it is the same for all samples."""
+        return torch.full_like(self._stopped, self._best) if isinstance(self._best, int) else self._best
 
     @property
     def steps(self) -> Labels:
@@ -191,9 +196,9 @@ class Iteration:
         """Whether each sample has neither converged nor diverged; a nan passes no test."""
         going = iterate.residual_norm <= limit
         if iterate.index > 0:
-            going = going & (iterate.relative_residual > self._rounding)
+            going &= iterate.relative_residual > self._rounding
             if self.solver.tol > 0:
-                going = going & (self._measure(iterate) >= self.solver.tol)
+                going &= self._measure(iterate) >= self.solver.tol
         return going
 
     def _freeze(self, iterate: Iterate, limit: PerSample, samples: Mask) -> None:
@@ -220,20 +225,20 @@ class Iteration:
             self.best_value, self.best_state = iterate.value, state
             return
         if self.solver.result is Result.LAST:
-            self.best_index = torch.where(iterate.visited, iterate.index, self.best_index)
+            self._best = torch.where(iterate.visited, iterate.index, self.best_index)
             self.best_value, self.best_state = iterate.value, state
             return
         measure = self._measure(iterate)
         better = measure < self._lowest
         if self.whole and bool(better.all()):
-            self._lowest, self.best_index = measure, torch.full_like(self.best_index, iterate.index)
+            self._lowest, self._best = measure, iterate.index
             self.best_value, self.best_state = iterate.value, state
             return
         better = iterate.visited & better
         if self._syncs and not bool(better.any()):
             return
         self._lowest = torch.where(better, measure, self._lowest)
-        self.best_index = torch.where(better, iterate.index, self.best_index)
+        self._best = torch.where(better, iterate.index, self.best_index)
         self.best_value = torch.where(better[:, None], iterate.value, self.best_value)
         if state is not None and self.best_state is not None:
             self.best_state = torch.where(better[:, None], state, self.best_state)

@@ -34,6 +34,7 @@ class _Increments(Memory):
     def __init__(self, solver: Broyden, initial: Tensor, keep: bool) -> None:
         self._solver = solver
         self._keep = keep
+        self._capacity = solver.capacity
         rows = solver.max_steps + 1 if keep else solver.capacity + 1
         self.window = Window(initial, rows)
         self._gram = initial.new_zeros(len(initial), rows, rows)
@@ -41,7 +42,7 @@ class _Increments(Memory):
 
     def receive(self, value: Tensor, state: Tensor) -> Tensor:
         window = self.window
-        if window.stop - window.start > self._solver.capacity:
+        if window.stop - window.start > self._capacity:
             window.start = window.stop = window.stop if self._keep else 0
         return torch.sub(value, state, out=window.buffer[window.stop])
 
@@ -60,7 +61,7 @@ class _Increments(Memory):
         return add_combination(residual.mul_(on_residual), on_increments, vectors[:-1])
 
     def commit(self, shortenings: Tensor | None) -> None:
-        self.window.push(self._solver.capacity + 1)
+        self.window.push(self._capacity + 1)
         if shortenings is not None:
             self._searched.append(shortenings)
 
@@ -95,12 +96,11 @@ class _FullSteps(_Increments):
         row[:, :m] = on_last[:, 1 : m + 1]
         torch.clamp_max(on_last[:, m].neg(), -self._tiny, out=row[:, m])
         triangle = self._gram[:, : m + 1, : m + 1]
-        x = torch.linalg.solve_triangular(triangle, on_residual[:, : m + 1, None], upper=False)[:, :, 0]
-        denominator = 1 + x[:, m]
-        scale = torch.copysign(denominator.abs().clamp_min_(self._eps), denominator).reciprocal_()[:, None]
+        x = torch.linalg.solve_triangular(triangle, on_residual[:, : m + 1, None], upper=False)
+        denominator = x[:, m] + 1
         if m > 0:
-            residual[:, None].baddbmm_(x[:, None, :m], vectors[:, 1:-1], alpha=-1)
-        return residual.mul_(scale)
+            residual[:, None].baddbmm_(x.mT[:, :, :m], vectors[:, 1:-1], alpha=-1)
+        return residual.div_(denominator.abs().clamp_min_(self._eps).copysign_(denominator))
 
 
 @dataclass(frozen=True)

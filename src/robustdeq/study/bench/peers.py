@@ -19,6 +19,10 @@ from robustdeq.study.stopwatch import Side, Timing, interleaved
 DIMENSION, STEPS = 61_440, 30
 SMALL = ((87, 60, 30, 1 / 0.3), (1_024, 100, 8, 1 / 0.2))
 """Smaller states: dimension, batch, steps, and how many times our time torchdeq's has to be."""
+PROCESSES = 3
+"""How many processes' peaks of memory are measured, of which the least counts: what an allocator holds back varies."""
+SOLVES = 20
+"""How many solves of a small state are timed at once, so that a round takes as long as one of a large state."""
 
 
 Run = Callable[[partial[Tensor], Tensor, int], None]
@@ -53,21 +57,38 @@ def side(run: Run, batch: int, device: torch.device | str, dimension: int = DIME
     return partial(run, partial(_damped_sine, shift), torch.zeros_like(shift), steps)
 
 
+def repeated(run: Side, times: int) -> Side:
+    """The same, so many times."""
+
+    def repeat() -> None:
+        for _ in range(times):
+            run()
+
+    return repeat
+
+
 def _measure(setting: Setting) -> Measured:
     if find_spec("torchdeq") is None:
         raise InputError("torchdeq is not installed; `pip install torchdeq`, or run the other benchmarks.")
     batch, device = setting.batch, str(setting.device)
     runs = {"robustdeq": broyden, "torchdeq": _torchdeq, "bare cells": _bare}
     panels, claims = [], []
-    for dimension, count, steps, bound in ((DIMENSION, batch, STEPS, 4.0), *SMALL):
-        sides = {name: side(run, count, device, dimension, steps) for name, run in runs.items()}
+    for solves, dimension, count, steps, bound in (
+        (1, DIMENSION, batch, STEPS, 4.0),
+        *((SOLVES, *small) for small in SMALL),
+    ):
+        sides = {name: repeated(side(run, count, device, dimension, steps), solves) for name, run in runs.items()}
         times = interleaved(sides, setting.repetitions, setting.report)
         ours, theirs, cells = times.values()
-        subject = f"{steps} steps of Broyden's method on {dimension:,} × {count}"
+        many = f"{solves} solves of " if solves > 1 else ""
+        subject = f"{many}{steps} steps of Broyden's method on {dimension:,} × {count}"
         panels.append(times_panel(subject, times))
         times_over = f"{subject}, without the cell: torchdeq's time over ours"
         claims.append(Claim.of_times(times_over, _without(theirs, cells), _without(ours, cells), bound, True))
-    peaks = [peak_memory(partial(side, run, batch, device)) / 2**20 for run in (broyden, _torchdeq)]
+    peaks = [
+        min(peak_memory(partial(side, run, batch, device)) for _ in range(PROCESSES)) / 2**20
+        for run in (broyden, _torchdeq)
+    ]
     title, sides = "peak resident memory of a solve in a process of its own", dict(zip(runs, peaks, strict=False))
     panels.append(bars(title, "MiB", "memory", sides, "Side"))
     over = f"{STEPS} steps of Broyden's method on {DIMENSION:,} × {batch}: our peak memory over torchdeq's"
