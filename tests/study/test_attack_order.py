@@ -13,7 +13,7 @@ import robustdeq as rd
 from robustdeq.attacks import PGD
 from robustdeq.study import EXPERIMENTS, Effort, Study, scale_named
 from robustdeq.study.beyond import attack_order
-from robustdeq.study.beyond.attack_order import GRADIENTS, Course, alone, besieged, ours
+from robustdeq.study.beyond.attack_order import Course, alone, besieged, ours
 from robustdeq.study.study import Trained
 from robustdeq.zoo.card import fingerprint
 
@@ -37,8 +37,8 @@ def deq() -> rd.DEQ:
 
 
 def test_every_attack_alone_takes_as_many_gradients() -> None:
-    for name, attack in alone(PGD(eps=0.1)).items():
-        assert attack.cost.gradients == GRADIENTS, name
+    for name, attack in alone(PGD(eps=0.1), Effort()).items():
+        assert attack.cost.gradients == 30, name
 
 
 def test_evaluations_are_counted_and_what_has_fallen_stays_fallen(deq: rd.DEQ, tmp_path: Path) -> None:
@@ -76,5 +76,5 @@ def test_within_a_budget_only_finished_attacks_count() -> None:
 
 
 def test_our_order_ends_where_no_gradient_is_needed() -> None:
-    assert [*ours(PGD(eps=0.1), 7).values()][-1].cost.gradients == 0
+    assert [*ours(PGD(eps=0.1), Effort()).values()][-1].cost.gradients == 0
     assert EXPERIMENTS["attack-order"].name == "attack-order"

@@ -34,6 +34,7 @@ from robustdeq.study import (
     published,
     scale_named,
 )
+from robustdeq.study.beyond.attack_order import alone, ours
 from robustdeq.study.claims import STATEMENTS
 from robustdeq.study.configurations import (
     ALIGNED,
@@ -87,6 +88,9 @@ SIGNS += ["cosine of the ready-made gradient and that through the solver"]
 SHARED = ["SHINE", "SHINE, strongest for each state", "Adjoint ensemble", "Adjoint u_9"]
 SHARED += ["Adjoint, strongest for each state"]
 PENALISED = ["as at this scale", "weight 0.4", "weight 2", "weight 10"]
+
+ORDERED = [f"{t}, seed {s}" for t in (TRAININGS[3], TRAININGS[0], "(8) Solver-Aligned") for s in (0, 1)]
+SINGLE, AUTOATTACK = list(alone(PGD(), Effort())), ["apgd-ce", "apgd-t", "fab-t", "square"]
 
 LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
     "table1": [(["Exact", "Unrolling"], ["Clean", "PGD-1", "PGD-3", "SQUARE"])],
@@ -142,6 +146,13 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
         *[([f"{t}, beyond {g}" for t in SEEDED for g in CLIMBS[:2]], LOSSES)] * 2,
         *[([f"{t}, {loss}" for t in SEEDED for loss in LOSSES[1:]], CLIMBS)] * 2,
         *[(CLIMBED, LOSSES)] * 2,
+    ],
+    "attack-order": [
+        (ORDERED, SINGLE),
+        ([*ORDERED, "mean"], SINGLE),
+        *[(ORDERED, list(ours(PGD(), Effort())))] * 2,
+        *[(ORDERED, AUTOATTACK)] * 4,
+        (ORDERED, ["Ours over AutoAttack's"]),
     ],
     "epsilon-curve": [
         (

@@ -26,17 +26,21 @@ from robustdeq.study.configurations import ALIGNED, EXACT_8_7, UNROLLED
 from robustdeq.study.counting import counted
 from robustdeq.study.experiment import BEYOND, Experiment
 from robustdeq.study.panel import Matrix, Panel, Panels, accuracies, paired
-from robustdeq.study.study import Study, Trained
-
-GRADIENTS = 30
-"""How many gradients each attack takes alone."""
+from robustdeq.study.study import Effort, Study, Trained
 
 
-def alone(pgd: PGD) -> dict[str, Attack]:
+def share(effort: Effort, part: float) -> int:
+    """So many steps: a part of those that AutoAttack takes in a run, at least 1."""
+    return max(1, round(part * effort.apgd_steps))
+
+
+def alone(pgd: PGD, effort: Effort) -> dict[str, Attack]:
     """The attacks that are compared alone, each of as many gradients: two ways to climb, several losses, two orders."""
-    climbs = {"PGD": StoppingPGD.like(pgd, GRADIENTS, 1), "Auto-PGD": MomentumPGD.like(pgd, GRADIENTS, 1)}
+    steps = share(effort, 0.3)
+    climbs = {"PGD": StoppingPGD.like(pgd, steps, 1), "Auto-PGD": MomentumPGD.like(pgd, steps, 1)}
     losses = ("cross_entropy", "margin", "probability_margin")
-    third = MomentumPGD.like(pgd, GRADIENTS // 3, 1)
+    third = MomentumPGD.like(pgd, max(1, steps // 3), 1)
+    by_distance = replace(third, steps=max(1, third.steps - 1))
     return {
         **{
             f"{name}, {loss.replace('_', ' ')}": replace(attack, criterion=loss)
@@ -46,26 +50,25 @@ def alone(pgd: PGD) -> dict[str, Attack]:
         "Auto-PGD, targeted DLR": MultiTargeted(third, 3),
         "Auto-PGD, targeted margin": MultiTargeted(third, 3, "targeted_margin"),
         "Auto-PGD, targeted probability margin": MultiTargeted(third, 3, "targeted_probability_margin"),
-        "Auto-PGD, targeted DLR by distance": MultiTargeted(
-            replace(third, steps=third.steps - 1), 3, order=ByDistance(3)
-        ),
+        "Auto-PGD, targeted DLR by distance": MultiTargeted(by_distance, 3, order=ByDistance(3)),
     }
 
 
-def ours(pgd: PGD, queries: int) -> dict[str, Attack]:
+def ours(pgd: PGD, effort: Effort) -> dict[str, Attack]:
     """Our order: what breaks most per evaluation first, then ever longer attacks on what still stands."""
+    short = replace(MomentumPGD.like(pgd, share(effort, 0.3), 1), criterion="probability_margin")
 
-    def towards(steps: int, targets: int, criterion: str = "targeted_dlr") -> Attack:
-        return MultiTargeted(MomentumPGD.like(pgd, steps, 1), targets, criterion)
+    def towards(part: float, targets: int, criterion: str = "targeted_dlr") -> Attack:
+        return MultiTargeted(MomentumPGD.like(pgd, share(effort, part), 1), targets, criterion)
 
     return {
-        "Auto-PGD-30, probability margin": replace(MomentumPGD.like(pgd, 30, 1), criterion="probability_margin"),
-        "3 classes × 10": towards(10, 3),
-        "9 classes × 20": towards(20, 9),
-        "Auto-PGD-100": MomentumPGD.like(pgd, 100, 1),
-        "9 classes × 100": towards(100, 9),
-        "9 classes × 100, margin": towards(100, 9, "targeted_margin"),
-        "Square": Square(pgd.eps, pgd.norm, pgd.seed, pgd.bounds, queries=queries),
+        "Auto-PGD, 0.3 of the steps, probability margin": short,
+        "three classes, 0.1": towards(0.1, 3),
+        "all classes, 0.2": towards(0.2, effort.targets),
+        "Auto-PGD": MomentumPGD.like(pgd, share(effort, 1), 1),
+        "all classes": towards(1, effort.targets),
+        "all classes, margin": towards(1, effort.targets, "targeted_margin"),
+        "Square": Square(pgd.eps, pgd.norm, pgd.seed, pgd.bounds, queries=effort.queries),
     }
 
 
@@ -97,7 +100,13 @@ def besieged(study: Study, trained: Trained, title: str, attacks: Mapping[str, A
         attacks: by name, in order.
         survivors: whether each attacks what those before it left standing, and adds to what they spent.
     """
-    described = [describe(attacks), survivors, trained.fingerprint, study.images.fingerprint(), study.batch_size]
+    described = [
+        describe([*attacks.values()]),
+        survivors,
+        trained.fingerprint,
+        study.images.fingerprint(),
+        study.batch_size,
+    ]
     path = study.folder / "measured" / f"order-{digest(described)}.safetensors"
     if not path.is_file():
         courses = [*_courses(study, trained, title, attacks, survivors)]
@@ -133,32 +142,32 @@ def _courses(
 
 
 def _measure(study: Study) -> Panels:
-    pgd, queries = study.attack, study.effort.queries
-    theirs = {part.label: part for part in study.effort.autoattack(pgd).components}
-    sides = {"ours": ours(pgd, queries), "AutoAttack": theirs}
+    pgd, effort = study.attack, study.effort
+    theirs = {part.label: part for part in effort.autoattack(pgd).components}
+    sides, singly = {"ours": ours(pgd, effort), "AutoAttack": theirs}, alone(pgd, effort)
     single: dict[str, Course] = {}
     courses: dict[str, dict[str, Course]] = {}
     for configuration in study.compared(ATTACK_ORDER.configurations):
         for seed in range(study.seeds):
             trained = study.trained(configuration, seed=seed)
             title = configuration.title + f", seed {seed}" * (study.seeds > 1)
-            single[title] = besieged(study, trained, f"each alone, {title}", alone(pgd), False)
+            single[title] = besieged(study, trained, f"each alone, {title}", singly, False)
             courses[title] = {
                 side: besieged(study, trained, f"{side}, {title}", attacks, True) for side, attacks in sides.items()
             }
     axes = ("Training", "Attack")
     left = np.stack([course.standing for course in single.values()])
     yield accuracies(
-        f"accuracy under one attack of {GRADIENTS} gradients",
+        f"accuracy under one attack of {share(effort, 0.3)} gradients",
         single,
-        alone(pgd),
+        singly,
         left,
         row_axis=axes[0],
         column_axis=axes[1],
     )
     ranks = np.stack([rankdata(row) for row in left.sum(axis=2)])
     ranked = np.concatenate([ranks, ranks.mean(axis=0, keepdims=True)])
-    yield Panel("rank of each attack, 1 the strongest", "rank", (*single, "mean"), tuple(alone(pgd)), ranked, *axes)
+    yield Panel("rank of each attack, 1 the strongest", "rank", (*single, "mean"), tuple(singly), ranked, *axes)
     for side, attacks in sides.items():
         made = [course[side] for course in courses.values()]
         standing = np.stack([course.standing for course in made])
