@@ -14,7 +14,7 @@ import torch
 
 import robustdeq as rd
 from robustdeq import cli
-from robustdeq.attacks import AutoAttack
+from robustdeq.attacks import PGD, AutoAttack
 from robustdeq.base.errors import InputError
 from robustdeq.data import Images, load
 from robustdeq.evaluation import Estimators, Store
