@@ -183,11 +183,13 @@ def _compared(courses: Mapping[str, Mapping[str, Course]], components: Sequence[
     before, after, ratios = [], [], []
     for course in courses.values():
         mine, theirs = course["ours"], course["AutoAttack"]
-        clean = np.ones_like(theirs.standing[0])
+        clean = np.ones_like(theirs.standing[0])  # a bound from above, where ours has finished nothing yet
         before.append(theirs.standing)
         after.append(np.stack([mine.within(budget, clean) for budget in theirs.evaluations]))
         caught = np.flatnonzero(mine.standing.sum(axis=1) <= theirs.standing[-1].sum())
-        ratios.append([mine.evaluations[caught[0]] / theirs.evaluations[-1] if len(caught) else np.nan])
+        ratios.append(
+            [mine.evaluations[caught[0]] / theirs.evaluations[-1] if len(caught) and theirs.evaluations[-1] else np.nan]
+        )
     yield from paired(
         "what our order takes beyond AutoAttack, at the evaluations that this has spent after each part",
         courses,
@@ -216,5 +218,6 @@ ATTACK_ORDER = Experiment(
     _measure,
     legend="All attacks climb the gradient through the solver of the final state, which also judges. Evaluations of f "
     "and products with its Jacobian are counted as they happen, one each for an image. Of our order only attacks count "
-    "that were finished at the time. The values of p are not corrected for their number.",
+    "that were finished at the time; there is no ratio where it leaves more, or nothing was to be attacked. The values "
+    "of p are not corrected for their number.",
 )
