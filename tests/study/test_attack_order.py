@@ -51,6 +51,7 @@ def test_evaluations_are_counted_and_what_has_fallen_stays_fallen(deq: rd.DEQ, t
         clean = (deq(x).argmax(dim=1) == y).numpy()
     per_gradient = deq.evaluations(None)
     share = clean.mean()
+    np.testing.assert_array_equal(course.clean, clean)
     # A gradient is a forward pass and as many products with the Jacobian; a judgement is a forward pass.
     assert course.evaluations[0] == pytest.approx(share * (2 * per_gradient + per_gradient))
     assert (course.standing[1] <= course.standing[0]).all()
@@ -70,9 +71,9 @@ def test_what_was_measured_is_kept(deq: rd.DEQ, tmp_path: Path, monkeypatch: pyt
 
 
 def test_within_a_budget_only_finished_attacks_count() -> None:
-    course = Course(np.array([10.0, 30.0]), np.array([[True, True, False], [True, False, False]]))
-    clean = np.ones(3, dtype=bool)
-    assert [course.within(budget, clean).sum() for budget in (9, 10, 29, 30, 99)] == [3, 2, 2, 1, 1]
+    after = np.array([[True, True, False], [True, False, False]])
+    course = Course(np.ones(3, dtype=bool), np.array([10.0, 30.0]), after)
+    assert [course.within(budget).sum() for budget in (9, 10, 29, 30, 99)] == [3, 2, 2, 1, 1]
 
 
 def test_our_order_ends_where_no_gradient_is_needed() -> None:

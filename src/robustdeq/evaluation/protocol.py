@@ -238,9 +238,8 @@ def everything(attack: Attack, rows: Sequence[Row], survivors: bool = False) -> 
 def beside_derivatives(attack: Attack, rows: Sequence[Row]) -> list[Column]:
     """The column of an attack straight through what has no derivative; none where all has one."""
     attempts = straight_through(attack, rows)
-    return [beyond("straight-through", "straight through what has no derivative", attempts, Rule.EVERY)][
-        : len(attempts)
-    ]
+    label = "straight through what has no derivative"
+    return [beyond("straight-through", label, attempts, Rule.EVERY)] if attempts else []
 
 
 def querying(attack: Attack, rows: Sequence[Row], survivors: bool = False) -> tuple[Attempt, ...]:

@@ -77,17 +77,19 @@ class Course:
     """What stands after each of some attacks.
 
     Attributes:
+        clean: whether each image is classified correctly before the first.
         evaluations: of f, per image, up to the end of each.
         standing: whether each image is still classified correctly.
     """
 
+    clean: Bool[np.ndarray, "samples"]
     evaluations: Float[np.ndarray, "attacks"]
     standing: Bool[np.ndarray, "attacks samples"]
 
-    def within(self, budget: float, clean: Bool[np.ndarray, "samples"]) -> Bool[np.ndarray, "samples"]:
+    def within(self, budget: float) -> Bool[np.ndarray, "samples"]:
         """What stands when so many evaluations per image are spent, an attack that is not finished left out."""
         done = int((self.evaluations <= budget).sum())
-        return self.standing[done - 1] if done else clean
+        return self.standing[done - 1] if done else self.clean
 
 
 def besieged(study: Study, trained: Trained, title: str, attacks: Mapping[str, Attack], survivors: bool) -> Course:
@@ -109,16 +111,19 @@ def besieged(study: Study, trained: Trained, title: str, attacks: Mapping[str, A
     ]
     path = study.folder / "measured" / f"order-{digest(described)}.safetensors"
     if not path.is_file():
-        courses = [*_courses(study, trained, title, attacks, survivors)]
-        spent, standing = (torch.stack(parts) for parts in zip(*courses, strict=True))
-        write_tensors(path, {"evaluations": spent, "standing": standing}, {"attacks": ", ".join(attacks)})
+        made = [*_courses(study, trained, title, attacks, survivors)]
+        names = ("evaluations", "standing")
+        tensors = {name: torch.stack(parts) for name, parts in zip(names, zip(*made, strict=True), strict=True)}
+        write_tensors(path, tensors, {"attacks": ", ".join(attacks)})
     kept = load_file(path)
-    return Course(kept["evaluations"].numpy(), kept["standing"].numpy())
+    spent, standing = kept["evaluations"].numpy(), kept["standing"].numpy()
+    return Course(standing[0], spent[1:], standing[1:])
 
 
 def _courses(
     study: Study, trained: Trained, title: str, attacks: Mapping[str, Attack], survivors: bool
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Evaluations per image and what stands: before the first attack, and after each."""
     deq, (x, y) = trained.deq, study.tensors()
     row = Row("final", deq, FinalState())
 
@@ -129,6 +134,7 @@ def _courses(
     with evaluating(deq):
         clean = torch.cat([stands(images, images, labels) for images, labels in parts])
     standing = clean.clone()
+    yield torch.tensor(0.0), clean
     with evaluating(deq), counted(deq) as found, study.progress(title) as report:
         for done, (name, attack) in enumerate(attacks.items()):
             report(done / len(attacks), name)
@@ -183,9 +189,8 @@ def _compared(courses: Mapping[str, Mapping[str, Course]], components: Sequence[
     before, after, ratios = [], [], []
     for course in courses.values():
         mine, theirs = course["ours"], course["AutoAttack"]
-        clean = np.ones_like(theirs.standing[0])  # a bound from above, where ours has finished nothing yet
         before.append(theirs.standing)
-        after.append(np.stack([mine.within(budget, clean) for budget in theirs.evaluations]))
+        after.append(np.stack([mine.within(budget) for budget in theirs.evaluations]))
         caught = np.flatnonzero(mine.standing.sum(axis=1) <= theirs.standing[-1].sum())
         ratios.append(
             [mine.evaluations[caught[0]] / theirs.evaluations[-1] if len(caught) and theirs.evaluations[-1] else np.nan]
