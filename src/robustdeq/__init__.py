@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustdeq import attacks, data, defenses, evaluation, gradients, models, solvers, zoo
+    from robustdeq import attacks, certificates, data, defenses, evaluation, gradients, models, solvers, zoo
     from robustdeq.base.errors import InputError
     from robustdeq.gradients import Defended, Surrogate
     from robustdeq.models import DEQ, Unroll, from_torchdeq, load, push, save
@@ -20,6 +20,7 @@ __all__ = [
     "Trajectory",
     "Unroll",
     "attacks",
+    "certificates",
     "data",
     "defenses",
     "evaluation",

@@ -176,7 +176,7 @@ def test_residual_networks_are_recognised(classes: int, path: Path) -> None:
             net.in_channels,
         )
         same(converted, net)
-        with pytest.raises(InputError, match="does not hold an MDEQ; leave out its config, solver and tail"):
+        with pytest.raises(InputError, match="does not hold a DEQ; leave out its config, solver and tail"):
             from_checkpoint(path, tail=Unroll())
 
 
@@ -231,7 +231,7 @@ def with_tensor(name: str, tensor: Tensor) -> Callable[[dict[str, Tensor]], None
         ),
         (
             without("fullstage.branches.0.blocks.0.conv1.weight_v"),
-            r"holds neither an MDEQ .* its tensors are downsample\.0\.weight, .* and \d+ more\.$",
+            r"holds no MDEQ .* its tensors are downsample\.0\.weight, .* and \d+ more\.$",
         ),
     ],
 )

@@ -32,6 +32,22 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     return float(interval.low), float(interval.high)
 
 
+def least_proportion(successes: int, trials: int, risk: float) -> float:
+    """A bound that a proportion falls below with at most a given probability (one-sided, Clopper and Pearson).
+
+    Args:
+        successes: how many trials succeeded.
+        trials: how many there were, at least 1.
+        risk: that probability.
+
+    Source: Clopper and Pearson, "The use of confidence or fiducial limits", Biometrika 1934.
+    """
+    from scipy.stats import binomtest
+
+    test = binomtest(successes, trials, alternative="greater")
+    return float(test.proportion_ci(1 - risk, method="exact").low)
+
+
 def wilson_intervals(outcomes: np.ndarray, confidence: float = 0.95) -> np.ndarray:
     """The Wilson intervals of boolean outcomes (..., n) over their last axis: (..., 2)."""
     counts = outcomes.sum(axis=-1)

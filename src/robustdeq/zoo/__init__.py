@@ -5,6 +5,7 @@ from robustdeq.zoo.card import Card, card_markdown, fingerprint
 from robustdeq.zoo.conv import CONV_SIZES, ConvConfig, ConvDEQ, conv
 from robustdeq.zoo.convert import convert_checkpoint, from_checkpoint
 from robustdeq.zoo.mdeq import MDEQ, PRESETS, MDEQConfig, mdeq
+from robustdeq.zoo.monotone import MONOTONE_SIZES, MonotoneConfig, MonotoneNetwork, monotone
 from robustdeq.zoo.presets import MODELS
 from robustdeq.zoo.publish import push
 from robustdeq.zoo.registry import load, save
@@ -23,12 +24,15 @@ __all__ = [
     "CONV_SIZES",
     "MDEQ",
     "MODELS",
+    "MONOTONE_SIZES",
     "PRESETS",
     "Architecture",
     "Card",
     "ConvConfig",
     "ConvDEQ",
     "MDEQConfig",
+    "MonotoneConfig",
+    "MonotoneNetwork",
     "ResNet",
     "ResNetConfig",
     "WideResNet",
@@ -43,6 +47,7 @@ __all__ = [
     "from_torchdeq",
     "load",
     "mdeq",
+    "monotone",
     "push",
     "resnet18",
     "save",

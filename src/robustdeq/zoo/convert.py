@@ -1,12 +1,14 @@
-"""Checkpoints of other code: the published MDEQ (Bai, Koltun, Kolter, NeurIPS 2020) and the usual residual networks.
+"""Checkpoints of other code: published MDEQs and monotone DEQs, and the usual residual networks.
 
-A checkpoint is a state dict and nothing else: the size of the network is read off the shapes of its tensors, and every
-tensor must find its place. How the equilibrium is solved for, and what follows it, is not in there.
+MDEQ: Bai, Koltun and Kolter, NeurIPS 2020. Monotone DEQs of one layer: Winston and Kolter, NeurIPS 2020. A checkpoint
+is a state dict and nothing else: the size of the network is read off the shapes of its tensors, and every tensor must
+find its place. How the equilibrium is solved for, and what follows it, is not in there.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -23,31 +25,37 @@ from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Solver
 from robustdeq.zoo.architecture import ZooModel
 from robustdeq.zoo.mdeq import MDEQ, PRESETS, MDEQConfig
+from robustdeq.zoo.monotone import MonotoneConfig, MonotoneNetwork
 from robustdeq.zoo.registry import save
 from robustdeq.zoo.resnet import ResNet, ResNetConfig, WideResNet, WideResNetConfig
 
 _PUBLISHED_SIZES = ("tiny", "large", "xl")
 _WRAPPERS = ("state_dict", "model", "net")
 _LISTED = 3
+_POOLED = 4
 
 
 def from_checkpoint(
-    path: str | Path, config: MDEQConfig | None = None, solver: Solver | None = None, tail: Unroll | None = None
-) -> ZooModel:
+    path: str | Path,
+    config: MDEQConfig | MonotoneConfig | None = None,
+    solver: Solver | None = None,
+    tail: Unroll | None = None,
+) -> ZooModel[Any]:
     """A model with the weights of a checkpoint, in eval mode.
 
     Args:
-        path: a checkpoint of the published MDEQ code, of a CIFAR ResNet or of a wide ResNet: a `.pth.tar` file with a
-            `state_dict` in it, a bare state dict, or a safetensors file; names may begin with `module.`.
-        config: the configuration of the MDEQ, for one whose normalisation groups or images are not the published ones;
-            by default it is read off the shapes of the tensors.
-        solver: how the MDEQ is solved; by default the published Broyden steps, 18 for tiny and 8 for larger ones, to a
-            relative residual of 1e-3.
+        path: a checkpoint of the published MDEQ code, of a monotone DEQ of one layer, of a CIFAR ResNet or of a wide
+            ResNet: a `.pth.tar` file with a `state_dict` in it, a bare state dict, or a safetensors file; names may
+            begin with `module.`.
+        config: the configuration of the MDEQ or the monotone DEQ, for one whose groups, images, m or splitting are not
+            the published ones (m = 1); by default it is read off the shapes of the tensors.
+        solver: how the DEQ is solved; by default the published Broyden steps of an MDEQ, 18 for tiny and 8 for larger
+            ones, to a relative residual of 1e-3, and the steps of `MonotoneConfig`.
         tail: what follows; by default `Unroll(1, 1.0)`, that is f(z*), which the published code trains with exact
             gradients. Models trained by unrolling have `Unroll(5, 0.5, from_image=True)`.
 
     Returns:
-        An `MDEQ`, a `ResNet` or a `WideResNet`.
+        An `MDEQ`, a `MonotoneNetwork`, a `ResNet` or a `WideResNet`.
 
     Raises:
         InputError: the file is no checkpoint of such a network, or cannot be read without running code in it.
@@ -57,8 +65,11 @@ def from_checkpoint(
     try:
         if "fullstage.branches.0.blocks.0.conv1.weight_v" in weights:
             model, names = _mdeq(weights, config, solver, tail)
+        elif "mon.linear_module.A.weight" in weights:
+            model, weights = _monotone(weights, config)
+            model.solver, model.tail, names = solver or model.solver, tail or model.tail, {}
         elif (config, solver, tail) != (None, None, None):
-            raise InputError(f"{path} does not hold an MDEQ; leave out its config, solver and tail.")
+            raise InputError(f"{path} does not hold a DEQ; leave out its config, solver and tail.")
         elif "layer1.0.conv1.weight" in weights:
             model, names = _resnet(weights), {}
         elif "block1.layer.0.conv1.weight" in weights:
@@ -67,7 +78,7 @@ def from_checkpoint(
             model, names = _wide_resnet(weights), {}
         else:
             raise InputError(
-                f"{path} holds neither an MDEQ of the published code nor a residual network; "
+                f"{path} holds no MDEQ of the published code, no monotone DEQ of one layer and no residual network; "
                 f"its tensors are {_listing(weights)}."
             )
     except KeyError as error:
@@ -81,17 +92,17 @@ def from_checkpoint(
 def convert_checkpoint(
     source: str | Path,
     path: str | Path,
-    config: MDEQConfig | None = None,
+    config: MDEQConfig | MonotoneConfig | None = None,
     solver: Solver | None = None,
     tail: Unroll | None = None,
-) -> ZooModel:
+) -> ZooModel[Any]:
     """Write the model of a checkpoint to a weights file whose card names the checkpoint and its SHA-256.
 
     Args:
         source: the checkpoint.
         path: the file for `rd.load`, by convention `*.safetensors`.
         config: see `from_checkpoint`, as for the next two.
-        solver: how the MDEQ is solved.
+        solver: how the DEQ is solved.
         tail: what follows the solve.
 
     Returns:
@@ -169,9 +180,14 @@ def _listing(names: Mapping[str, Tensor] | list[str]) -> str:
 
 
 def _mdeq(
-    weights: Mapping[str, Tensor], config: MDEQConfig | None, solver: Solver | None, tail: Unroll | None
+    weights: Mapping[str, Tensor],
+    config: MDEQConfig | MonotoneConfig | None,
+    solver: Solver | None,
+    tail: Unroll | None,
 ) -> tuple[MDEQ, dict[str, str]]:
     config = _mdeq_config(weights) if config is None else config
+    if not isinstance(config, MDEQConfig):
+        raise InputError("the checkpoint holds an MDEQ; give an MDEQConfig, or none.")
     try:
         model = MDEQ(config, len(weights["classifier.weight"]), weights["downsample.0.weight"].shape[1])
     except ValueError as error:
@@ -228,6 +244,49 @@ def _published_names(scales: int) -> dict[str, str]:
         names |= {f"head.bottlenecks.{i}.shortcut.{n}": f"{bottleneck}.downsample.{n}" for n in (0, 1)}
         names |= {f"head.downsamples.{i}.{n}": f"downsamp_modules.{i}.{n}" for n in (0, 1)}
     return names
+
+
+def _monotone(
+    weights: Mapping[str, Tensor], config: MDEQConfig | MonotoneConfig | None
+) -> tuple[MonotoneNetwork, dict[str, Tensor]]:
+    """A monotone DEQ of one layer, and its tensors by our names.
+
+    The published convolutional layer normalises A and B and scales AᵀA by g and B by h; here they are multiplied out.
+    """
+    layer = "mon.linear_module"
+    u, a, b = (weights[f"{layer}.{name}.weight"] for name in "UAB")
+    if a.ndim == 2:
+        u, a, b = (tensor[:, :, None, None] for tensor in (u, a, b))
+    else:
+        g, h = (weights[f"{layer}.{name}"] for name in "gh")
+        require(bool(g >= 0), f"the scale g of AᵀA is {float(g):g}, so that W is not monotone; train with g ≥ 0.")
+        a, b = g.sqrt() * a / a.norm(), h * b / b.norm()
+    classifier = weights["Wout.weight"]
+    config = _monotone_config(u, a, classifier) if config is None else config
+    if not isinstance(config, MonotoneConfig):
+        raise InputError("the checkpoint holds a monotone DEQ; give a MonotoneConfig, or none.")
+    renamed = {
+        "injection.1.weight": u,
+        "injection.1.bias": weights[f"{layer}.U.bias"],
+        "cell.operator.a": a,
+        "cell.operator.b": b,
+        "head.1.2.weight": classifier,
+        "head.1.2.bias": weights["Wout.bias"],
+    }
+    return config.network(len(classifier), u.shape[1] // config.patch**2), renamed
+
+
+def _monotone_config(u: Tensor, a: Tensor, classifier: Tensor) -> MonotoneConfig:
+    """The configuration of the published networks that these tensors belong to: square images, m = 1.
+
+    A fully connected one sees images of one channel where the number of its inputs is a square, else of three.
+    """
+    channels, inputs = u.shape[:2]
+    if a.shape[-1] == 1:
+        side = math.isqrt(inputs) if math.isqrt(inputs) ** 2 == inputs else math.isqrt(inputs // 3)
+        return MonotoneConfig(channels=channels, side=1, patch=side, image_size=side)
+    pooled = math.isqrt(classifier.shape[1] // channels)
+    return MonotoneConfig(channels=channels, side=a.shape[-1], pooled=_POOLED, image_size=_POOLED * pooled)
 
 
 def _resnet(weights: Mapping[str, Tensor]) -> ResNet:

@@ -9,11 +9,13 @@ from robustdeq.base.errors import look_up
 from robustdeq.zoo.architecture import Architecture
 from robustdeq.zoo.conv import CONV_SIZES
 from robustdeq.zoo.mdeq import PRESETS
+from robustdeq.zoo.monotone import MONOTONE_SIZES
 from robustdeq.zoo.resnet import ResNetConfig, WideResNetConfig
 
 MODELS: dict[str, Architecture] = {
     **PRESETS,
     **{f"conv-{size}": config for size, config in CONV_SIZES.items()},
+    **{f"monotone-{size}": config for size, config in MONOTONE_SIZES.items()},
     "resnet18": ResNetConfig(),
     "wrn34-10": WideResNetConfig(34, 10),
 }

@@ -1,0 +1,142 @@
+"""What a certificate says: how far each image may be moved before the model's answer can change.
+
+An attack bounds robust accuracy from above, a certificate from below; the truth lies between.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor, nn
+
+from robustdeq.base.errors import InputError, check_counts, require
+from robustdeq.base.norms import Norm
+from robustdeq.base.progress import Report
+from robustdeq.base.provenance import describe
+from robustdeq.base.shapes import Labels, Pixels
+from robustdeq.base.statistics import wilson_interval
+from robustdeq.deq.modes import evaluating
+
+
+@dataclass(frozen=True)
+class Radii:
+    """What a certificate found for a batch.
+
+    Attributes:
+        predicted: the class of each image, −1 where it abstains.
+        exact: the radius within which the certified model keeps that class; 0 where nothing is certified.
+        computed: the radius within which the model as it is computed keeps it.
+        tolerance: what `computed` supposes of a solve: the greatest norm of z − f(z); None where it supposes nothing.
+    """
+
+    predicted: Integer[Tensor, "batch"]
+    exact: Float[Tensor, "batch"]
+    computed: Float[Tensor, "batch"]
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True)
+class Certified:
+    """Certified radii of a model on labelled images.
+
+    Attributes:
+        title: of the certificate.
+        covers: what keeps its class within `radius`, in words.
+        norm: in which the radii are measured.
+        labels: of the images.
+        predicted: the class that the model gives each image, −1 where it abstains.
+        radius: of each image, in the units of pixels; 0 where nothing is certified.
+        computed: the same for the model as it is computed, by solves whose residual is within the tolerance.
+        tolerance: the greatest norm of z − f(z) of such a solve; None where any solve is covered.
+        settings: those of the certificate.
+    """
+
+    title: str
+    covers: str
+    norm: Norm
+    labels: Integer[np.ndarray, "samples"]
+    predicted: Integer[np.ndarray, "samples"]
+    radius: Float[np.ndarray, "samples"]
+    computed: Float[np.ndarray, "samples"]
+    tolerance: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def correct(self) -> Bool[np.ndarray, "samples"]:
+        """Whether the model gives each image its label."""
+        return self.predicted == self.labels
+
+    def holds(self, eps: float, computed: bool = False) -> Bool[np.ndarray, "samples"]:
+        """Whether each image is classified correctly however it is moved by up to ε."""
+        radius = self.computed if computed else self.radius
+        return self.correct & (radius >= eps) & ((radius > 0) | (eps == 0))
+
+    def accuracy(self, eps: float) -> tuple[float, float, float]:
+        """The share of images certified at ε, and its 95 % Wilson interval."""
+        held = self.holds(eps)
+        return float(held.mean()), *wilson_interval(int(held.sum()), len(held))
+
+
+class Certificate(ABC):
+    """A way to certify models; subclass it as a frozen dataclass of settings."""
+
+    title: str
+    covers: str
+    norm: Norm
+
+    @abstractmethod
+    def radii(self, model: nn.Module, x: Sequence[Pixels], report: Report) -> list[Radii]:
+        """What it finds, batch by batch; raises `InputError` where the model is not of a kind that it can certify.
+
+        Args:
+            model: in eval mode.
+            x: the images in batches.
+            report: called with the share of the work that is done, and what is under way.
+        """
+
+    def certify(
+        self, model: nn.Module, x: Pixels, y: Labels, batch_size: int = 128, report: Report | None = None
+    ) -> Certified:
+        """Certify a model on images.
+
+        Args:
+            model: a DEQ of the kind that the certificate is for; evaluated in eval mode and left as it was.
+            x: the images, in [0, 1].
+            y: their labels.
+            batch_size: how many are certified at once.
+            report: called with the share of the work that is done, and what is under way.
+
+        Returns:
+            The radius of every image.
+
+        Raises:
+            InputError: the model is not of that kind, or the images cannot be used.
+        """
+        check_counts(batch_size=batch_size)
+        require(len(x) > 0, "there is no image to certify; give at least one.")
+        if y.shape != x.shape[:1] or y.is_floating_point():
+            raise InputError(f"y has shape {tuple(y.shape)} for {len(x)} images; give one integer label each.")
+        with evaluating(model), torch.no_grad():
+            found = self.radii(model, x.split(batch_size), report or (lambda share, what: None))
+        exact, computed, predicted = (
+            np.concatenate([getattr(part, name).cpu().numpy() for part in found])
+            for name in ("exact", "computed", "predicted")
+        )
+        tolerances = {part.tolerance for part in found}
+        return Certified(
+            self.title,
+            self.covers,
+            self.norm,
+            y.cpu().numpy(),
+            predicted,
+            exact.astype(float),
+            computed.astype(float),
+            tolerances.pop(),
+            describe(self),
+        )
