@@ -8,6 +8,7 @@ rounding is bounded and added (Higham, "Accuracy and stability of numerical algo
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -108,6 +109,11 @@ class Equilibrium:
         """A bound on ‖r‖ in the norm of the operator."""
         residual, rounding = self.residual(x, z)
         return self.deq.operator.norm.size(residual.abs() + rounding)
+
+    def tolerance(self, solved: Sequence[tuple[Pixels, Grid, Logits]]) -> float:
+        """Ten times the median norm of the residuals that `solved` found; a solve that goes well stays below."""
+        norms = torch.cat([self.norm_of_residual(x, z) for x, z, _ in solved])
+        return 10 * float(norms.median())
 
     def tolerated(self, tolerance: float) -> float:
         """A bound on ‖z − z*‖ for every state whose residual has no larger norm than the tolerance."""

@@ -106,7 +106,7 @@ class IntervalBounds(Certificate):
         largest: the largest ε that is tried, in the units of pixels.
         halvings: how often the interval in which each radius lies is halved; the radius is its lower end.
         tolerance: the greatest residual ‖z − f(z)‖, in the norm of the operator, of a computed state that the radii of
-            computed states cover; by default twice the greatest among the images.
+            computed states cover; by default ten times the median over the images.
         solver: what proposes the boxes.
 
     Raises:
@@ -130,8 +130,7 @@ class IntervalBounds(Certificate):
     def radii(self, model: nn.Module, x: Sequence[Pixels], report: Report) -> list[Radii]:
         known = equilibrium(model)
         batches = [*map(known.solved, x)]
-        worst = max(float(known.norm_of_residual(image, z).max()) for image, z, _ in batches)
-        tolerance = 2 * worst if self.tolerance is None else self.tolerance
+        tolerance = known.tolerance(batches) if self.tolerance is None else self.tolerance
         found = []
         for i, (image, z, computed) in enumerate(batches):
             report(i / len(batches), "bounding")

@@ -104,7 +104,7 @@ class Lipschitz(Certificate):
 
     Args:
         tolerance: the greatest residual ‖z − f(z)‖ of a computed state that the radii of computed states cover; by
-            default twice the greatest among the images.
+            default ten times the median over the images.
     """
 
     tolerance: float | None = None
@@ -119,8 +119,7 @@ class Lipschitz(Certificate):
         report(0.0, "bounding")
         solved = [*map(known.solved, x)]
         bound = slopes(known, *solved[0][:2])
-        worst = max(float(known.norm_of_residual(image, z).max()) for image, z, _ in solved)
-        tolerance = 2 * worst if self.tolerance is None else self.tolerance
+        tolerance = known.tolerance(solved) if self.tolerance is None else self.tolerance
         return [self._radii(known, bound, tolerance, *found) for found in solved]
 
     def _radii(

@@ -23,7 +23,7 @@ class EquilibriumConfig(Architecture):
 
     Args:
         image_size: Side, or height and width, of the images in pixels.
-        max_steps: Broyden steps per solve.
+        max_steps: Steps of the solver.
         tol: Relative residual at which a sample has converged.
         tail_steps: Damped steps after f(z*).
         tail_damping: Damping λ of these steps.

@@ -17,6 +17,7 @@ from robustdeq.base.errors import InputError, look_up, require
 from robustdeq.deq.monotone import Contracting, ForwardBackward, Monotone, MonotoneDEQ, PeacemanRachford
 from robustdeq.deq.monotone.operators import Operator
 from robustdeq.deq.monotone.splittings import Splitting
+from robustdeq.solvers import Picard
 from robustdeq.zoo.equilibrium import EquilibriumConfig, EquilibriumModel
 
 OPERATORS: Mapping[str, type[Operator]] = {"monotone": Monotone, "contracting": Contracting}
@@ -53,7 +54,7 @@ class MonotoneConfig(EquilibriumConfig):
     side: int = 3
     patch: int = 1
     pooled: int = 1
-    max_steps: int = 16
+    max_steps: int = 40
     tol: float = 1e-5
     tail_steps: int = 1
     tail_damping: float = 1.0
@@ -81,6 +82,12 @@ class MonotoneConfig(EquilibriumConfig):
         """Height and width of the state in positions, its border included."""
         height, width = (side // self.patch + 2 * self.border for side in self.sides)
         return height, width
+
+    @property
+    @override
+    def iteration(self) -> dict[str, Any]:
+        """Plain iteration, which brings every state nearer to z*: no image makes it diverge."""
+        return super().iteration | {"solver": Picard(max_steps=self.max_steps, tol=self.tol)}
 
     def linear(self) -> Operator:
         """W with fresh weights."""

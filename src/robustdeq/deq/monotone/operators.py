@@ -74,6 +74,10 @@ class Operator(nn.Module, ABC):
     def step(self, kernel: Kernel) -> Float[Tensor, ""]:
         """An α > 0 for which a step of forward-backward splitting brings every state nearer to z*."""
 
+    def reflected_step(self, kernel: Kernel) -> Float[Tensor, ""]:
+        """The same for Peaceman-Rachford splitting: 1 / ‖I − W‖, for which theory promises most."""
+        return 1 / _norm(self.identity(1.0, kernel.shape[-1]) - kernel, self.sides)
+
     def modulus(self) -> float:
         """By how much it is strongly monotone for certain; raises `InputError` unless that is positive, and m."""
         finite = all(bool(weight.isfinite().all()) for weight in self.parameters())
@@ -146,6 +150,10 @@ class Contracting(Operator):
 
     @override
     def step(self, kernel: Kernel) -> Float[Tensor, ""]:
+        return largest_step(kernel)
+
+    @override
+    def reflected_step(self, kernel: Kernel) -> Float[Tensor, ""]:
         return largest_step(kernel)
 
 

@@ -74,29 +74,21 @@ class ForwardBackward(Splitting):
 
 
 class PeacemanRachford(Splitting):
-    """w ← 2 (I + α (I − W))⁻¹ (v + α u) − v with v = 2 max(w, 0) − w, and z* = max(w*, 0).
+    """w ← 2 (I + α (I − W))⁻¹ (v + α u) − v with v = 2 max(w, 0) − w, and z* = max(w*, 0); the α of the operator.
 
     The inverse is that of one matrix for each frequency of the grid.
-
-    Args:
-        operator: W.
-        border: the width, in positions, of the border on which z is zero.
-        alpha: the step, positive; any finds z*, some sooner.
     """
-
-    def __init__(self, operator: Operator, border: int = 0, alpha: float = 1.0) -> None:
-        super().__init__(operator, border)
-        self.alpha = alpha
 
     @override
     def bind(self, u: Tensor) -> BoundCell:
-        kernel = symbol(self.operator.kernel(), self.operator.sides)
-        identity = torch.eye(self.operator.channels, dtype=kernel.dtype, device=kernel.device)
-        inverse = torch.linalg.inv((1 + self.alpha) * identity - self.alpha * kernel)
+        kernel = self.operator.kernel()
+        alpha, weight = self.operator.reflected_step(kernel.detach()), symbol(kernel, self.operator.sides)
+        identity = torch.eye(self.operator.channels, dtype=weight.dtype, device=weight.device)
+        inverse = torch.linalg.inv((1 + alpha) * identity - alpha * weight)
 
         def step(w: Tensor) -> Tensor:
             reflected = 2 * self.positive(w) - w
-            return 2 * times(inverse, reflected + self.alpha * u) - reflected
+            return 2 * times(inverse, reflected + alpha * u) - reflected
 
         return BoundCell(step, (u, inverse))
 
