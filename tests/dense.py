@@ -182,3 +182,16 @@ def parameter_differences(value: Callable[[], Tensor], entry: Tensor, h: float =
             total = total + weight * value()
         entry.fill_(before)
     return total / (12 * h)
+
+
+def circular_matrix(kernel: Tensor, sides: tuple[int, int]) -> Tensor:
+    """The matrix of a circular convolution, entry by entry."""
+    (out, inner, side), (height, width) = kernel.shape[:3], sides
+    matrix = torch.zeros(out, height, width, inner, height, width, dtype=kernel.dtype)
+    for row in range(height):
+        for column in range(width):
+            for i in range(side):
+                for j in range(side):
+                    at = (row + i - side // 2) % height, (column + j - side // 2) % width
+                    matrix[:, row, column, :, at[0], at[1]] += kernel[:, :, i, j]
+    return matrix.reshape(out * height * width, inner * height * width)

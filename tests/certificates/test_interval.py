@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.certificates.models import CONV, DENSE, images, trained
 
 import robustdeq as rd
+from monotone_networks import CONV, DENSE, images, trained
 from robustdeq.certificates.equilibrium import equilibrium
 from robustdeq.certificates.interval import Box, IntervalBounds, Step
 from robustdeq.zoo.monotone import MonotoneConfig

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.certificates.models import CLASSES, CONV, DENSE, images, trained
-from tests.deq.test_monotone import dense
 from torch import nn
 
 import robustdeq as rd
+from dense import circular_matrix
+from monotone_networks import CLASSES, CONV, DENSE, images, trained
 from robustdeq.base.errors import InputError
 from robustdeq.certificates.affine import matrix
 from robustdeq.certificates.equilibrium import equilibrium
@@ -155,6 +155,6 @@ def test_what_proves_nothing_is_refused_in_one_sentence() -> None:
 def test_dense_reference_of_the_symmetric_part() -> None:
     """The least eigenvalue that the bound stands on is at least m, on the border's inside too."""
     known = equilibrium(trained(CONV))
-    weight = dense(known.kernel, known.deq.operator.sides)
+    weight = circular_matrix(known.kernel, known.deq.operator.sides)
     values = 1 - torch.linalg.eigvalsh((weight + weight.T) / 2)
     assert values.min() >= CONV.m - 1e-9

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from dense import circular_matrix
 from robustdeq.base.errors import InputError
 from robustdeq.deq.monotone import Contracting, ForwardBackward, Given, Monotone, Operator, PeacemanRachford, Splitting
-from robustdeq.deq.monotone.kernels import Kernel, apply, composed, symbol, times, transposed
+from robustdeq.deq.monotone.kernels import apply, composed, symbol, times, transposed
 
 Make = Callable[[int, int, tuple[int, int], float], Operator]
 SIZES = ((7, 1, (1, 1)), (3, 3, (4, 5)), (2, 5, (3, 6)), (2, 3, (1, 2)))
@@ -32,19 +33,6 @@ def random(channels: int, sides: tuple[int, int], batch: int = 3) -> Tensor:
     return torch.randn(batch, channels, *sides, dtype=torch.float64)
 
 
-def dense(kernel: Kernel, sides: tuple[int, int]) -> Tensor:
-    """The matrix of a circular convolution, entry by entry."""
-    (out, inner, side), (height, width) = kernel.shape[:3], sides
-    matrix = torch.zeros(out, height, width, inner, height, width, dtype=kernel.dtype)
-    for row in range(height):
-        for column in range(width):
-            for i in range(side):
-                for j in range(side):
-                    at = (row + i - side // 2) % height, (column + j - side // 2) % width
-                    matrix[:, row, column, :, at[0], at[1]] += kernel[:, :, i, j]
-    return matrix.reshape(out * height * width, inner * height * width)
-
-
 def equilibrium(cell: Splitting, u: Tensor, steps: int = 4000) -> Tensor:
     """The state that plain iteration of a splitting ends at."""
     bound, state = cell.bind(u), torch.zeros_like(u)
@@ -58,10 +46,10 @@ def equilibrium(cell: Splitting, u: Tensor, steps: int = 4000) -> Tensor:
 def test_kernels_act_as_the_matrices_of_circular_convolutions(channels: int, side: int, sides: tuple[int, int]) -> None:
     torch.manual_seed(0)
     kernel, other = torch.randn(2, channels, channels, side, side, dtype=torch.float64)
-    matrix, z = dense(kernel, sides), random(channels, sides)
+    matrix, z = circular_matrix(kernel, sides), random(channels, sides)
     torch.testing.assert_close(apply(kernel, z).flatten(1), z.flatten(1) @ matrix.T)
-    torch.testing.assert_close(dense(transposed(kernel), sides), matrix.T)
-    torch.testing.assert_close(dense(composed(kernel, other), sides), matrix @ dense(other, sides))
+    torch.testing.assert_close(circular_matrix(transposed(kernel), sides), matrix.T)
+    torch.testing.assert_close(circular_matrix(composed(kernel, other), sides), matrix @ circular_matrix(other, sides))
     torch.testing.assert_close(times(symbol(kernel, sides), z), apply(kernel, z))
 
 
@@ -69,9 +57,9 @@ def test_kernels_act_as_the_matrices_of_circular_convolutions(channels: int, sid
 def test_monotone_operator_is_the_published_parametrisation(channels: int, side: int, sides: tuple[int, int]) -> None:
     found = operator(Monotone, channels, side, sides)
     assert isinstance(found, Monotone)
-    a, b = dense(found.a, sides), dense(found.b, sides)
+    a, b = circular_matrix(found.a, sides), circular_matrix(found.b, sides)
     identity = torch.eye(len(a), dtype=torch.float64)
-    torch.testing.assert_close(dense(found.kernel(), sides), 0.7 * identity - a.T @ a + b - b.T)
+    torch.testing.assert_close(circular_matrix(found.kernel(), sides), 0.7 * identity - a.T @ a + b - b.T)
 
 
 @of_each_kind
@@ -80,7 +68,7 @@ def test_operator_is_strongly_monotone_by_its_modulus(
     make: Make, channels: int, side: int, sides: tuple[int, int]
 ) -> None:
     found = operator(make, channels, side, sides)
-    weight = dense(found.kernel(), sides).detach()
+    weight = circular_matrix(found.kernel(), sides).detach()
     off = weight - weight.diagonal().diag()
     by = {
         "L2": 1 - torch.linalg.eigvalsh((weight + weight.T) / 2).max(),
