@@ -54,7 +54,7 @@ class MonotoneConfig(EquilibriumConfig):
     side: int = 3
     patch: int = 1
     pooled: int = 1
-    max_steps: int = 40
+    max_steps: int = 60
     tol: float = 1e-5
     tail_steps: int = 1
     tail_damping: float = 1.0
@@ -132,7 +132,7 @@ class MonotoneNetwork(MonotoneDEQ, EquilibriumModel[MonotoneConfig]):
 MONOTONE_SIZES: Mapping[str, MonotoneConfig] = {
     "digits": MonotoneConfig(channels=16, pooled=2, image_size=8),
     "digits-dense": MonotoneConfig(channels=87, side=1, patch=8, image_size=8),
-    "small": MonotoneConfig(channels=64, patch=4, pooled=2),
+    "small": MonotoneConfig(channels=48, patch=4, pooled=2),
 }
 
 
