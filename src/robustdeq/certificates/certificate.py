@@ -5,9 +5,12 @@ An attack bounds robust accuracy from above, a certificate from below; the truth
 
 from __future__ import annotations
 
+import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +19,13 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError, check_counts, require
-from robustdeq.base.norms import Norm
+from robustdeq.base.files import write_text
+from robustdeq.base.norms import Norm, named
 from robustdeq.base.progress import Report
 from robustdeq.base.provenance import describe
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.base.statistics import wilson_interval
+from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.modes import evaluating
 
 
@@ -72,15 +77,61 @@ class Certified:
         """Whether the model gives each image its label."""
         return self.predicted == self.labels
 
+    def covering(self, threat: ThreatModel, entries: int) -> float:
+        """The radius, in the certificate's norm, of the smallest ball that holds all of a threat model.
+
+        Args:
+            threat: the threat model.
+            entries: of an image.
+
+        Raises:
+            InputError: no ball of the certificate's norm holds that of the threat model.
+        """
+        norms = (self.norm.name, threat.measure.name)
+        if norms[0] == norms[1] or norms == ("Linf", "L2"):
+            return threat.eps
+        if norms == ("L2", "Linf"):
+            return threat.eps * math.sqrt(entries)
+        raise InputError(f"certificates in {norms[0]} say nothing of {norms[1]} attacks; give one in the same norm.")
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON, whole or not at all."""
+        plain = {
+            "title": self.title,
+            "covers": self.covers,
+            "norm": self.norm.name,
+            "tolerance": self.tolerance,
+            "settings": self.settings,
+            **{name: getattr(self, name).tolist() for name in _PER_SAMPLE},
+        }
+        write_text(path, json.dumps(plain, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Certified:
+        """Read what `save` wrote; raises `InputError` where the file cannot be read or holds something else."""
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            arrays = {name: np.array(plain.pop(name)) for name in _PER_SAMPLE}
+            if len({array.shape for array in arrays.values()}) > 1 or arrays["labels"].ndim != 1:
+                raise ValueError("arrays of different lengths")
+            return cls(**plain | arrays | {"norm": named(plain["norm"])})
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+        except (ValueError, KeyError, TypeError, InputError) as error:
+            raise InputError(f"{path} holds no certificates; make them with `robustdeq certify`.") from error
+
     def holds(self, eps: float, computed: bool = False) -> Bool[np.ndarray, "samples"]:
         """Whether each image is classified correctly however it is moved by up to ε."""
         radius = self.computed if computed else self.radius
         return self.correct & (radius >= eps) & ((radius > 0) | (eps == 0))
 
-    def accuracy(self, eps: float) -> tuple[float, float, float]:
+    def accuracy(self, eps: float, computed: bool = False) -> tuple[float, float, float]:
         """The share of images certified at ε, and its 95 % Wilson interval."""
-        held = self.holds(eps)
+        held = self.holds(eps, computed)
         return float(held.mean()), *wilson_interval(int(held.sum()), len(held))
+
+
+_PER_SAMPLE = ("labels", "predicted", "radius", "computed")
 
 
 class Certificate(ABC):

@@ -6,7 +6,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
+from robustdeq.certificates import Certified
 from robustdeq.cli.attack import Climb
 from robustdeq.cli.device import device_named
 from robustdeq.cli.measurement import show_measured
@@ -19,7 +20,7 @@ from robustdeq.deq.defenses import EarlyState
 from robustdeq.evaluation import Estimators, Network, Strict
 from robustdeq.evaluation.distributed import launch
 from robustdeq.evaluation.protocols import protocol_named
-from robustdeq.zoo import load
+from robustdeq.zoo import fingerprint, load
 from robustdeq.zoo.factory import check_takes
 
 
@@ -46,6 +47,7 @@ def evaluate(
     devices: int = 1,
     nodes: int = 1,
     save_adversaries: bool = False,
+    certified: Path | None = None,
     output: Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -86,6 +88,7 @@ def evaluate(
         devices: how many processes on each machine share the work; torchrun runs them.
         nodes: how many machines share it; start the command on each with torchrun.
         save_adversaries: keep the adversaries, one safetensors file per attack and batch.
+        certified: a file that `robustdeq certify` wrote for this model and these images, to stand below the attacks.
         output: the folder for the results; by default runs/evaluate/NETWORK-DATA-PROTOCOL.
         overwrite: discard what an earlier evaluation left in the folder.
     """
@@ -127,8 +130,18 @@ def evaluate(
         development=None if held_out is None else held_out.tensors(),
         batch_size=batch_size,
         adversaries=save_adversaries,
+        certified=None if certified is None else _certificates(certified, subject, images),
         overwrite=overwrite,
     )
+
+
+def _certificates(path: Path, subject: Subject, images: Images) -> Certified:
+    """The certificates in a file; raises `InputError` where they are of another model or other images."""
+    found = Certified.read(path)
+    of = {"weights": ("model", fingerprint(subject.model)), "images": ("set of images", images.fingerprint())}
+    for name, (what, expected) in of.items():
+        require(found.settings.get(name) == expected, f"{path} is about another {what}; certify what is evaluated.")
+    return found
 
 
 def _early_state(subject: Subject, data: str, early: int | None) -> tuple[int | None, Images | None]:

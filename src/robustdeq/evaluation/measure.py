@@ -21,12 +21,14 @@ from robustdeq.base.errors import InputError, check_counts, require
 from robustdeq.base.progress import Report
 from robustdeq.base.provenance import describe
 from robustdeq.base.shapes import Labels, Pixels
+from robustdeq.certificates import Certified
 from robustdeq.deq import DEQ, Defense
 from robustdeq.deq.defenses import as_deq
 from robustdeq.deq.gradients import own_gradient
 from robustdeq.deq.modes import evaluating
 from robustdeq.evaluation import distributed
 from robustdeq.evaluation.assemble import assemble
+from robustdeq.evaluation.bracket import bracketed
 from robustdeq.evaluation.column import Row, Rule
 from robustdeq.evaluation.early import choose_early_state
 from robustdeq.evaluation.job import Job
@@ -61,6 +63,7 @@ def measure(
     folder: str | Path | None = None,
     overwrite: bool = False,
     adversaries: bool = False,
+    certified: Certified | None = None,
     fabric: Fabric | None = None,
     report: Report | None = None,
 ) -> GridResult:
@@ -86,6 +89,7 @@ def measure(
             on from there; None keeps results in memory only.
         overwrite: discard what an earlier measurement left in the folder.
         adversaries: keep the adversaries, in `folder / "adversaries"`, one safetensors file per attack and batch.
+        certified: certificates of the model on these images, to stand below what the attacks leave of the first row.
         fabric: the processes that share the work, as `distributed.launch` joins them; each of them calls this.
         report: called with the share of the work that is done, weighted by its cost, and what is under way.
 
@@ -100,8 +104,10 @@ def measure(
         raise InputError("adversaries are kept, and work is shared, in a folder; give one.")
     if fabric is not None:
         model, x, y = model.to(fabric.device), x.to(fabric.device), y.to(fabric.device)
+    protocol = (WorstCase() if isinstance(model, DEQ) else Network()) if protocol is None else protocol
     job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report, beside, attacks)
-    return finish(job, folder, overwrite, adversaries, fabric, report)
+    result = finish(job, folder, overwrite, adversaries, fabric, report)
+    return result if certified is None else bracketed(result, certified, protocol.attack.threat, x, y)
 
 
 def finish(

@@ -45,6 +45,8 @@ class GridResult:
         ready_made: which columns are the ready-made attack, which needs no thought about the solver.
         tried: for each column, how many samples stand behind each defense under each of its attempts.
         missing: why further columns of the protocol were not made, by name: the model lacks what they need.
+        certified: which samples a certificate guarantees to stand in the first row; None where there is none.
+        certificate: its title.
     """
 
     defenses: tuple[str, ...]
@@ -64,6 +66,8 @@ class GridResult:
     ready_made: tuple[bool, ...] = ()
     tried: tuple[Int[np.ndarray, "defenses _"], ...] = ()
     missing: dict[str, str] = field(default_factory=dict)
+    certified: Bool[np.ndarray, "samples"] | None = None
+    certificate: str = ""
 
     @property
     def accuracy(self) -> Float[np.ndarray, "defenses columns"]:
@@ -104,6 +108,8 @@ class GridResult:
         frame["minimum (paper)"] = self.robustness
         frame["worst case"] = self.worst_case
         frame["worst case, low"], frame["worst case, high"] = self.worst_case_intervals.T
+        if self.certified is not None:
+            frame["certified"] = [float(self.certified.mean()), *[math.nan] * (len(frame) - 1)]
         return frame
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,12 +144,24 @@ class GridResult:
                 for i, name in enumerate(self.defenses)
             ],
             "missing": self.missing,
+            **({} if self.certified is None else {"certified": self._certified()}),
             "checks": [asdict(check) for check in self.checks],
             "profiles": {
                 name: {key: [_finite(value) for value in values] for key, values in asdict(profile).items()}
                 for name, profile in self.profiles.items()
             },
             "settings": self.settings,
+        }
+
+    def _certified(self) -> dict[str, Any]:
+        """What is certified of the first row, as plain values."""
+        assert self.certified is not None
+        return {
+            "defense": self.defenses[0],
+            "certificate": self.certificate,
+            "accuracy": float(self.certified.mean()),
+            "interval": wilson_intervals(self.certified).tolist(),
+            "per_sample": digits(self.certified),
         }
 
     def save(self, path: str | Path) -> None:
@@ -188,6 +206,8 @@ class GridResult:
                 ids=tuple(attack["id"] for attack in attacks),
                 ready_made=tuple(attack["ready_made"] for attack in attacks),
                 missing=plain.get("missing", {}),
+                certified=parsed(plain["certified"]["per_sample"]) if "certified" in plain else None,
+                certificate=plain.get("certified", {}).get("certificate", ""),
             )
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}).") from error

@@ -1,5 +1,6 @@
 """What people look at: tables in every medium, figures, documents, the page, and files for other tools."""
 
+from robustdeq.reporting.certified import certified_table, save_certified_figure
 from robustdeq.reporting.documents import (
     performance_sections,
     reproduction_index,
@@ -27,6 +28,7 @@ from robustdeq.reporting.terminal import terminal
 __all__ = [
     "ReportedRun",
     "Table",
+    "certified_table",
     "checks_table",
     "claims_table",
     "experiments_table",
@@ -45,6 +47,7 @@ __all__ = [
     "reproduction_latex",
     "reproduction_pages",
     "robustbench_entries",
+    "save_certified_figure",
     "save_document",
     "save_drawing",
     "save_page",

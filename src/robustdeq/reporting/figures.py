@@ -30,7 +30,9 @@ _HEIGHTS = {Drawing.CURVES: 3.8, Drawing.SCATTER: 5.2}
 _DATED = {".svg": "Date", ".pdf": "CreationDate"}
 
 
-def _save(path: Path, size: tuple[float, float], shape: tuple[int, int], draw: Callable[[list[Any]], str]) -> None:
+def save_figure(
+    path: Path, size: tuple[float, float], shape: tuple[int, int], draw: Callable[[list[Any]], str]
+) -> None:
     """Write a figure of rows × columns axes; `draw` fills them and returns the title."""
     with matplotlib.rc_context(_STYLE):
         from matplotlib.figure import Figure
@@ -65,7 +67,7 @@ def save_drawing(reproduction: Reproduction, path: Path) -> None:
         return f"{reproduction.source}: {reproduction.title}"
 
     size = max(map(_width, panels)) * across, max(map(_height, panels)) * down
-    _save(path, size, (down, across), draw)
+    save_figure(path, size, (down, across), draw)
 
 
 def _width(panel: Panel) -> float:
@@ -163,7 +165,7 @@ def save_profile_figure(result: GridResult, path: Path, title: str = "") -> None
             place.set_title(panel.title, fontsize=9)
         return title
 
-    _save(path, (9, 3.6), (1, 2), draw)
+    save_figure(path, (9, 3.6), (1, 2), draw)
 
 
 _LOSSES = {"loss": "training", "jacobian": "Jacobian penalty", "correction": "correction"}
@@ -200,4 +202,4 @@ def save_training_figure(metrics: Path, path: Path, title: str = "") -> None:
                 place.legend(frameon=False)
         return title
 
-    _save(path, (12, 3.6), (1, 3), draw)
+    save_figure(path, (12, 3.6), (1, 3), draw)

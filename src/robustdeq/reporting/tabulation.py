@@ -167,6 +167,10 @@ def grid_table(result: GridResult, title: str = "") -> Table:
     if papers:
         minimum = tuple(Cell(percent(share)) for share in result.robustness)
         summary.insert(0, Line("minimum of the paper's columns", minimum, ("the paper's measure", "–"), summary=True))
+    if result.certified is not None:
+        held = _share(result.certified.mean(), wilson_intervals(result.certified))
+        nothing = (Cell("–"),) * (len(result.defenses) - 1)
+        summary.append(Line("certified", (held, *nothing), (result.certificate, "–"), summary=True))
     if any(result.errors):
         errors = tuple(Cell(str(images)) for images in result.errors)
         summary.append(Line("images with logits that are not finite", errors, ("count as errors", "–")))

@@ -1,0 +1,53 @@
+"""Robust accuracy from both sides: what attacks leave standing above, what a certificate guarantees below.
+
+One image that is certified and broken all the same shows that the attack's judge, the certificate or a solve is wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from robustdeq.base.errors import InputError
+from robustdeq.base.shapes import Labels, Pixels
+from robustdeq.base.threat import ThreatModel
+from robustdeq.certificates import Certified
+from robustdeq.evaluation.diagnostics import Check, CheckVerdict
+from robustdeq.evaluation.result import GridResult
+
+NAME = "attacks and certificate agree"
+
+
+def bracketed(result: GridResult, certified: Certified, threat: ThreatModel, x: Pixels, y: Labels) -> GridResult:
+    """The same result with what a certificate guarantees for its first row, and whether the attacks agree.
+
+    Args:
+        result: of attacks on a model.
+        certified: certificates of the same model as it is computed, on the same images.
+        threat: of the attacks.
+        x: the images.
+        y: their labels.
+
+    Raises:
+        InputError: the certificates are of other images, or say nothing of this threat model.
+    """
+    if not np.array_equal(certified.labels, y.cpu().numpy()):
+        raise InputError(
+            f"the certificates are of {len(certified.labels)} other images than these {len(y)}; certify the same ones."
+        )
+    held = certified.holds(certified.covering(threat, x[0].numel()), computed=True)
+    broken, name = held & ~result.standing[0], result.defenses[0]
+    numbers = {name: {"certified": float(held.mean()), "worst case": float(result.worst_case[0])}}
+    if broken.any():
+        verdict, sentence = (
+            CheckVerdict.FAILED,
+            f"Attacks break {broken.sum()} of {held.sum()} certified images: certificate or judge is wrong, or a solve "
+            f"ended with a residual above {certified.tolerance or 0:.2g}.",
+        )
+    elif not held.any():
+        verdict, sentence = CheckVerdict.TOO_FEW, "No image is certified at this ε."
+    else:
+        verdict, sentence = CheckVerdict.PASSED, f"No attack breaks one of the {held.sum()} certified images."
+    check = Check(NAME, verdict, sentence, numbers)
+    return replace(result, certified=held, certificate=certified.title, checks=(*result.checks, check))
