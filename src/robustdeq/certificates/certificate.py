@@ -117,7 +117,7 @@ class Certified:
             return cls(**plain | arrays | {"norm": named(plain["norm"])})
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}).") from error
-        except (ValueError, KeyError, TypeError, InputError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
             raise InputError(f"{path} holds no certificates; make them with `robustdeq certify`.") from error
 
     def holds(self, eps: float, computed: bool = False) -> Bool[np.ndarray, "samples"]:

@@ -36,8 +36,9 @@ from robustdeq.certificates.equilibrium import (
 )
 from robustdeq.deq.monotone.kernels import Grid, apply
 from robustdeq.deq.monotone.operators import largest_step
-from robustdeq.solvers import Anderson, Solver
+from robustdeq.solvers import Anderson
 
+_TOLERANCE = 1e-7
 _WIDENED = tuple(10.0**-power for power in range(8, 0, -1))
 """By how much a box is widened before it is tried, relative to its radius and to the largest state."""
 
@@ -107,7 +108,7 @@ class IntervalBounds(Certificate):
         halvings: how often the interval in which each radius lies is halved; the radius is its lower end.
         tolerance: the greatest residual ‖z − f(z)‖, in the norm of the operator, of a computed state that the radii of
             computed states cover; by default ten times the median over the images.
-        solver: what proposes the boxes.
+        max_steps: solver steps to find a box, by Anderson acceleration.
 
     Raises:
         InputError: a setting is out of its range.
@@ -116,14 +117,14 @@ class IntervalBounds(Certificate):
     largest: float = 0.5
     halvings: int = 9
     tolerance: float | None = None
-    solver: Solver = Anderson(max_steps=40, tol=1e-7)  # noqa: RUF009
+    max_steps: int = 40
 
     title = "interval bounds"
     covers = "the exact equilibrium of the weights"
     norm = Linf()
 
     def __post_init__(self) -> None:
-        check_counts(halvings=self.halvings)
+        check_counts(halvings=self.halvings, max_steps=self.max_steps)
         require(self.largest > 0, f"largest is {self.largest}; give a positive radius.")
 
     @override
@@ -168,7 +169,8 @@ class IntervalBounds(Certificate):
             z: a state to begin at.
         """
         packed = torch.stack([z, torch.zeros_like(z)], dim=1)
-        solve = self.solver.iterate(lambda boxes: _packed(step(Box(*boxes.unbind(1)))), packed, hold_best=True)
+        solver = Anderson(max_steps=self.max_steps, tol=_TOLERANCE)
+        solve = solver.iterate(lambda boxes: _packed(step(Box(*boxes.unbind(1)))), packed, hold_best=True)
         for _ in solve:
             pass
         assert solve.best_state is not None

@@ -147,7 +147,8 @@ def monotone(
     """A monotone DEQ with fresh weights.
 
     Args:
-        size: "digits" (convolutional), "digits-dense" (fully connected), "small" or "small-dense", or a configuration of your own.
+        size: "digits" or "small" (convolutional), "digits-dense" or "small-dense" (fully connected), or a configuration
+            of your own.
         num_classes: Number of logits.
         in_channels: Channels of the images.
         image_size: Side, or height and width, of the images in pixels; that of the size by default.

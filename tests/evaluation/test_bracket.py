@@ -1,0 +1,149 @@
+"""From both sides: certificates stand below the attacks, and a broken certified image is told loudly."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import robustdeq as rd
+from monotone_networks import CONV, DENSE, images, trained
+from robustdeq.base.errors import InputError
+from robustdeq.base.norms import named
+from robustdeq.base.threat import ThreatModel
+from robustdeq.certificates import Certified, IntervalBounds, Lipschitz
+from robustdeq.evaluation import CheckVerdict, GridResult, measure
+from robustdeq.evaluation.bracket import NAME, bracketed
+from robustdeq.reporting import certified_table, grid_table
+from robustdeq.zoo.monotone import MonotoneConfig
+
+FEW = rd.evaluation.Estimators(steps=(1,), dampings=(1.0,), states=1)
+CONTRACTING = replace(DENSE, operator="contracting", splitting="forward-backward")
+
+
+def cascade(threat: ThreatModel) -> rd.evaluation.WorstCase:
+    attack = rd.attacks.PGD(threat.eps, threat.eps / 4, steps=10, norm=threat.norm)
+    return rd.evaluation.WorstCase(attack, FEW, steps=5, restarts=1, apgd_steps=10, targets=2, queries=30)
+
+
+@pytest.mark.parametrize(
+    ("config", "threat"),
+    [
+        (DENSE, ThreatModel(0.15, "L2")),
+        (CONV, ThreatModel(0.3, "L2")),
+        (CONTRACTING, ThreatModel(0.05, "Linf")),
+    ],
+    ids=["dense", "convolutional", "contracting"],
+)
+def test_cascade_breaks_no_certified_image(config: MonotoneConfig, threat: ThreatModel) -> None:
+    model, (x, y) = trained(config), images(24)
+    certificate = IntervalBounds() if threat.norm == "Linf" else Lipschitz()
+    certified = certificate.certify(model, x, y)
+    result = measure(model, x, y, cascade(threat), early=3, certified=certified)
+    check = next(check for check in result.checks if check.name == NAME)
+    assert check.verdict is CheckVerdict.PASSED
+    assert result.certified is not None
+    assert 0 < result.certified.mean() <= result.worst_case[0]
+    assert f"one of the {result.certified.sum()} certified images" in check.sentence
+
+
+def plain(standing: list[bool], labels: list[int]) -> GridResult:
+    stands = np.array([standing])
+    clean = np.ones_like(stands)
+    return GridResult(("final",), ("pgd",), ("g",), (True,), clean, stands[:, None])
+
+
+def certificates(radius: list[float], norm: str = "L2") -> Certified:
+    labels = np.zeros(len(radius), int)
+    return Certified("bound", "all", named(norm), labels, labels, np.array(radius), np.array(radius), 0.1)
+
+
+def held(result: GridResult) -> tuple[CheckVerdict, str]:
+    check = next(check for check in result.checks if check.name == NAME)
+    return check.verdict, check.sentence
+
+
+def test_broken_certified_image_fails_loudly() -> None:
+    x, y = torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.long)
+    threat = ThreatModel(0.5, "L2")
+    broken = bracketed(plain([True, False, False], [0] * 3), certificates([1.0, 0.6, 0.4]), threat, x, y)
+    verdict, sentence = held(broken)
+    assert verdict is CheckVerdict.FAILED
+    assert "break 1 of 2 certified images" in sentence
+    nothing = bracketed(plain([True] * 3, [0] * 3), certificates([0.1] * 3), threat, x, y)
+    assert held(nothing) == (CheckVerdict.TOO_FEW, "No image is certified at this ε.")
+
+
+def test_certificates_of_other_images_are_refused() -> None:
+    x = torch.zeros(2, 1, 2, 2)
+    with pytest.raises(InputError, match="of 3 other images than these 2"):
+        bracketed(plain([True] * 2, [0] * 2), certificates([1.0] * 3), ThreatModel(0.1, "L2"), x, torch.zeros(2).long())
+
+
+@settings(max_examples=50, deadline=None)
+@given(eps=st.floats(0.01, 0.2), seed=st.integers(0, 1000))
+def test_covering_ball_holds_every_perturbation(eps: float, seed: int) -> None:
+    generator, x = torch.Generator().manual_seed(seed), torch.zeros(5, 1, 3, 4, dtype=torch.float64)
+    for certified, attacked in (("L2", "Linf"), ("Linf", "L2"), ("L2", "L2"), ("Linf", "Linf")):
+        threat = ThreatModel(eps, attacked)
+        radius = certificates([1.0], certified).covering(threat, 12)
+        delta = eps * threat.measure.uniform(x, generator)
+        assert (named(certified).size(delta) <= radius * (1 + 1e-12)).all()
+    corner = named("L2").size(torch.full((1, 12), eps, dtype=torch.float64))
+    assert float(corner) == pytest.approx(certificates([1.0]).covering(ThreatModel(eps), 12))
+    with pytest.raises(InputError, match="say nothing of L1"):
+        certificates([1.0]).covering(ThreatModel(eps, "L1"), 12)
+
+
+def test_result_keeps_what_is_certified(tmp_path: Path) -> None:
+    x, y = torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.long)
+    result = bracketed(plain([True] * 3, [0] * 3), certificates([1.0, 0.6, 0.1]), ThreatModel(0.5, "L2"), x, y)
+    result.save(tmp_path / "results.json")
+    again = GridResult.read(tmp_path / "results.json")
+    assert again.certified is not None
+    assert again.certified.tolist() == [True, True, False]
+    assert again.certificate == "bound"
+    line = next(row for row in grid_table(again).rows if row.name == "certified")
+    assert line.cells[0].value == "66.7"
+    assert again.to_frame()["certified"].iloc[0] == pytest.approx(2 / 3)
+
+
+def test_certificates_are_kept_to_the_digit(tmp_path: Path) -> None:
+    model, (x, y) = trained(DENSE), images(6)
+    found = Lipschitz().certify(model, x, y)
+    found.save(tmp_path / "certified.json")
+    again = Certified.read(tmp_path / "certified.json")
+    for name in ("labels", "predicted", "radius", "computed"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
+    assert (again.norm, again.tolerance, again.settings) == (found.norm, found.tolerance, found.settings)
+
+
+@pytest.mark.parametrize("content", ["", "5", "{}", '{"title": 1}', "\udc80"])
+def test_file_without_certificates_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "certified.json").write_text(content, errors="surrogateescape")
+    with pytest.raises(InputError, match="holds no certificates"):
+        Certified.read(tmp_path / "certified.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        Certified.read(tmp_path / "none.json")
+
+
+def test_arrays_of_different_lengths_are_refused(tmp_path: Path) -> None:
+    certificates([1.0, 2.0]).save(tmp_path / "certified.json")
+    values = json.loads((tmp_path / "certified.json").read_text())
+    (tmp_path / "certified.json").write_text(json.dumps(values | {"radius": [1.0]}))
+    with pytest.raises(InputError, match="holds no certificates"):
+        Certified.read(tmp_path / "certified.json")
+
+
+def test_table_shows_both_models() -> None:
+    found = replace(certificates([0.5, 0.05, math.inf]), computed=np.array([0.0, 0.05, 0.3]))
+    table = certified_table(found, [("1/10", 0.1)])
+    assert [cell.value for cell in table.rows[0].cells] == ["100.0", "100.0"]
+    assert [cell.value for cell in table.rows[1].cells] == ["66.7", "33.3"]
+    assert "residual of at most 0.1" in table.caption
+    assert len(certified_table(replace(found, tolerance=None), []).columns) == 1

@@ -1,0 +1,102 @@
+"""`robustdeq certify`: a certificate in a file, which an evaluation sets below its attacks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import robustdeq as rd
+from robustdeq import cli
+from robustdeq.certificates import Certified
+from robustdeq.evaluation import GridResult
+
+CERTIFY = ["certify", "model.safetensors", "--data", "digits", "-n", "6", "--output", "certified"]
+QUICK = ["--estimators.steps", "[1]", "--estimators.dampings", "[1.0]", "--estimators.states", "1"]
+EVALUATE = [
+    "evaluate",
+    "model.safetensors",
+    "--data",
+    "digits",
+    "-n",
+    "6",
+    "--early",
+    "3",
+    "--output",
+    "evaluated",
+    *QUICK,
+]
+FILE = "certified/certified.json"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    model = rd.models.monotone("digits-dense", in_channels=1).eval()
+    rd.save(model, "model.safetensors")
+    with torch.no_grad():
+        model.injection[1].weight.mul_(0.9)
+    rd.save(model, "other.safetensors")
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*arguments])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--certificate", "interval", "--interval.halvings", "2"],
+        ["--certificate", "smoothing", "--smoothing.estimation", "20", "--eps", "[0.1, 1/4]"],
+    ],
+    ids=["lipschitz", "interval", "smoothing"],
+)
+def test_certificates_are_shown_and_kept(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main([*CERTIFY, *options])
+    shown = capsys.readouterr().out
+    found = Certified.read(Path(FILE))
+    assert len(found.radius) == 6
+    assert found.title in " ".join(shown.split())
+    assert ("1/4" in shown) == ("--eps" in options)
+    assert Path("certified/certified.png").stat().st_size > 1000
+
+
+def test_evaluation_sets_certificates_below_its_attacks(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(CERTIFY)
+    cli.main([*EVALUATE, "--attack.eps", "0.01", "--attack.norm", "L2", "--certified", FILE])
+    assert "attacks and" in capsys.readouterr().out
+    result = GridResult.read(Path("evaluated/results.json"))
+    assert result.certified is not None
+    assert (result.certified == Certified.read(Path(FILE)).holds(0.01, computed=True)).all()
+
+
+def test_certificates_of_something_else_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(CERTIFY)
+    other = [argument.replace("model.s", "other.s") for argument in EVALUATE]
+    assert "is about another model" in refused(capsys, *other, "--certified", FILE)
+    fewer = [argument.replace("6", "5") for argument in EVALUATE]
+    assert "is about another set of images" in refused(capsys, *fewer, "--certified", FILE)
+    assert "cannot be read" in refused(capsys, *EVALUATE, "--certified", "none.json")
+    assert not Path("evaluated").exists()
+
+
+def test_input_that_cannot_be_used_ends_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "give numbers or fractions" in refused(capsys, *CERTIFY, "--eps", "[tenth]")
+    rd.save(rd.models.conv("digits", in_channels=1), "model.safetensors")
+    assert "no modulus of monotonicity" in refused(capsys, *CERTIFY)
+    assert not Path("certified").exists()
+
+
+def test_earlier_certificates_are_not_overwritten(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(CERTIFY)
+    before = Path(FILE).read_bytes()
+    assert "exists already" in refused(capsys, *CERTIFY)
+    assert Path(FILE).read_bytes() == before
+    cli.main([*CERTIFY, "--overwrite"])
