@@ -148,6 +148,8 @@ def test_what_proves_nothing_is_refused_in_one_sentence() -> None:
         deq = given(torch.zeros(4, 4), m=1.0)
         deq.head[1] = nn.Sequential(nn.Flatten(), nn.Tanh(), nn.Linear(4, CLASSES))
         certify(deq, x[:, :, :2, :2], y)
+    with pytest.raises(InputError, match=r"pixels outside \[0, 1\]"):
+        certify(trained(DENSE), x - 0.5, y)
     with pytest.raises(InputError, match="one integer label each"):
         certify(trained(DENSE), x, y.float())
 

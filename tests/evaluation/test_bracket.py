@@ -85,6 +85,14 @@ def test_certificates_of_other_images_are_refused() -> None:
         bracketed(plain([True] * 2, [0] * 2), certificates([1.0] * 3), ThreatModel(0.1, "L2"), x, torch.zeros(2).long())
 
 
+def test_certificates_of_the_vote_among_copies_are_refused() -> None:
+    x, y = torch.zeros(2, 1, 2, 2), torch.zeros(2).long()
+    vote = rd.certificates.Smoothing(estimation=20).certify(trained(DENSE), *images(2))
+    assert not vote.of_model
+    with pytest.raises(InputError, match="cover the vote among noisy copies"):
+        bracketed(plain([True] * 2, [0] * 2), replace(vote, labels=y.numpy()), ThreatModel(0.1, "L2"), x, y)
+
+
 @settings(max_examples=50, deadline=None)
 @given(eps=st.floats(0.01, 0.2), seed=st.integers(0, 1000))
 def test_covering_ball_holds_every_perturbation(eps: float, seed: int) -> None:

@@ -59,6 +59,7 @@ class Certified:
         radius: of each image, in the units of pixels; 0 where nothing is certified.
         computed: the same for the model as it is computed, by solves whose residual is within the tolerance.
         tolerance: the greatest norm of z − f(z) of such a solve; None where any solve is covered.
+        of_model: whether it is about the model itself, and not about one that is made of it.
         settings: those of the certificate.
     """
 
@@ -70,6 +71,7 @@ class Certified:
     radius: Float[np.ndarray, "samples"]
     computed: Float[np.ndarray, "samples"]
     tolerance: float | None = None
+    of_model: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -101,6 +103,7 @@ class Certified:
             "covers": self.covers,
             "norm": self.norm.name,
             "tolerance": self.tolerance,
+            "of_model": self.of_model,
             "settings": self.settings,
             **{name: getattr(self, name).tolist() for name in _PER_SAMPLE},
         }
@@ -135,11 +138,19 @@ _PER_SAMPLE = ("labels", "predicted", "radius", "computed")
 
 
 class Certificate(ABC):
-    """A way to certify models; subclass it as a frozen dataclass of settings."""
+    """A way to certify models; subclass it as a frozen dataclass of settings.
+
+    Attributes:
+        title: what it is called in tables.
+        covers: what keeps its class within the radius, in words.
+        norm: in which radii are measured.
+        of_model: whether it is about the model itself, and not about one that is made of it.
+    """
 
     title: str
     covers: str
     norm: Norm
+    of_model: bool = True
 
     @abstractmethod
     def radii(self, model: nn.Module, x: Sequence[Pixels], report: Report) -> list[Radii]:
@@ -171,6 +182,7 @@ class Certificate(ABC):
         """
         check_counts(batch_size=batch_size)
         require(len(x) > 0, "there is no image to certify; give at least one.")
+        require(bool(((x >= 0) & (x <= 1)).all()), "x has pixels outside [0, 1]; scale them.")
         if y.shape != x.shape[:1] or y.is_floating_point():
             raise InputError(f"y has shape {tuple(y.shape)} for {len(x)} images; give one integer label each.")
         with evaluating(model), torch.no_grad():
@@ -189,5 +201,6 @@ class Certificate(ABC):
             exact.astype(float),
             computed.astype(float),
             tolerances.pop(),
+            self.of_model,
             describe(self),
         )

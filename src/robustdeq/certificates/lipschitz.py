@@ -38,7 +38,9 @@ from robustdeq.deq.monotone.kernels import Grid, apply
 
 _LARGEST = 8192
 _SPECTRAL = 1e-10
-"""What rounding may do to an eigenvalue or a solve in float64, relative to the largest eigenvalue."""
+"""What rounding may do to an eigenvalue in float64, relative to the largest; to a solve, times the condition number."""
+_MOST = 0.01
+"""The largest share of a slope that may be due to rounding."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +77,22 @@ def slopes(known: Equilibrium, x: Pixels, z: Grid) -> Slopes:
     identity = torch.eye(z[0].numel(), dtype=z.dtype, device=z.device)[inside].view(-1, *z.shape[1:])
     weight = apply(known.kernel, identity).flatten(1)[:, inside]
     symmetric = torch.eye(len(inside), dtype=z.dtype, device=z.device) - (weight + weight.T) / 2
-    symmetric -= _SPECTRAL * _size(symmetric) * torch.eye(len(inside), dtype=z.dtype, device=z.device)
+    size = 1 + float(known.magnitude.sum(dim=(1, 2, 3)).max())
+    symmetric -= _SPECTRAL * size * torch.eye(len(inside), dtype=z.dtype, device=z.device)
     root, failed = torch.linalg.cholesky_ex(symmetric)
-    require(not failed, f"m = {known.modulus:g} is lost in rounding, so that no certificate follows; train with more.")
+    relative = _SPECTRAL * (1 + size / known.modulus)
+    require(
+        not failed and relative < _MOST,
+        f"m = {known.modulus:g} is lost in rounding, so that no certificate follows; train with more.",
+    )
     injected = torch.linalg.solve_triangular(root, matrix(deq.injection, x[:1])[inside], upper=False)
     classified = torch.linalg.solve_triangular(root, matrix(deq.classifier, z[:1])[:, inside].T, upper=False)
     largest = torch.linalg.eigvalsh(injected.T @ injected).max().sqrt()
     along, across = _pairs(injected.T @ classified), _pairs(classified)
-    bound = (along + across * largest) / 2 * (1 + ROUNDING + _SPECTRAL)
+    bound = (along + across * largest) / 2 * (1 + relative)
     rows = matrix(known.classified, z[:1]).norm(dim=1)
     heads = _pairs(matrix(deq.classifier, z[:1]).T)
-    return Slopes(float(largest / known.modulus**0.5), bound, heads, rows[:, None] + rows)
-
-
-def _size(symmetric: Tensor) -> float:
-    """A bound on the largest eigenvalue of a symmetric matrix: the largest sum of absolute values in a row."""
-    return float(symmetric.abs().sum(dim=1).max())
+    return Slopes(float(largest / known.modulus**0.5) * (1 + relative), bound, heads, rows[:, None] + rows)
 
 
 def _pairs(columns: Float[Tensor, "dim classes"]) -> Float[Tensor, "classes classes"]:

@@ -53,6 +53,7 @@ class Smoothing(Certificate):
     title = "randomized smoothing"
     covers = "the vote among noisy copies, not the model itself"
     norm = L2()
+    of_model = False
 
     def __post_init__(self) -> None:
         check_counts(selection=self.selection, estimation=self.estimation, draws=self.draws)

@@ -30,12 +30,14 @@ def bracketed(result: GridResult, certified: Certified, threat: ThreatModel, x: 
         y: their labels.
 
     Raises:
-        InputError: the certificates are of other images, or say nothing of this threat model.
+        InputError: the certificates are of other images or of another model, or say nothing of this threat model.
     """
     if not np.array_equal(certified.labels, y.cpu().numpy()):
         raise InputError(
             f"the certificates are of {len(certified.labels)} other images than these {len(y)}; certify the same ones."
         )
+    if not certified.of_model:
+        raise InputError(f"the certificates cover {certified.covers}; give some of the model that is attacked.")
     held = certified.holds(certified.covering(threat, x[0].numel()), computed=True)
     broken, name = held & ~result.standing[0], result.defenses[0]
     numbers = {name: {"certified": float(held.mean()), "worst case": float(result.worst_case[0])}}
