@@ -2,6 +2,7 @@
 
 import copy
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,7 @@ import numpy as np
 import pyautoattack
 import pytest
 import torch
-from art.attacks.evasion import ProjectedGradientDescent
-from art.attacks.evasion import SquareAttack as ArtSquareAttack
-from art.estimators.classification import PyTorchClassifier
+from filelock import FileLock
 from pyautoattack.autopgd_base import APGDAttack
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
@@ -36,6 +35,12 @@ from robustdeq.gradients import (
 )
 from robustdeq.models import DEQ, Unroll
 from robustdeq.solvers import Broyden
+
+# ART writes its settings when it is first imported, and fails where another process is reading them.
+with FileLock(Path(tempfile.gettempdir()) / "robustdeq-tests-art.lock"):
+    from art.attacks.evasion import ProjectedGradientDescent
+    from art.attacks.evasion import SquareAttack as ArtSquareAttack
+    from art.estimators.classification import PyTorchClassifier
 
 SIDE = 8
 CLASSES = 10

@@ -133,7 +133,6 @@ MONOTONE_SIZES: Mapping[str, MonotoneConfig] = {
     "digits": MonotoneConfig(channels=16, pooled=2, image_size=8),
     "digits-dense": MonotoneConfig(channels=87, side=1, patch=8, image_size=8),
     "small": MonotoneConfig(channels=48, patch=4, pooled=2),
-    "small-dense": MonotoneConfig(channels=256, side=1, patch=32),
 }
 
 
@@ -147,8 +146,7 @@ def monotone(
     """A monotone DEQ with fresh weights.
 
     Args:
-        size: "digits" or "small" (convolutional), "digits-dense" or "small-dense" (fully connected), or a configuration
-            of your own.
+        size: "digits" or "small" (convolutional), "digits-dense" (fully connected), or a configuration of your own.
         num_classes: Number of logits.
         in_channels: Channels of the images.
         image_size: Side, or height and width, of the images in pixels; that of the size by default.
