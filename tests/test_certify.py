@@ -8,8 +8,10 @@ import torch
 import robustdeq as rd
 from robustdeq import cli
 from robustdeq.certificates import Certified
-from robustdeq.evaluation import GridResult
+from robustdeq.evaluation import CheckVerdict, GridResult
+from robustdeq.zoo.factory import imported
 
+EXAMPLE = Path(__file__).parents[1] / "examples" / "certified.py"
 CERTIFY = ["certify", "model.safetensors", "--data", "digits", "-n", "6", "--output", "certified"]
 QUICK = ["--estimators.steps", "[1]", "--estimators.dampings", "[1.0]", "--estimators.states", "1"]
 EVALUATE = [
@@ -35,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model = rd.models.monotone("digits-dense", in_channels=1).eval()
     rd.save(model, "model.safetensors")
     with torch.no_grad():
-        model.injection[1].weight.mul_(0.9)
+        model.classifier.get_parameter("2.weight").mul_(0.9)
     rd.save(model, "other.safetensors")
     return tmp_path
 
@@ -100,3 +102,19 @@ def test_earlier_certificates_are_not_overwritten(capsys: pytest.CaptureFixture[
     assert "exists already" in refused(capsys, *CERTIFY)
     assert Path(FILE).read_bytes() == before
     cli.main([*CERTIFY, "--overwrite"])
+
+
+def test_packaged_model_is_certified_as_documented() -> None:
+    x, y = rd.data.load("digits").require("test").tensors()
+    found = rd.certificates.Lipschitz().certify(rd.load("monotone-digits-dense"), x, y)
+    shares = [found.accuracy(eps)[0] for eps in (0.0, 0.1, 0.25, 0.5)]
+    assert shares == pytest.approx([0.9675, 0.9325, 0.8, 0.435], abs=0.01)
+    assert (found.holds(0.25, computed=True) == found.holds(0.25)).mean() > 0.99
+
+
+@pytest.mark.slow
+def test_example_shows_both_sides() -> None:
+    result = imported(f"{EXAMPLE}:bracket")(0.25, 4)
+    assert result.certified is not None
+    assert result.certified.mean() <= result.worst_case[0]
+    assert result.checks[-1].verdict is not CheckVerdict.FAILED
