@@ -1,6 +1,6 @@
 """The algebra of circular convolutions: (K z)[p] = Σ_d K[d] z[p + d], positions taken modulo the sides of the grid.
 
-A kernel is (C_out, C_in, k, k) with k odd, and the offset 0 in its middle. A matrix is the kernel of side 1 on a grid
+A kernel is (C, C, k, k) with k odd, and the offset 0 in its middle. A matrix is the kernel of side 1 on a grid
 of one position, so that all of this holds for fully connected layers too.
 """
 
@@ -11,9 +11,9 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-Kernel = Float[Tensor, "out_channels in_channels side side"]
+Kernel = Float[Tensor, "channels channels _ _"]
 Grid = Float[Tensor, "batch channels height width"]
-Symbol = Complex[Tensor, "height half_width out_channels in_channels"]
+Symbol = Complex[Tensor, "_ _ channels channels"]
 
 
 def apply(kernel: Kernel, z: Grid) -> Grid:
@@ -22,7 +22,7 @@ def apply(kernel: Kernel, z: Grid) -> Grid:
     return F.conv2d(_wrapped(z, reach) if reach else z, kernel)
 
 
-def _wrapped(z: Grid, reach: int) -> Grid:
+def _wrapped(z: Grid, reach: int) -> Float[Tensor, "batch channels _ _"]:
     """A grid with what lies `reach` positions beyond each side, however small it is."""
     for axis in (2, 3):
         side = z.shape[axis]
