@@ -385,7 +385,7 @@ def test_recipe_is_a_configuration_that_options_override(folder: Path) -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_is_a_training(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[tuple[torch.nn.Module, Recipe]] = []
-    digits, side = rd.data.load("digits"), 32 if name.startswith("conv-small") else 8
+    digits, side = rd.data.load("digits"), 32 if name.startswith(("conv-small", "monotone-small")) else 8
     parts = (digits.require(role) for role in ("train", "development", "test"))
     enlarged = [replace(part, pixels=F.pad(part.pixels, (0, side - 8, 0, side - 8))) for part in parts]
     monkeypatch.setattr("robustdeq.cli.train.load_data", lambda _: Splits(*enlarged))
@@ -396,7 +396,8 @@ def test_every_recipe_is_a_training(name: str, monkeypatch: pytest.MonkeyPatch) 
     with torch.device("meta"):
         cli.main(["train", name])
     ((model, recipe),) = begun
-    kinds = dict.fromkeys(rd.models.PRESETS, rd.models.MDEQ) | {"conv": rd.models.ConvDEQ}
+    kinds = dict.fromkeys(rd.models.PRESETS, rd.models.MDEQ)
+    kinds |= {"conv": rd.models.ConvDEQ, "monotone": rd.models.MonotoneNetwork}
     assert isinstance(model, kinds.get(name.split("-")[0], (ResNet, WideResNet)))
     steps = recipe.schedule.max_steps or recipe.schedule.epochs * 50_000 // recipe.schedule.batch_size
     assert steps > recipe.pretraining.steps
