@@ -18,7 +18,7 @@ from robustdeq.base.norms import named
 from robustdeq.base.threat import ThreatModel
 from robustdeq.certificates import Certified, IntervalBounds, Lipschitz
 from robustdeq.evaluation import CheckVerdict, GridResult, measure
-from robustdeq.evaluation.bracket import NAME, bracketed
+from robustdeq.evaluation.bracket import NAME, bracketed, guaranteed
 from robustdeq.reporting import certified_table, grid_table
 from robustdeq.zoo.monotone import MonotoneConfig
 
@@ -52,7 +52,7 @@ def test_cascade_breaks_no_certified_image(config: MonotoneConfig, threat: Threa
     assert f"one of the {result.certified.sum()} certified images" in check.sentence
 
 
-def plain(standing: list[bool], labels: list[int]) -> GridResult:
+def plain(standing: list[bool]) -> GridResult:
     stands = np.array([standing])
     clean = np.ones_like(stands)
     return GridResult(("final",), ("pgd",), ("g",), (True,), clean, stands[:, None])
@@ -71,18 +71,20 @@ def held(result: GridResult) -> tuple[CheckVerdict, str]:
 def test_broken_certified_image_fails_loudly() -> None:
     x, y = torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.long)
     threat = ThreatModel(0.5, "L2")
-    broken = bracketed(plain([True, False, False], [0] * 3), certificates([1.0, 0.6, 0.4]), threat, x, y)
+    certified = certificates([1.0, 0.6, 0.4])
+    broken = bracketed(plain([True, False, False]), certified, guaranteed(certified, threat, x, y))
     verdict, sentence = held(broken)
     assert verdict is CheckVerdict.FAILED
     assert "break 1 of 2 certified images" in sentence
-    nothing = bracketed(plain([True] * 3, [0] * 3), certificates([0.1] * 3), threat, x, y)
+    certified = certificates([0.1] * 3)
+    nothing = bracketed(plain([True] * 3), certified, guaranteed(certified, threat, x, y))
     assert held(nothing) == (CheckVerdict.TOO_FEW, "No image is certified at this ε.")
 
 
 def test_certificates_of_other_images_are_refused() -> None:
     x = torch.zeros(2, 1, 2, 2)
     with pytest.raises(InputError, match="of 3 other images than these 2"):
-        bracketed(plain([True] * 2, [0] * 2), certificates([1.0] * 3), ThreatModel(0.1, "L2"), x, torch.zeros(2).long())
+        guaranteed(certificates([1.0] * 3), ThreatModel(0.1, "L2"), x, torch.zeros(2).long())
 
 
 def test_certificates_of_the_vote_among_copies_are_refused() -> None:
@@ -90,7 +92,16 @@ def test_certificates_of_the_vote_among_copies_are_refused() -> None:
     vote = rd.certificates.Smoothing(estimation=20).certify(trained(DENSE), *images(2))
     assert not vote.of_model
     with pytest.raises(InputError, match="cover the vote among noisy copies"):
-        bracketed(plain([True] * 2, [0] * 2), replace(vote, labels=y.numpy()), ThreatModel(0.1, "L2"), x, y)
+        guaranteed(replace(vote, labels=y.numpy()), ThreatModel(0.1, "L2"), x, y)
+
+
+def test_certificates_that_do_not_fit_are_refused_before_any_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robustdeq.evaluation.measure.plan", lambda *_: pytest.fail("an attack was planned"))
+    model, (x, y) = trained(DENSE), images(4)
+    with pytest.raises(InputError, match="say nothing of L1"):
+        measure(
+            model, x, y, cascade(ThreatModel(0.1, "L1")), certified=replace(certificates([1.0] * 4), labels=y.numpy())
+        )
 
 
 @settings(max_examples=50, deadline=None)
@@ -110,7 +121,8 @@ def test_covering_ball_holds_every_perturbation(eps: float, seed: int) -> None:
 
 def test_result_keeps_what_is_certified(tmp_path: Path) -> None:
     x, y = torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.long)
-    result = bracketed(plain([True] * 3, [0] * 3), certificates([1.0, 0.6, 0.1]), ThreatModel(0.5, "L2"), x, y)
+    certified = certificates([1.0, 0.6, 0.1])
+    result = bracketed(plain([True] * 3), certified, guaranteed(certified, ThreatModel(0.5, "L2"), x, y))
     result.save(tmp_path / "results.json")
     again = GridResult.read(tmp_path / "results.json")
     assert again.certified is not None

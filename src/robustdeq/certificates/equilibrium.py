@@ -24,8 +24,9 @@ from robustdeq.deq.monotone import MonotoneDEQ
 from robustdeq.deq.monotone.kernels import Grid, Kernel, apply
 
 ROUNDING = 1e-11
-"""More than the relative rounding error of a sum of up to 90,000 products in float64."""
-_LONGEST = 90_000
+"""More than the relative rounding errors, in float64, of all that is added up to an entry: the kernel AᵀA, its
+convolution, whose sum is up to (5/3)² times as long, the injection and the classifier, of `_LONGEST` products each."""
+_LONGEST = 8_000
 _RESHAPED = 64
 """More than the additions of pooling and normalisation behind one input of a linear layer."""
 
@@ -115,6 +116,12 @@ class Equilibrium:
         norms = torch.cat([self.norm_of_residual(x, z) for x, z, _ in solved])
         return 10 * float(norms.median())
 
+    def rounding_unit(self) -> float:
+        """The relative error of a logit as the model computes it from a state, against |H| |z| + |b|."""
+        weights = [weight for weight in self.deployed.classifier.parameters() if weight.ndim > 1]
+        terms = sum(weight[0].numel() + 2 for weight in weights)
+        return (terms + _RESHAPED) * torch.finfo(weights[0].dtype).eps
+
     def tolerated(self, tolerance: float) -> float:
         """A bound on ‖z − z*‖ for every state whose residual has no larger norm than the tolerance."""
         return tolerance * (1 + self.growth / self.modulus)
@@ -140,9 +147,3 @@ def differences(logits: Float[Tensor, "batch classes"], winner: Tensor) -> Float
 def paired(values: Float[Tensor, "batch classes"], winner: Tensor) -> Float[Tensor, "batch classes"]:
     """The value of the winner added to that of each class."""
     return values + values.gather(1, winner[:, None])
-
-
-def rounding_unit(known: Equilibrium, computed: Tensor) -> float:
-    """The relative error of a logit as the model computes it from a state, against |H| |z| + |b|."""
-    terms = sum(weight[0].numel() + 2 for weight in known.deq.classifier.parameters() if weight.ndim > 1)
-    return (terms + _RESHAPED) * torch.finfo(computed.dtype).eps

@@ -32,7 +32,6 @@ from robustdeq.certificates.equilibrium import (
     differences,
     equilibrium,
     paired,
-    rounding_unit,
 )
 from robustdeq.deq.monotone.kernels import Grid, apply
 from robustdeq.deq.monotone.operators import largest_step
@@ -146,7 +145,7 @@ class IntervalBounds(Certificate):
         rows, bias = rows[winner][:, None] - rows, known.deq.classifier(torch.zeros_like(z[:1]))
         dual = known.deq.operator.dual.size(rows.flatten(0, 1)).view(rows.shape[:2])
         slack = dual * known.tolerated(tolerance)
-        unit, eps = rounding_unit(known, computed), high
+        unit, eps = known.rounding_unit(), high
         for _ in range(self.halvings + 1):
             box, verified = self.box(Step(known, x, eps), z)
             center, radius = box.center.flatten(1), box.radius.flatten(1)

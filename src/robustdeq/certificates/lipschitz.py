@@ -32,7 +32,6 @@ from robustdeq.certificates.equilibrium import (
     differences,
     equilibrium,
     paired,
-    rounding_unit,
 )
 from robustdeq.deq.monotone.kernels import Grid, apply
 
@@ -132,7 +131,7 @@ class Lipschitz(Certificate):
         heads, slope = bound.heads[winner], bound.logits[winner]
         margins = differences(logits, winner) - ROUNDING * paired(scale, winner)
         exact = margins - heads * (error := known.error(x, z)[:, None])
-        off, unit = known.tolerated(tolerance), rounding_unit(known, computed)
+        off, unit = known.tolerated(tolerance), known.rounding_unit()
         rounded = unit * (paired(scale, winner) + bound.rows[winner] * (error + off))
         return Radii(
             winner,

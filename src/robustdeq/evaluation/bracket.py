@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Bool
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.shapes import Labels, Pixels
@@ -19,12 +20,11 @@ from robustdeq.evaluation.result import GridResult
 NAME = "attacks and certificate agree"
 
 
-def bracketed(result: GridResult, certified: Certified, threat: ThreatModel, x: Pixels, y: Labels) -> GridResult:
-    """The same result with what a certificate guarantees for its first row, and whether the attacks agree.
+def guaranteed(certified: Certified, threat: ThreatModel, x: Pixels, y: Labels) -> Bool[np.ndarray, "samples"]:
+    """Which images a certificate guarantees to stand against attacks on the model as it is computed.
 
     Args:
-        result: of attacks on a model.
-        certified: certificates of the same model as it is computed, on the same images.
+        certified: certificates of that model, on the same images.
         threat: of the attacks.
         x: the images.
         y: their labels.
@@ -38,7 +38,17 @@ def bracketed(result: GridResult, certified: Certified, threat: ThreatModel, x: 
         )
     if not certified.of_model:
         raise InputError(f"the certificates cover {certified.covers}; give some of the model that is attacked.")
-    held = certified.holds(certified.covering(threat, x[0].numel()), computed=True)
+    return certified.holds(certified.covering(threat, x[0].numel()), computed=True)
+
+
+def bracketed(result: GridResult, certified: Certified, held: Bool[np.ndarray, "samples"]) -> GridResult:
+    """The same result with what is guaranteed for its first row, and whether the attacks agree.
+
+    Args:
+        result: of attacks on a model.
+        certified: certificates of the model.
+        held: what is `guaranteed`.
+    """
     broken, name = held & ~result.standing[0], result.defenses[0]
     numbers = {name: {"certified": float(held.mean()), "worst case": float(result.worst_case[0])}}
     if broken.any():

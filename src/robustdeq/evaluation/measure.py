@@ -28,7 +28,7 @@ from robustdeq.deq.gradients import own_gradient
 from robustdeq.deq.modes import evaluating
 from robustdeq.evaluation import distributed
 from robustdeq.evaluation.assemble import assemble
-from robustdeq.evaluation.bracket import bracketed
+from robustdeq.evaluation.bracket import bracketed, guaranteed
 from robustdeq.evaluation.column import Row, Rule
 from robustdeq.evaluation.early import choose_early_state
 from robustdeq.evaluation.job import Job
@@ -104,10 +104,16 @@ def measure(
         raise InputError("adversaries are kept, and work is shared, in a folder; give one.")
     if fabric is not None:
         model, x, y = model.to(fabric.device), x.to(fabric.device), y.to(fabric.device)
-    protocol = (WorstCase() if isinstance(model, DEQ) else Network()) if protocol is None else protocol
+    protocol = _usual(model) if protocol is None else protocol
+    held = None if certified is None else guaranteed(certified, protocol.attack.threat, x, y)
     job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report, beside, attacks)
     result = finish(job, folder, overwrite, adversaries, fabric, report)
-    return result if certified is None else bracketed(result, certified, protocol.attack.threat, x, y)
+    return result if certified is None or held is None else bracketed(result, certified, held)
+
+
+def _usual(model: nn.Module) -> Protocol:
+    """The protocol where none is named."""
+    return WorstCase() if isinstance(model, DEQ) else Network()
 
 
 def finish(
@@ -149,8 +155,7 @@ def plan(
     attacks: Mapping[str, Attack] | None = None,
 ) -> Job:
     """What `measure` will do; arguments and errors as there."""
-    if protocol is None:
-        protocol = WorstCase() if isinstance(model, DEQ) else Network()
+    protocol = _usual(model) if protocol is None else protocol
     attack = protocol.attack
     attack.threat.check(x, y)
     if attack.targeted:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from robustdeq.base.statistics import wilson_interval
 from robustdeq.certificates import Certified
 from robustdeq.reporting.figures import save_figure
 from robustdeq.reporting.tabulation import Cell, Line, Table
@@ -43,8 +42,8 @@ def _columns(found: Certified) -> tuple[bool, ...]:
 
 
 def _share(found: Certified, eps: float, computed: bool) -> Cell:
-    held = found.holds(eps, computed)
-    return Cell(percent(held.mean()), percents(np.array(wilson_interval(int(held.sum()), len(held)))))
+    share, *ends = found.accuracy(eps, computed)
+    return Cell(percent(share), percents(np.array(ends)))
 
 
 def save_certified_figure(found: Certified, path: Path, title: str = "") -> None:

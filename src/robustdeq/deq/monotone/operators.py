@@ -74,9 +74,9 @@ class Operator(nn.Module, ABC):
     def step(self, kernel: Kernel) -> Float[Tensor, ""]:
         """An α > 0 for which a step of forward-backward splitting brings every state nearer to z*."""
 
+    @abstractmethod
     def reflected_step(self, kernel: Kernel) -> Float[Tensor, ""]:
-        """The same for Peaceman-Rachford splitting: 1 / ‖I − W‖, for which theory promises most."""
-        return 1 / _norm(self.identity(1.0, kernel.shape[-1]) - kernel, self.sides)
+        """The same for a step of Peaceman-Rachford splitting."""
 
     def modulus(self) -> float:
         """By how much it is strongly monotone for certain; raises `InputError` unless that is positive, and m."""
@@ -95,10 +95,31 @@ class Operator(nn.Module, ABC):
         return nn.Parameter(torch.randn(size) / (4 * math.sqrt(self.channels) * self.side))
 
 
-class Monotone(Operator):
-    """W = (1 − m) I − AᵀA + B − Bᵀ; arguments as for `Operator`."""
+class Euclidean(Operator):
+    """An operator that is strongly monotone in the Euclidean norm; arguments as for `Operator`."""
 
     norm = dual = L2()
+
+    @override
+    def growth(self, kernel: Kernel) -> float:
+        """Schur's test: √(‖K‖₁ ‖K‖_∞)."""
+        sizes = kernel.abs().sum(dim=(2, 3))
+        return math.sqrt(float(sizes.sum(dim=0).max()) * float(sizes.sum(dim=1).max()))
+
+    @override
+    def step(self, kernel: Kernel) -> Float[Tensor, ""]:
+        """α = m / ‖I − W‖², the best that m and the norm promise: each step by √(1 − m² / ‖I − W‖²) nearer."""
+        return self.m * self.reflected_step(kernel) ** 2
+
+    @override
+    def reflected_step(self, kernel: Kernel) -> Float[Tensor, ""]:
+        """α = 1 / ‖I − W‖, the best that m and the norm promise."""
+        apart = symbol(self.identity(1.0, kernel.shape[-1]) - kernel, self.sides)
+        return 1 / torch.linalg.eigvalsh(apart.mH @ apart).max().sqrt()
+
+
+class Monotone(Euclidean):
+    """W = (1 − m) I − AᵀA + B − Bᵀ; arguments as for `Operator`."""
 
     def __init__(self, channels: int, side: int, sides: tuple[int, int], m: float) -> None:
         super().__init__(channels, side, sides, m)
@@ -115,15 +136,6 @@ class Monotone(Operator):
         a, b = self.a.abs(), self.b.abs()
         gram = composed(transposed(a), a)
         return self.identity(1 + self.m, gram.shape[-1]) + gram + padded(b + transposed(b), gram.shape[-1])
-
-    @override
-    def growth(self, kernel: Kernel) -> float:
-        return _schur(kernel)
-
-    @override
-    def step(self, kernel: Kernel) -> Float[Tensor, ""]:
-        """α = m / ‖I − W‖², the best that m and the norm promise: each step by √(1 − m² / ‖I − W‖²) nearer."""
-        return self.m / _norm(self.identity(1.0, kernel.shape[-1]) - kernel, self.sides) ** 2
 
 
 class Contracting(Operator):
@@ -157,7 +169,7 @@ class Contracting(Operator):
         return largest_step(kernel)
 
 
-class Given(Operator):
+class Given(Euclidean):
     """W as somebody gives it, and the m that they say it has; arguments as for `Operator`, but for the kernel.
 
     Args:
@@ -165,8 +177,6 @@ class Given(Operator):
         sides: height and width of the grid.
         m: its modulus, which `modulus` holds against the eigenvalues of I − (W + Wᵀ) / 2.
     """
-
-    norm = dual = L2()
 
     def __init__(
         self, weight: Float[Tensor, "channels channels *square"], m: float, sides: tuple[int, int] = (1, 1)
@@ -182,14 +192,6 @@ class Given(Operator):
     @override
     def magnitude(self) -> Kernel:
         return self.weight.abs() + self.identity(1.0, self.side)
-
-    @override
-    def growth(self, kernel: Kernel) -> float:
-        return _schur(kernel)
-
-    @override
-    def step(self, kernel: Kernel) -> Float[Tensor, ""]:
-        return self.m / _norm(self.identity(1.0, self.side) - kernel, self.sides) ** 2
 
     @override
     def modulus(self) -> float:
@@ -209,15 +211,3 @@ def largest_step(kernel: Kernel) -> Float[Tensor, ""]:
     """1 / (1 − min_i W_ii), or 1 where no W_ii is negative: up to there (1 − α) I + α W has no negative diagonal."""
     middle = kernel.shape[-1] // 2
     return 1 / (1 - kernel[:, :, middle, middle].diagonal().min().clamp(max=0))
-
-
-def _schur(kernel: Kernel) -> float:
-    """The bound √(‖K‖₁ ‖K‖_∞) on the spectral norm of a convolution (Schur's test)."""
-    sizes = kernel.abs().sum(dim=(2, 3))
-    return math.sqrt(float(sizes.sum(dim=0).max()) * float(sizes.sum(dim=1).max()))
-
-
-def _norm(kernel: Kernel, sides: tuple[int, int]) -> Float[Tensor, ""]:
-    """The spectral norm of a convolution."""
-    at = symbol(kernel, sides)
-    return torch.linalg.eigvalsh(at.mH @ at).max().sqrt()
