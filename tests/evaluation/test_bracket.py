@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,12 +97,12 @@ def test_certificates_of_the_vote_among_copies_are_refused() -> None:
 
 
 def test_certificates_that_do_not_fit_are_refused_before_any_attack(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("robustdeq.evaluation.measure.plan", lambda *_: pytest.fail("an attack was planned"))
+    module = sys.modules["robustdeq.evaluation.measure"]
+    monkeypatch.setattr(module, "plan", lambda *_: pytest.fail("an attack was planned"))
     model, (x, y) = trained(DENSE), images(4)
     with pytest.raises(InputError, match="say nothing of L1"):
-        measure(
-            model, x, y, cascade(ThreatModel(0.1, "L1")), certified=replace(certificates([1.0] * 4), labels=y.numpy())
-        )
+        certified = replace(certificates([1.0] * 4), labels=y.numpy())
+        measure(model, x, y, cascade(ThreatModel(0.1, "L1")), certified=certified)
 
 
 @settings(max_examples=50, deadline=None)
