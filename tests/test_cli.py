@@ -270,7 +270,7 @@ def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str])
         (["convert", "finished/results.sqlite", "--output", "new.safetensors"], "results.sqlite"),
         (["convert", "resnet.pth.tar", "--output", "model.safetensors"], "model.safetensors exists already"),
         (["convert", "resnet.pth.tar", "--output", "occupied/new.safetensors"], "occupied"),
-        (["convert", "resnet.pth.tar", "--max_steps", "4"], "does not hold an MDEQ"),
+        (["convert", "resnet.pth.tar", "--max_steps", "4"], "does not hold a DEQ"),
         (["convert", "explicit.safetensors"], "choose another --output"),
         (evaluate("--config", "missing.yaml"), "missing.yaml"),
         (["demo", "--n", "0"], "0 images"),
