@@ -18,9 +18,9 @@ from robustdeq.base.errors import InputError
 from robustdeq.base.statistics import weakest
 from robustdeq.data import load
 from robustdeq.reporting import findings_table, markdown, reproduction_latex
-from robustdeq.study import EXPERIMENTS, Finding, Reproduction, Study, Verdict, scale_named
-from robustdeq.study.claims import CLAIMS, STATEMENTS, cost, estimates, evidence
-from robustdeq.study.claims.evidence import decide
+from robustdeq.study import EXPERIMENTS, Finding, Reproduction, Study, Verdict, evidence, scale_named
+from robustdeq.study.claims import CLAIMS, STATEMENTS, cost, estimates
+from robustdeq.study.claims.decision import decide
 from robustdeq.study.claims.statement import Seed, Statement, best_defense, hurts_most, mildest, points
 from robustdeq.study.configurations import CONFIGURATIONS, UNROLLED
 from robustdeq.study.finding import FEWEST_SEEDS, LEVEL, verdict

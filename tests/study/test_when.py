@@ -2,12 +2,18 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from robustdeq.base.provenance import describe
-from robustdeq.study.beyond.when import POINTS, SIGNS, VARIATIONS, scatter
+from robustdeq.data import load
+from robustdeq.evaluation import Paper
+from robustdeq.study import Study, scale_named
+from robustdeq.study.beyond import when
+from robustdeq.study.beyond.when import POINTS, SIGNS, VARIATIONS, measured, scatter
 from robustdeq.study.panel import Panel
 from robustdeq.study.scales import Budget
 from robustdeq.training.plan import Plan
@@ -38,6 +44,32 @@ def test_each_differs_from_its_base_in_one_thing() -> None:
 def test_the_budget_of_the_study_cuts_them_further() -> None:
     for variation in VARIATIONS[:2]:
         assert variation.plan(Budget(max_steps=3)).recipe.schedule.max_steps == 3
+
+
+def test_a_model_that_was_measured_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[str] = []
+
+    def planned(study: Study, plan: Plan, way: object, known_as: str) -> SimpleNamespace:
+        trained.append(known_as)
+        study.used[known_as] = "its weights"
+        return SimpleNamespace(deq=known_as)
+
+    monkeypatch.setattr(Study, "planned", planned)
+    monkeypatch.setattr(when, "attacked", lambda study, deq, protocol, title: np.eye(5, 8, dtype=bool))
+    monkeypatch.setattr(when, "signs", lambda study, deq, title: np.arange(3.0))
+    splits, first, second = load("digits"), *VARIATIONS[:2]
+    study = Study(scale_named("conv-digits"), splits, splits.require("test").head(8), tmp_path)
+    for at in (study, study, replace(study, effort=replace(study.effort, models=7), seeds=1)):
+        outcomes, signs = measured(replace(at, used={}), first, Paper(at.attack), "")
+        np.testing.assert_array_equal(outcomes, np.eye(4, 8, dtype=bool))
+        np.testing.assert_array_equal(signs, np.arange(3.0))
+    assert len(trained) == 1
+    again = replace(study, used={})
+    measured(again, first, Paper(study.attack), "")
+    assert again.used == {trained[0]: "its weights"}
+    measured(study, second, Paper(study.attack), "")
+    measured(replace(study, batch_size=3), first, Paper(study.attack), "")
+    assert len(trained) == len([*(tmp_path / "when").glob("*.npz")]) == 3
 
 
 def drawn(overestimates: np.ndarray, x: np.ndarray, which: int) -> Panel:

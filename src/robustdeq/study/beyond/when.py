@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from robustdeq.attacks.losses import cross_entropy
+from robustdeq.base.provenance import describe
 from robustdeq.deq import DEQ
 from robustdeq.deq.defenses import FinalState
 from robustdeq.deq.gradients import Phantom, StateGradient, ThroughSolver
@@ -24,6 +25,7 @@ from robustdeq.evaluation import Paper
 from robustdeq.evaluation.agreement import cosine
 from robustdeq.study.beyond.overestimate import READINGS, attacked
 from robustdeq.study.configurations import ALIGNED, EXACT_8_7, UNROLLED, Configuration
+from robustdeq.study.evidence import Evidence
 from robustdeq.study.experiment import BEYOND, Experiment
 from robustdeq.study.panel import Drawing, Panel, Panels, accuracies, averages
 from robustdeq.study.rule_of_thumb import rank_correlation, threshold
@@ -207,23 +209,44 @@ def scatter(sign: Sign, x: Float[np.ndarray, "models"], overestimates: Panel, ki
     )
 
 
+def measured(
+    study: Study, variation: Variation, protocol: Paper, title: str
+) -> tuple[Bool[np.ndarray, "readings samples"], Float[np.ndarray, "signs"]]:
+    """The readings of a variation and its signs; a model of which both are kept is not even trained again.
+
+    Args:
+        study: where it is trained and measured.
+        variation: how.
+        protocol: the attacks.
+        title: what is shown meanwhile.
+    """
+    plan = variation.plan(study.budget)
+    name = f"{variation.base.scale}-{variation.way.name}"
+    settled = {"plan": describe(plan), "effort": None, "protocol": describe(protocol)}
+    evidence = Evidence.of(study, "when", name, **settled)
+    known_as = f"{variation.base.scale} {variation.way.name} {variation.change}".strip()
+    deq = cache(lambda: evidence.study.planned(plan, variation.way, known_as).deq)
+    outcomes = evidence.once("outcomes", lambda: attacked(study, deq(), protocol, title)[: len(_SEEN)])
+    found = evidence.once("signs", lambda: signs(study, deq(), title))
+    study.used.update(evidence.study.used)
+    return outcomes, found
+
+
 def _measure(study: Study) -> Panels:
     chosen = VARIATIONS[: study.effort.models]
     protocol = Paper(study.attack, replace(study.estimators, steps=(1,), dampings=(1.0,)))
-    outcomes, found = {}, []
-    for i, variation in enumerate(chosen, 1):
-        known_as = f"{variation.base.scale} {variation.way.name} {variation.change}".strip()
-        deq = study.planned(variation.plan(study.budget), variation.way, known_as).deq
-        title = f"model {i} of {len(chosen)}: {variation.title}"
-        outcomes[variation.title] = attacked(study, deq, protocol, title)[: len(_SEEN)]
-        found.append(signs(study, deq, title))
-    stood, kinds = np.stack([*outcomes.values()]), tuple(variation.kind for variation in chosen)
+    found = [
+        measured(study, variation, protocol, f"model {i} of {len(chosen)}: {variation.title}")
+        for i, variation in enumerate(chosen, 1)
+    ]
+    stood, foretelling = map(np.stack, zip(*found, strict=True))
+    titles, kinds = zip(*((variation.title, variation.kind) for variation in chosen), strict=True)
     overrated = 100.0 * (stood[:, 2:3].astype(float) - stood[:, 3:4])
-    overestimates = averages("", "points", outcomes, ("",), overrated)
-    for sign, x in zip(SIGNS, np.transpose(found), strict=True):
+    overestimates = averages("", "points", titles, ("",), overrated)
+    for sign, x in zip(SIGNS, foretelling.T, strict=True):
         yield scatter(sign, x, overestimates, kinds)
     title = f"accuracy of the final state, PGD-{study.attack.steps}"
-    yield accuracies(title, outcomes, _SEEN, stood, row_axis="Model")
+    yield accuracies(title, titles, _SEEN, stood, row_axis="Model")
 
 
 WHEN = Experiment(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 
 from robustdeq.study.claims.cost import COST
+from robustdeq.study.claims.decision import decide
 from robustdeq.study.claims.defended import DEFENSES
 from robustdeq.study.claims.estimates import GRADIENTS
-from robustdeq.study.claims.evidence import decide
 from robustdeq.study.claims.fixed_point import STRUCTURE
 from robustdeq.study.claims.obfuscation import OBFUSCATION
 from robustdeq.study.claims.vanilla import VANILLA

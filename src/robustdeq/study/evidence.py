@@ -1,0 +1,86 @@
+"""What was measured, kept piece by piece, so that a study can be made one model after another, anywhere.
+
+`KIND/NAME-DIGEST.npz` in the folder of a study holds arrays by title, the fingerprints of the models behind them, and
+the code that measured them. The digest is that of the settings, so that evidence brought from elsewhere counts where
+they are the same.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from robustdeq.base.errors import InputError
+from robustdeq.base.files import replace_with
+from robustdeq.base.provenance import DISPLAY, code_fingerprint, digest
+from robustdeq.study.study import Study
+
+_ABOUT = "about"
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The arrays in one file.
+
+    Args:
+        path: the file.
+        study: where what is missing is to be measured, so that its models are noted beside the arrays.
+        arrays: what is kept, by title.
+        code: what measured each of them.
+    """
+
+    path: Path
+    study: Study
+    arrays: dict[str, np.ndarray]
+    code: dict[str, str]
+
+    @classmethod
+    def of(cls, study: Study, kind: str, name: str, **decisive: Any) -> Evidence:
+        """What is kept of one subject; nothing where it was never looked at.
+
+        Args:
+            study: where it is measured and kept.
+            kind: of evidence, which names its folder.
+            name: what the file is called by.
+            decisive: settings that differ from those of the study, or are not among them, as plain values.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        deciding = study.settings | {"seeds": None, "batch_size": study.batch_size, "device": study.device.type}
+        path = study.folder / kind / f"{name}-{digest(deciding | decisive)}.npz"
+        arrays, about = _read(path)
+        study.used.update(about["models"])
+        return cls(path, replace(study, used=about["models"]), arrays, about["code"])
+
+    def once(self, title: str, measure: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `measure` finds, from the file if it was measured before."""
+        if title not in self.arrays:
+            self.arrays[title] = measure()
+            self.code[title] = code_fingerprint(unrelated=DISPLAY)
+            self._write()
+        return self.arrays[title]
+
+    def _write(self) -> None:
+        about = np.array(json.dumps({"code": self.code, "models": self.study.used}))
+        buffer, contents = io.BytesIO(), dict[str, Any](self.arrays, **{_ABOUT: about})
+        np.savez_compressed(buffer, **contents)
+        replace_with(self.path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, dict[str, str]]]:
+    if not path.is_file():
+        return {}, {"code": {}, "models": {}}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            kept = {name: file[name] for name in file.files}
+        return kept, json.loads(str(kept.pop(_ABOUT)))
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise InputError(f"{path} is damaged; delete it, and it is measured again.") from error
