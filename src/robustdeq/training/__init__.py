@@ -3,6 +3,7 @@
 from robustdeq.training.fitting import fit
 from robustdeq.training.hardware import Hardware
 from robustdeq.training.inner import NFGSM
+from robustdeq.training.margins import LipschitzMargin
 from robustdeq.training.module import Training
 from robustdeq.training.objectives import (
     TRADES,
@@ -30,6 +31,7 @@ __all__ = [
     "Guard",
     "Hardware",
     "JacobianRegularization",
+    "LipschitzMargin",
     "NoisyFGSM",
     "Objective",
     "Optimization",

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError, look_up, require
@@ -127,6 +128,15 @@ class MonotoneNetwork(MonotoneDEQ, EquilibriumModel[MonotoneConfig]):
             **config.iteration,
         )
         self.config, self.num_classes, self.in_channels = config, num_classes, in_channels
+
+    @property
+    def injected(self) -> Float[Tensor, "channels inputs _ _"]:
+        """The kernel of the injection, on patches that lie on the grid of the state."""
+        weight = self.injection[1].weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    injection: nn.Sequential
 
 
 MONOTONE_SIZES: Mapping[str, MonotoneConfig] = {

@@ -52,7 +52,9 @@ def diagonal(values: Float[Tensor, "channels"], side: int) -> Kernel:
     return padded(torch.diag(values)[:, :, None, None], side)
 
 
-def symbol(kernel: Kernel, sides: tuple[int, int]) -> Symbol:
+def symbol(
+    kernel: Float[Tensor, "outputs inputs _ _"], sides: tuple[int, int]
+) -> Complex[Tensor, "_ _ outputs inputs"]:
     """The matrix Σ_d K[d] exp(iω·d) at every frequency ω of the grid; those that are conjugates of others left out."""
     side = kernel.shape[-1]
     rows, columns = (torch.arange(side, device=kernel.device) - side // 2 for _ in "ab")
