@@ -18,7 +18,16 @@ from robustdeq.deq.tail import Unroll
 from robustdeq.gradients import Exact, Phantom, StateGradient, Surrogate, ThroughSolver, UnrolledIntermediate
 from robustdeq.models import DEQ, MDEQ
 from robustdeq.solvers import Broyden
-from robustdeq.training import NFGSM, TRADES, AdversarialTraining, NoisyFGSM, Objective, RandomState, Standard
+from robustdeq.training import (
+    NFGSM,
+    TRADES,
+    AdversarialTraining,
+    NoiseAugmentation,
+    NoisyFGSM,
+    Objective,
+    RandomState,
+    Standard,
+)
 from robustdeq.training.objectives import Adversaries, Moment
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -70,6 +79,18 @@ def test_standard_training_sees_the_images() -> None:
     assert found.images is x
     assert_close(reading.loss, nn.functional.cross_entropy(deq(x), Y))
     assert Standard().strengthened() == Standard()
+
+
+def test_noise_is_gaussian_and_fresh_in_every_step() -> None:
+    deq, x = make_deq(gradient=ThroughSolver()), torch.zeros(4000, *IMAGE)
+    first, second = (NoiseAugmentation(0.3).adversaries(deq, x, Y, moment(seed)).images for seed in (1, 2))
+    for noise in (first, second):
+        assert_close(noise.mean(), torch.tensor(0.0), atol=0.01, rtol=0)
+        assert_close(noise.std(), torch.tensor(0.3), atol=0.01, rtol=0)
+    assert abs(float((first * second).mean())) < 0.01
+    assert torch.equal(first, NoiseAugmentation(0.3).adversaries(deq, x, Y, moment(1)).images)
+    with pytest.raises(InputError, match="give a positive standard deviation"):
+        NoiseAugmentation(0.0)
 
 
 def climbed(attack: PGD, surrogate: nn.Module, x: Tensor) -> Tensor:

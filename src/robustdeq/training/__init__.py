@@ -8,6 +8,7 @@ from robustdeq.training.module import Training
 from robustdeq.training.objectives import (
     TRADES,
     AdversarialTraining,
+    NoiseAugmentation,
     NoisyFGSM,
     Objective,
     RandomState,
@@ -32,6 +33,7 @@ __all__ = [
     "Hardware",
     "JacobianRegularization",
     "LipschitzMargin",
+    "NoiseAugmentation",
     "NoisyFGSM",
     "Objective",
     "Optimization",

@@ -112,6 +112,30 @@ class Standard(Objective):
 
 
 @dataclass(frozen=True)
+class NoiseAugmentation(Objective):
+    """Noisy images, for randomized smoothing (Cohen, Rosenfeld and Kolter, ICML 2019); the best weights as `Standard`.
+
+    Args:
+        sigma: σ, the standard deviation of Gaussian noise that is fresh in every step, in the units of pixels.
+
+    Raises:
+        InputError: σ is not positive.
+    """
+
+    aim: ClassVar[str] = "clean"
+
+    sigma: float = 0.25
+
+    def __post_init__(self) -> None:
+        require(self.sigma > 0, f"sigma is {self.sigma}; give a positive standard deviation.")
+
+    @override
+    def adversaries(self, model: nn.Module, x: Pixels, y: Labels, moment: Moment) -> Adversaries:
+        noise = torch.randn(x.shape, generator=moment.generator, dtype=x.dtype, device=x.device)
+        return Adversaries(x + self.sigma * noise)
+
+
+@dataclass(frozen=True)
 class AdversarialTraining(Objective):
     """PGD-AT (Madry et al., ICLR 2018): the last iterate of PGD, made with the model in eval mode.
 
