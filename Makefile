@@ -4,10 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 CHECKED := $(addprefix tests/,base data solvers deq zoo attacks evaluation training)
-# What these tests run are processes of their own, in which nothing would be checked; those of monotone DEQs make many
-# thousand small steps, whose checks would take minutes.
+# What these tests run are processes of their own, in which nothing would be checked; or many thousand steps of small
+# models, whose checks would take minutes.
 UNCHECKED := $(addprefix tests/,$(addsuffix .py,evaluation/test_distributed evaluation/test_resume \
-	evaluation/test_bracket deq/test_monotone_operators zoo/test_monotone_networks \
+	evaluation/test_bracket evaluation/test_diagnostics evaluation/test_missing evaluation/test_planted \
+	deq/test_monotone_operators zoo/test_monotone_networks \
 	training/test_distributed_training training/test_resumed_training))
 
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)

@@ -248,6 +248,7 @@ def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str])
         (["export", "empty", "--to", "table.csv"], "holds no results yet"),
         (["export", "damaged", "--to", "table.csv"], "are damaged"),
         (["export", "finished", "--to", "table.xlsx"], "table.xlsx"),
+        (["export", "finished", "--to", "worst.pt"], "evaluate with --save_adversaries"),
         (["export", "finished", "--to", "occupied/table.csv"], "occupied"),
         (["report"], "runs"),
         (["report", "nothing"], "nothing is no folder"),
@@ -486,6 +487,14 @@ def test_results_are_exported_by_suffix(name: str, capsys: pytest.CaptureFixture
     written = capsys.readouterr().out.split("wrote ")[1:]
     assert len(written) == (3 if name.endswith(".json") else 1)
     assert all(Path("".join(path.split("\n"))).stat().st_size > 100 for path in written)
+
+
+def test_adversaries_are_exported_in_the_order_of_the_images() -> None:
+    cli.main(again("--save_adversaries"))
+    cli.main(["export", "finished", "--to", "worst.pt"])
+    found = torch.load("worst.pt", weights_only=True)
+    assert found.shape == rd.data.load("digits").require("test").head(len(found)).tensors()[0].shape
+    assert len(found) == json.loads(Path("finished/results.json").read_text())["samples"]
 
 
 def test_converted_checkpoint_can_be_evaluated_and_transferred_from(capsys: pytest.CaptureFixture[str]) -> None:

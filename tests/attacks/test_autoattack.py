@@ -106,7 +106,7 @@ def test_what_becomes_of_an_image_does_not_depend_on_the_others(name: str, norm:
     x, y = pixels(model)
     together = component(model, x, y)
     order = torch.tensor([9, 0, 3, 12])
-    assert_close(together[order], component(model, x[order], y[order]), rtol=0, atol=1e-6)
+    assert_close(together[order], component(model, x[order], y[order]), rtol=0, atol=1e-4)
     assert (together != x).flatten(1).any(dim=1).sum() > 2
 
 

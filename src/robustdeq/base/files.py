@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from robustdeq.base.errors import InputError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,6 +40,24 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             raise OSError(errno.EIO, str(error), str(path)) from error
 
     replace_with(path, write)
+
+
+def read_tensors(path: Path, names: Sequence[str], what: str) -> dict[str, Tensor]:
+    """Read some tensors of a safetensors file.
+
+    Args:
+        path: the file.
+        names: of the tensors.
+        what: the file should hold, in words.
+
+    Raises:
+        InputError: the file cannot be read, or lacks one of them.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} holds no {what} ({error}).") from error
 
 
 def replace_with(path: Path, write: Callable[[Path], object]) -> None:

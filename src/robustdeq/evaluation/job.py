@@ -33,6 +33,8 @@ from robustdeq.evaluation.probes import Probe
 from robustdeq.evaluation.store import Finished, Outcome, StatesOfBatch, Store
 from robustdeq.zoo.card import fingerprint
 
+ADVERSARIES = "adversaries"
+"""The folder, in that of an evaluation, where its adversaries are kept."""
 CLEAN = "clean"
 
 
@@ -177,6 +179,11 @@ class Job:
                 run.finish(progress)
 
 
+def adversaries_file(folder: Path, attempt: str, batch: int) -> Path:
+    """Where the adversaries are kept that an attempt, by its key, made of a batch."""
+    return folder / f"{attempt}-{batch:05d}.safetensors"
+
+
 def adversaries_of(attempt: Attempt, x: Pixels, y: Labels, report: Report) -> Pixels:
     """What an attempt makes of images x with labels y; it reports the share that is done and what comes next.
 
@@ -282,7 +289,7 @@ class _OnBatch:
     def __init__(self, batch: _Batch, attempt: Attempt, folder: Path | None) -> None:
         self.batch, self._attempt = batch, attempt
         self._known = batch.store.get(attempt.key, batch.number)
-        self._file = None if folder is None else folder / f"{attempt.key}-{batch.number:05d}.safetensors"
+        self._file = None if folder is None else adversaries_file(folder, attempt.key, batch.number)
         self._made = self._known is None or (self._file is not None and not self._file.is_file())
         self._attacked = batch.attacked(attempt)
         self.left = torch.from_numpy((self._attacked & self._made).nonzero()[0]).to(batch.x.device)

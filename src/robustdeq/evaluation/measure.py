@@ -31,7 +31,7 @@ from robustdeq.evaluation.assemble import assemble
 from robustdeq.evaluation.bracket import bracketed, guaranteed
 from robustdeq.evaluation.column import Row, Rule
 from robustdeq.evaluation.early import choose_early_state
-from robustdeq.evaluation.job import Job
+from robustdeq.evaluation.job import ADVERSARIES, Job
 from robustdeq.evaluation.protocol import (
     Estimators,
     Gradients,
@@ -128,7 +128,7 @@ def finish(
     folder = None if folder is None else Path(folder)
     if folder is not None and overwrite and (fabric is None or fabric.global_rank == 0):
         discard(folder)
-    kept = folder / "adversaries" if folder is not None and adversaries else None
+    kept = folder / ADVERSARIES if folder is not None and adversaries else None
     if fabric is not None and folder is not None and fabric.world_size > 1:
         result = distributed.share(fabric, job, folder, report, kept)
     else:

@@ -1,0 +1,70 @@
+"""One adversary for every image: judged again, they leave what the evaluation says is left."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import robustdeq as rd
+from robustdeq.attacks.losses import correct
+from robustdeq.base.errors import InputError
+from robustdeq.evaluation import Strict, WorstCase, measure
+from robustdeq.evaluation.hardest import hardest, save_hardest
+from robustdeq.evaluation.job import ADVERSARIES
+
+pytestmark = pytest.mark.usefixtures("float64")
+FEW = rd.evaluation.Estimators(steps=(1,), dampings=(1.0,), states=1)
+ATTACK = rd.attacks.PGD(0.01, 0.004, steps=3)
+EFFORT = {"steps": 3, "restarts": 2, "apgd_steps": 5, "targets": 2, "queries": 20, "probe_images": 8}
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[rd.models.DEQ, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    model = rd.models.conv("digits", in_channels=1).double().eval()
+    x, _ = rd.data.load("digits").require("test").head(20).tensors()
+    x = x.double()
+    with torch.no_grad():
+        y = model(x).argmax(dim=1)
+    y[::4] = (y[::4] + 1) % 10
+    return model, x, y
+
+
+@pytest.mark.parametrize(
+    "protocol", [Strict(ATTACK, FEW, **EFFORT), WorstCase(ATTACK, FEW, **EFFORT)], ids=["all", "in turn"]
+)
+def test_what_they_leave_is_the_worst_case(
+    protocol: Strict, digits: tuple[rd.models.DEQ, torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    model, x, y = digits
+    result = measure(model, x, y, protocol, early=3, batch_size=8, folder=tmp_path, adversaries=True)
+    found, labels = hardest(tmp_path)
+    assert torch.equal(labels, y)
+    ATTACK.threat.check_adversaries(found, x)
+    with torch.no_grad():
+        stands = correct(model(found), y).numpy()
+    np.testing.assert_array_equal(stands, result.standing[0])
+    assert 0 < stands.sum() < len(y) * 3 / 4
+
+    save_hardest(tmp_path, tmp_path / "theirs.pt")
+    assert torch.equal(torch.load(tmp_path / "theirs.pt", weights_only=True), found)
+    save_hardest(tmp_path, tmp_path / "ours.safetensors")
+    assert torch.equal(load_file(tmp_path / "ours.safetensors")["labels"], y)
+
+    for file in (tmp_path / ADVERSARIES).iterdir():
+        file.write_bytes(b"damaged")
+    with pytest.raises(InputError, match="holds no adversaries"):
+        hardest(tmp_path)
+
+
+def test_adversaries_that_were_not_kept_are_asked_for(
+    digits: tuple[rd.models.DEQ, torch.Tensor, torch.Tensor], tmp_path: Path
+) -> None:
+    model, x, y = digits
+    measure(model, x[:4], y[:4], WorstCase(ATTACK, FEW, **EFFORT), early=3, folder=tmp_path)
+    with pytest.raises(InputError, match="evaluate with --save_adversaries"):
+        hardest(tmp_path)
+    with pytest.raises(InputError, match="holds no store of an evaluation"):
+        hardest(tmp_path / "nowhere")
