@@ -1,8 +1,9 @@
 """What the pages show of stored results, made from the JSON under `results/` when the documentation is built (mkdocs).
 
 A page says where with a line of its own: `<!-- evaluation: FOLDER -->`, `<!-- benchmarks: FOLDER -->`,
-`<!-- panels: FILE -->` or `<!-- reproductions: FOLDER FOLDER … -->`; places are relative to the repository. The
-reproductions become an index there, and a page for each experiment beside it. `<!-- readme: FILE -->` is the README
+`<!-- panels: FILE -->`, `<!-- leaderboard: FOLDER -->` or `<!-- reproductions: FOLDER FOLDER … -->`; places are
+relative to the repository. The reproductions become an index there, and a page for each experiment beside it; a heading
+of the leaderboard sorts its table. `<!-- readme: FILE -->` is the README
 without its links to what is no page.
 """
 
@@ -14,9 +15,11 @@ from mkdocs.structure.files import File
 
 from robustdeq.reporting import (
     grid_table,
+    leaderboard_sections,
     markdown,
     panel_table,
     performance_sections,
+    read_entries,
     read_evaluation,
     read_run,
     reproduction_index,
@@ -25,6 +28,7 @@ from robustdeq.reporting import (
 from robustdeq.study import Reproduction
 
 ROOT = Path(__file__).parents[1]
+SORT = ROOT / "src/robustdeq/reporting/page/sort.js"
 REPRODUCTION, FIGURES = "reproduction", "figures"
 
 
@@ -53,6 +57,11 @@ def reproductions(folders):
     return reproduction_index(runs(folders))
 
 
+def leaderboard(folder):
+    """The entries of a folder, in tables that can be sorted."""
+    return f'<div class="sortable" markdown>\n\n{leaderboard_sections(read_entries(ROOT / folder))}\n</div>'
+
+
 def readme(name):
     """The README as a page."""
     text = re.sub(
@@ -61,12 +70,13 @@ def readme(name):
     return re.sub(r"^\[\w+\]: .*\n", "", text, flags=re.MULTILINE).replace("](docs/", "](")
 
 
-MAKERS = {maker.__name__: maker for maker in (evaluation, benchmarks, panels, reproductions, readme)}
+MAKERS = {maker.__name__: maker for maker in (evaluation, benchmarks, panels, leaderboard, reproductions, readme)}
 MARK = re.compile(rf"^<!-- ({'|'.join(MAKERS)}): (.+) -->$", flags=re.MULTILINE)
 
 
 def on_files(files, *, config):
-    """Add a page for every experiment that was reproduced, and its figures."""
+    """Add a page for every experiment that was reproduced, its figures, and the script that sorts tables."""
+    files.append(File.generated(config, SORT.name, content=SORT.read_text(encoding="utf-8")))
     index = (Path(config.docs_dir) / REPRODUCTION / "index.md").read_text(encoding="utf-8")
     (folders,) = (folders for maker, folders in MARK.findall(index) if maker == reproductions.__name__)
     with tempfile.TemporaryDirectory() as temporary:

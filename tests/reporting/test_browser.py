@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 from test_page import RUNS
 
+from robustdeq.leaderboard import Entry
+from robustdeq.reporting import save_leaderboard_page
 from robustdeq.reporting.page import save_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -194,3 +197,46 @@ def test_print_shows_all_runs_within_the_page(page: Page, tmp_path: Path) -> Non
     assert len(printed["charts"]) >= 15
     assert max(printed["charts"]) <= 680
     assert shown(page) == ["strict"]
+
+
+def test_a_heading_sorts_its_table(browser: Browser, tmp_path: Path) -> None:
+    entries = [an_entry(name, share) for name, share in (("b", 0.25), ("a", 1.0), ("c", 0.0))]
+    save_leaderboard_page(entries, tmp_path / "page.html")
+    page = browser.new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    found = Axe().run(page)
+    assert not found.response["violations"], found.generate_report()
+
+    def names() -> list[str]:
+        return page.locator("tbody th").all_inner_texts()
+
+    assert names() == ["a", "b", "c"]
+    for heading, falling in (("worst case", ["a", "b", "c"]), ("model", ["c", "b", "a"])):
+        button = page.locator("thead button").filter(has_text=heading)
+        button.click()
+        assert names() == falling
+        assert page.locator("thead th[aria-sort=descending]").inner_text().startswith(heading)
+        button.press("Enter")
+        assert names() == falling[::-1]
+    page.close()
+
+
+def an_entry(name: str, share: float) -> Entry:
+    outcome = np.arange(20) < 20 * share
+    return Entry(
+        name=name,
+        training="-",
+        data="digits",
+        eps=0.1,
+        norm="L2",
+        clean=np.ones(20, bool),
+        ready_made=None,
+        standing=outcome,
+        certified=None,
+        certificate="",
+        reported=None,
+        protocol="",
+        parameters=3,
+        evaluations=None,
+        residual=None,
+    )

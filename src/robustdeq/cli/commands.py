@@ -21,6 +21,8 @@ COMMANDS = {
     "reproduce": "Measure a table or figure of the paper, or one that it could not show, beside the paper's numbers.",
     "report": "Make a page, or a Markdown document of tables and figures, from the folders of evaluations and "
     "reproductions.",
+    "submit": "Check an entry of the leaderboard and write its row; nothing that the entry says is taken for granted.",
+    "leaderboard": "Make the table of all entries that `robustdeq submit` wrote.",
     "bench": "Measure speed and memory as ratios, every side in one run, and say which bounds they keep.",
     "export": "Write the results of an evaluation in the format of another tool.",
     "convert": "Turn a checkpoint of the published MDEQ code, or of a CIFAR residual network, into a weights file.",

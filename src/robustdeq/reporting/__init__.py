@@ -11,6 +11,14 @@ from robustdeq.reporting.documents import (
 from robustdeq.reporting.figures import save_drawing, save_profile_figure, save_training_figure
 from robustdeq.reporting.formats import export, long_frame, robustbench_entries
 from robustdeq.reporting.latex import latex, reproduction_latex
+from robustdeq.reporting.leaderboard import (
+    entry_table,
+    leaderboard_sections,
+    leaderboard_tables,
+    read_entries,
+    save_leaderboard,
+    save_leaderboard_page,
+)
 from robustdeq.reporting.markdown import markdown
 from robustdeq.reporting.page import save_page
 from robustdeq.reporting.runs import ReportedRun, is_report, read_evaluation, read_run
@@ -31,16 +39,20 @@ __all__ = [
     "certified_table",
     "checks_table",
     "claims_table",
+    "entry_table",
     "experiments_table",
     "export",
     "findings_table",
     "grid_table",
     "is_report",
     "latex",
+    "leaderboard_sections",
+    "leaderboard_tables",
     "long_frame",
     "markdown",
     "panel_table",
     "performance_sections",
+    "read_entries",
     "read_evaluation",
     "read_run",
     "reproduction_index",
@@ -50,6 +62,8 @@ __all__ = [
     "save_certified_figure",
     "save_document",
     "save_drawing",
+    "save_leaderboard",
+    "save_leaderboard_page",
     "save_page",
     "save_performance",
     "save_profile_figure",

@@ -6,12 +6,9 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from robustdeq.base.errors import require
@@ -23,6 +20,7 @@ from robustdeq.reporting.page.comparison import comparison_chart
 from robustdeq.reporting.page.grid_charts import check_table, grid_chart, headline, profile_charts, unchecked
 from robustdeq.reporting.page.panel_chart import alignment_chart, panel_chart
 from robustdeq.reporting.page.pictures import agreement_chart, largest_change, shown
+from robustdeq.reporting.page.rendering import rendered
 from robustdeq.reporting.runs import ReportedRun
 from robustdeq.reporting.tabulation import findings_table
 from robustdeq.reporting.wording import count, label
@@ -41,16 +39,11 @@ def save_page(runs: Sequence[ReportedRun], path: Path, title: str = "How robust 
         InputError: there are no runs.
     """
     require(runs, "there is nothing to report; give at least one folder of results.")
-    here = files("robustdeq.reporting.page")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["label"] = label
-    template = environment.from_string((here / "template.html").read_text(encoding="utf-8"))
     evaluated = [(run.name, run.result) for run in runs if run.result is not None]
-    page = template.render(
+    page = rendered(
+        "template.html",
+        "script.js",
         title=title,
-        version=version("robustdeq"),
-        style=(here / "style.css").read_text(encoding="utf-8"),
-        script=(here / "script.js").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
         templates=templates(),
         runs=[_run(run, slug) for run, slug in zip(runs, _slugs(runs), strict=True)],

@@ -1,0 +1,100 @@
+"""`robustdeq submit`: a model for the leaderboard, checked from nothing but its weights and its adversaries."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from robustdeq.base.errors import require
+from robustdeq.base.files import read_tensors
+from robustdeq.base.progress import progress_bar
+from robustdeq.certificates import Certificate, IntervalBounds, Lipschitz, Smoothing
+from robustdeq.cli.console import console
+from robustdeq.cli.device import device_named
+from robustdeq.cli.outputs import refuse_to_overwrite
+from robustdeq.cli.subject import check_named, opened
+from robustdeq.data import Images
+from robustdeq.data import load as load_data
+from robustdeq.evaluation import WorstCase
+from robustdeq.leaderboard import SHORT, Statement, judged
+from robustdeq.reporting import entry_table, terminal
+from robustdeq.zoo import fingerprint
+
+
+def submit(
+    entry: Path,
+    *,
+    effort: WorstCase = SHORT,
+    trust: bool = False,
+    batch_size: int = 64,
+    device: str = "auto",
+    output: Path = Path("results/leaderboard"),
+    overwrite: bool = False,
+) -> None:
+    """Check an entry of the leaderboard and write its row; nothing that the entry says is taken for granted.
+
+    Its adversaries must lie within the threat model and are judged again, short attacks of ours must not do much
+    better, and a certificate is computed again.
+
+    Args:
+        entry: an entry.toml; docs/leaderboard says what it holds.
+        effort: how hard our own attacks try.
+        trust: let the code run that makes the model of a weights file, where that is somebody's own.
+        batch_size: how many images are attacked at once.
+        device: cpu, cuda or auto.
+        output: the folder of the rows.
+        overwrite: replace a row of the same name.
+    """
+    said, beside = Statement.read(entry), entry.parent
+    network = str(beside / said.network) if (beside / said.network).is_file() else said.network
+    check_named(network, None, None, trust)
+    images = load_data(said.data).require("test")
+    require(said.images <= len(images), f"{said.data} has {len(images)} test images, and images is {said.images}.")
+    images = images.head(said.images)
+    adversaries = _adversaries(beside / said.adversaries, images) if said.adversaries else None
+    model = opened(network, images, trust=trust).model
+    x, y = (tensor.to(device_named(device)) for tensor in images.tensors())
+    provenance = {
+        "images": images.fingerprint(),
+        "weights": fingerprint(model),
+        "command": " ".join(["robustdeq", *sys.argv[1:]]),
+        "robustdeq": version("robustdeq"),
+        "torch": torch.__version__,
+        "device": x.device.type,
+    }
+    with progress_bar(f"judging {said.name}") as report:
+        found = judged(
+            said,
+            model.to(x.device),
+            x,
+            y,
+            adversaries,
+            _certificate(said),
+            effort,
+            batch_size,
+            report,
+            data=images.source,
+            provenance=provenance,
+        )
+    path = output / f"{found.slug}.json"
+    refuse_to_overwrite([path], overwrite)
+    found.save(path)
+    console.print(terminal(entry_table(found)))
+    console.print(f"wrote {path}")
+
+
+def _adversaries(file: Path, images: Images) -> Tensor:
+    """The adversaries in a file, one for each image."""
+    found = read_tensors(file, ("adversaries", "labels"), "adversaries; make them with `robustdeq export`")
+    same = torch.equal(found["labels"], images.labels)
+    require(same, f"the labels in {file} are not those of the first {len(images)} test images; keep their order.")
+    return found["adversaries"]
+
+
+def _certificate(said: Statement) -> Certificate | None:
+    made = {"lipschitz": Lipschitz(), "interval": IntervalBounds(), "smoothing": Smoothing(sigma=said.sigma)}
+    return made.get(said.certificate)

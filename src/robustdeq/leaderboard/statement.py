@@ -1,0 +1,126 @@
+"""What somebody says of a model: the settings of an `entry.toml`, checked before anything is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from dataclasses import MISSING, dataclass, fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from robustdeq.base.errors import InputError, require
+from robustdeq.base.threat import ThreatModel
+
+CERTIFICATES = ("", "lipschitz", "interval", "smoothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """A model, where it comes from, and what is said of its robustness.
+
+    Args:
+        name: of its row.
+        training: how it was trained, in a few words.
+        network: a weights file beside the statement, the name of packaged weights, hf://OWNER/NAME or FILE.py:NAME.
+        data: where the test images come from, as for `robustdeq evaluate`.
+        images: how many of them, from the first.
+        eps: the radius of the threat model, in the units of pixels; a number or a fraction in quotes, as "8/255".
+        norm: in which it is measured.
+        adversaries: a safetensors file beside the statement, one adversary for each image; empty where the model is
+            certified alone.
+        worst_case: how many of the images withstand them, in %.
+        certificate: lipschitz, interval or smoothing; empty for none.
+        sigma: the noise of smoothing.
+        reported: what the protocol of the model's own paper leaves, in %; nan where none is known.
+        protocol: that protocol, in a few words.
+        source: the address of a paper or of code.
+        command: what made the adversaries.
+
+    Raises:
+        InputError: a setting is out of its range, or they do not fit together.
+    """
+
+    name: str
+    training: str
+    network: str
+    data: str
+    images: int
+    eps: float | str
+    norm: str
+    adversaries: str = ""
+    worst_case: float = math.nan
+    certificate: str = ""
+    sigma: float = 0.25
+    reported: float = math.nan
+    protocol: str = ""
+    source: str = ""
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.name.strip() and self.training.strip(), "name and training are empty; say what the model is.")
+        require(self.images >= 1, f"images is {self.images}; give how many were attacked, from the first.")
+        require(
+            self.certificate in CERTIFICATES, f"certificate is {self.certificate!r}; give {_either(CERTIFICATES[1:])}."
+        )
+        require(self.sigma > 0, f"sigma is {self.sigma}; give a positive standard deviation.")
+        require(
+            self.adversaries or self.certificate, "there is neither a file of adversaries nor a certificate; give one."
+        )
+        for name in ("worst_case", "reported"):
+            value = getattr(self, name)
+            require(math.isnan(value) or 0 <= value <= 100, f"{name} is {value}; give a share of the images in %.")
+        require(
+            not self.adversaries or not math.isnan(self.worst_case), "say how many images withstand: worst_case, in %."
+        )
+        require(
+            math.isnan(self.reported) == (not self.protocol), "give reported and its protocol together, or neither."
+        )
+        self.threat()
+
+    def threat(self) -> ThreatModel:
+        """The threat model."""
+        try:
+            eps = float(Fraction(self.eps))
+        except (ValueError, ZeroDivisionError) as error:
+            raise InputError(f'eps is {self.eps!r}; give a number or a fraction such as "8/255".') from error
+        return ThreatModel(eps, self.norm)
+
+    @classmethod
+    def read(cls, path: Path) -> Statement:
+        """Read an `entry.toml`.
+
+        Args:
+            path: the file.
+
+        Raises:
+            InputError: it cannot be read, or a setting is missing, unknown, of another type or out of its range.
+        """
+        try:
+            given = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+        except ValueError as error:
+            raise InputError(f"{path} is no TOML ({error}).") from error
+        known = {setting.name: setting for setting in fields(cls)}
+        for name in given:
+            near = difflib.get_close_matches(name, known, 1)
+            require(
+                name in known,
+                f"{path} says {name}, which means nothing here" + (f"; is it {near[0]}?" if near else "."),
+            )
+        missing = [name for name, setting in known.items() if setting.default is MISSING and name not in given]
+        require(not missing, f"{path} does not say {', '.join(missing)}; add it.")
+        return cls(**{name: _typed(path, name, str(known[name].type), value) for name, value in given.items()})
+
+
+def _typed(path: Path, name: str, kind: str, value: Any) -> Any:
+    kinds = {"str": (str,), "int": (int,), "float": (int, float), "float | str": (int, float, str)}[kind]
+    fits = isinstance(value, kinds) and not isinstance(value, bool)
+    require(fits, f"{path} says {name} = {value!r}; give {'text' if kind == 'str' else 'a number'}.")
+    return value
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"

@@ -1,0 +1,138 @@
+"""The leaderboard as tables: a row for each model, those of the same images and threat model together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from robustdeq.base.errors import require
+from robustdeq.base.files import write_text
+from robustdeq.base.statistics import wilson_intervals
+from robustdeq.leaderboard import Entry
+from robustdeq.reporting.markdown import markdown
+from robustdeq.reporting.page.rendering import rendered
+from robustdeq.reporting.runs import MARKS
+from robustdeq.reporting.tabulation import Cell, Line, Table
+from robustdeq.reporting.wording import count, number, percent, percents, threat
+
+_COLUMNS = (
+    "trained by",
+    "clean",
+    "its own protocol",
+    "ready-made attack",
+    "worst case",
+    "certified",
+    "weights",
+    "f per image",
+    "residual",
+    "checks that failed",
+)
+_NOTES = (
+    "accuracy in %, of the model as it is deployed",
+    "its own protocol: what the authors of a model say that is left",
+    "ready-made attack: PGD on the gradient that needs no thought about the solver",
+    "worst case: per image, over all adversaries; the truth lies between it and what is certified",
+    "residual: of the final state, relative",
+    "a dash where nothing was measured",
+)
+
+
+def read_entries(folder: Path) -> list[Entry]:
+    """The entries in a folder; raises `InputError` where there are none or one is damaged."""
+    found = [Entry.read(path) for path in sorted(folder.glob("*.json"))]
+    require(found, f"{folder} holds no entries; make them with `robustdeq submit`.")
+    return found
+
+
+def leaderboard_tables(entries: Sequence[Entry]) -> list[Table]:
+    """A table for each set of images and threat model; the most robust model comes first.
+
+    Args:
+        entries: in any order.
+    """
+    ordered = sorted(entries, key=lambda entry: (_about(entry), -_rank(entry)))
+    return [
+        Table(
+            f"{data}; {bound}",
+            "model",
+            _COLUMNS,
+            (tuple(map(_line, rows)),),
+            _NOTES,
+            interval="Wilson 95 % interval",
+            details=("made by",),
+        )
+        for (data, bound), rows in groupby(ordered, _about)
+    ]
+
+
+def entry_table(entry: Entry) -> Table:
+    """One entry, a row for each column of the leaderboard."""
+    rows = [(heading, cell.text) for heading, cell in zip(_COLUMNS, _line(entry).cells, strict=True)]
+    return replace(Table.of("", (entry.name,), rows, *_NOTES), title=": ".join(_about(entry)), words=True)
+
+
+def leaderboard_sections(entries: Sequence[Entry]) -> str:
+    """The tables in Markdown, each with what made its adversaries below it.
+
+    Args:
+        entries: in any order.
+    """
+    return "\n".join(map(_section, leaderboard_tables(entries)))
+
+
+def _section(table: Table) -> str:
+    made = "\n".join(f"- {row.name}: `{row.details[0]}`" for row in table.rows)
+    return f"## {table.title}\n\n{markdown(replace(table, title=''))}\nMade by:\n\n{made}\n"
+
+
+def save_leaderboard(entries: Sequence[Entry], path: Path) -> None:
+    """Write the tables as one Markdown file, whole or not at all."""
+    write_text(path, f"# Leaderboard\n\n{MARKS[1]}\n\n{leaderboard_sections(entries)}")
+
+
+def save_leaderboard_page(entries: Sequence[Entry], path: Path) -> None:
+    """Write the tables as one HTML file, in which a heading sorts its table, whole or not at all."""
+    tables = leaderboard_tables(entries)
+    write_text(path, rendered("leaderboard.html", "sort.js", title="How robust are they?", tables=tables))
+
+
+def _about(entry: Entry) -> tuple[str, str]:
+    return f"{entry.data}, {count(len(entry.clean), 'image')}", threat(
+        {"attack": {"eps": entry.eps, "norm": entry.norm}}
+    )
+
+
+def _rank(entry: Entry) -> float:
+    """What is known of its robustness: the worst case, or what is certified where it was not attacked."""
+    known = entry.certified if entry.standing is None else entry.standing
+    return -1.0 if known is None else float(known.mean())
+
+
+def _line(entry: Entry) -> Line:
+    cells = (
+        Cell(entry.training),
+        _share(entry.clean),
+        Cell("–") if entry.reported is None else Cell(number(entry.reported), entry.protocol),
+        _share(entry.ready_made),
+        _share(entry.standing),
+        _certified(entry),
+        Cell(f"{entry.parameters:,}"),
+        Cell("–" if entry.evaluations is None else str(entry.evaluations)),
+        Cell("–" if entry.residual is None else number(entry.residual, logarithmic=True)),
+        Cell(", ".join(entry.failed) or ("–" if entry.standing is None else "none")),
+    )
+    return Line(entry.name, cells, (entry.command or "–",))
+
+
+def _certified(entry: Entry) -> Cell:
+    cell = _share(entry.certified)
+    return cell if entry.certified is None else replace(cell, value=f"{cell.value}, {entry.certificate}")
+
+
+def _share(outcome: Bool[np.ndarray, "samples"] | None) -> Cell:
+    return Cell("–") if outcome is None else Cell(percent(outcome.mean()), percents(wilson_intervals(outcome)))
