@@ -1,5 +1,6 @@
 """`robustdeq certify`: a certificate in a file, which an evaluation sets below its attacks."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,29 @@ def test_evaluation_sets_certificates_below_its_attacks(capsys: pytest.CaptureFi
     result = GridResult.read(Path("evaluated/results.json"))
     assert result.certified is not None
     assert (result.certified == Certified.read(Path(FILE)).holds(0.01, computed=True)).all()
+
+
+def test_worst_cases_stand_above_what_is_certified(capsys: pytest.CaptureFixture[str]) -> None:
+    worst = [
+        *EVALUATE,
+        "--protocol",
+        "worst-case",
+        *(f"--strict.{name}=2" for name in ("steps", "apgd_steps", "queries")),
+    ]
+    for eps in ("0.01", "1/20"):
+        folder = f"at-{float(Fraction(eps))}"
+        cli.main([*worst, "--attack.eps", eps, "--attack.norm", "L2", "--output", folder])
+    capsys.readouterr()
+    cli.main([*CERTIFY, "--attacked", "[at-0.01, at-0.05]"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "attacks leave" in shown
+    assert "ε = 0.05" in shown
+    other = [argument.replace("model.s", "other.s") for argument in CERTIFY]
+    assert "is about another model" in refused(capsys, *other, "--overwrite", "--attacked", "[at-0.01]")
+    fewer = [argument.replace("6", "5") for argument in CERTIFY]
+    assert "another set of images" in refused(capsys, *fewer, "--overwrite", "--attacked", "[at-0.01]")
+    vote = [*CERTIFY, "--overwrite", "--certificate", "smoothing", "--smoothing.estimation", "20"]
+    assert "cover the vote" in refused(capsys, *vote, "--attacked", "[at-0.01]")
 
 
 def test_certificates_of_something_else_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from robustdeq.base.threat import ThreatModel
 from robustdeq.certificates import Certified, IntervalBounds, Lipschitz
 from robustdeq.evaluation import CheckVerdict, GridResult, measure
 from robustdeq.evaluation.bracket import NAME, bracketed, guaranteed
-from robustdeq.reporting import certified_table, grid_table
+from robustdeq.reporting import certified_table, grid_table, save_certified_figure
 from robustdeq.zoo.monotone import MonotoneConfig
 
 FEW = rd.evaluation.Estimators(steps=(1,), dampings=(1.0,), states=1)
@@ -168,3 +168,17 @@ def test_table_shows_both_models() -> None:
     assert [cell.value for cell in table.rows[1].cells] == ["66.7", "33.3"]
     assert "residual of at most 0.1" in table.caption
     assert len(certified_table(replace(found, tolerance=None), []).columns) == 1
+
+
+def test_table_shows_attacks_above_certificates_where_there_were_some(tmp_path: Path) -> None:
+    found = certificates([0.5, 0.05, 0.2])
+    table = certified_table(found, [("1/10", 0.1)], {0.3: np.array([True, False, False])})
+    assert table.columns[0] == "attacks leave"
+    assert [(row.name, row.cells[0].value) for row in table.rows] == [
+        ("ε = 0 (clean)", "–"),
+        ("ε = 1/10", "–"),
+        ("ε = 0.3", "33.3"),
+    ]
+    save_certified_figure(found, tmp_path / "curve.svg", "a model", {0.3: np.array([True, False, False])})
+    drawn = (tmp_path / "curve.svg").read_text()
+    assert all(word in drawn for word in ("attacks leave", "unknown", "certified: all", "a model"))

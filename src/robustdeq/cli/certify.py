@@ -9,16 +9,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from robustdeq.base.errors import InputError
+import numpy as np
+from jaxtyping import Bool
+from torch import nn
+
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.progress import progress_bar
 from robustdeq.base.threat import ThreatModel
-from robustdeq.certificates import Certificate, IntervalBounds, Lipschitz, Smoothing
+from robustdeq.certificates import Certificate, Certified, IntervalBounds, Lipschitz, Smoothing
 from robustdeq.cli.console import console
 from robustdeq.cli.device import device_named
 from robustdeq.cli.outputs import refuse_to_overwrite
 from robustdeq.cli.subject import check_named, opened, short
+from robustdeq.data import Images
 from robustdeq.data import load as load_data
-from robustdeq.reporting import certified_table, save_certified_figure, terminal
+from robustdeq.evaluation import CheckVerdict, GridResult
+from robustdeq.evaluation.bracket import bracketed, guaranteed
+from robustdeq.reporting import certified_table, read_evaluation, save_certified_figure, terminal
 from robustdeq.zoo import fingerprint
 
 _USUAL = {"L2": ("0.1", "0.25", "0.5", "1"), "Linf": ("1/255", "2/255", "8/255", "0.1")}
@@ -36,6 +43,7 @@ def certify(
     lipschitz: Lipschitz = Lipschitz(),  # noqa: B008
     interval: IntervalBounds = IntervalBounds(),  # noqa: B008
     smoothing: Smoothing = Smoothing(),  # noqa: B008
+    attacked: list[Path] | None = None,
     trust: bool = False,
     batch_size: int = 64,
     device: str = "auto",
@@ -58,6 +66,8 @@ def certify(
         lipschitz: the settings of the Lipschitz bound.
         interval: the settings of interval bounds.
         smoothing: the settings of randomized smoothing.
+        attacked: folders of evaluations of the same model on the same images, as [A, B], whose worst cases are shown
+            above what is certified.
         trust: let the code run that makes the model of a weights file, where that is somebody's own.
         batch_size: how many images are certified at once.
         device: cpu, cuda or auto.
@@ -70,6 +80,7 @@ def certify(
     images = load_data(data).require("test")
     images = images if n is None else images.head(n)
     subject = opened(network, images, weights, model, trust)
+    evaluations = [_evaluation(run, subject.model, images) for run in attacked or ()]
     folder = output or Path("runs/certify") / f"{subject.name}-{short(data)}-{certificate}"
     path = folder / "certified.json"
     refuse_to_overwrite([path], overwrite)
@@ -86,9 +97,28 @@ def certify(
     }
     found = replace(found, settings=found.settings | provenance)
     found.save(path)
-    save_certified_figure(found, path.with_suffix(".png"))
-    console.print(terminal(certified_table(found, radii)))
+    above = dict(_left(result, found, images) for result in evaluations) or None
+    save_certified_figure(found, path.with_suffix(".png"), subject.name, above)
+    console.print(terminal(certified_table(found, radii, above)))
     console.print(f"The images are {images.source}. The results are in {folder}.")
+
+
+def _evaluation(folder: Path, model: nn.Module, images: Images) -> GridResult:
+    """The evaluation in a folder; raises `InputError` where it is of another model or other images."""
+    result = read_evaluation(folder)
+    of = {"weights": ("model", fingerprint(model)), "fingerprint": ("set of images", images.fingerprint())}
+    for name, (what, expected) in of.items():
+        require(result.settings.get(name) == expected, f"{folder} is about another {what}; evaluate what is certified.")
+    return result
+
+
+def _left(result: GridResult, found: Certified, images: Images) -> tuple[float, Bool[np.ndarray, "samples"]]:
+    """The radius of an evaluation in the norm of certificates, and what it leaves; they must agree on every image."""
+    threat = ThreatModel(*(result.settings["attack"][name] for name in ("eps", "norm")))
+    x, y = images.tensors()
+    check = bracketed(result, found, guaranteed(found, threat, x, y)).checks[-1]
+    require(check.verdict is not CheckVerdict.FAILED, check.sentence)
+    return found.covering(threat, x[0].numel()), result.standing[0]
 
 
 def _radius(given: float | str) -> tuple[str, float]:

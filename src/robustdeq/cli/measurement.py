@@ -20,6 +20,7 @@ from robustdeq.evaluation import Estimators, Protocol, measure
 from robustdeq.evaluation.exhibits import FILE as EXHIBITS
 from robustdeq.evaluation.exhibits import exhibits
 from robustdeq.reporting import checks_table, grid_table, save_profile_figure, terminal
+from robustdeq.zoo import fingerprint
 
 _EXHIBITED = 6
 
@@ -58,6 +59,7 @@ def show_measured(
     provenance = {
         "data": images.source,
         "fingerprint": images.fingerprint(),
+        "weights": fingerprint(model),
         "command": " ".join(["robustdeq", *sys.argv[1:]]),
         "robustdeq": version("robustdeq"),
     }
