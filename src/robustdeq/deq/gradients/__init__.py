@@ -5,6 +5,7 @@ from robustdeq.deq.gradients.base import Family, Surrogate
 from robustdeq.deq.gradients.ensemble import Ensemble
 from robustdeq.deq.gradients.implicit import SHINE, Exact, JacobianFree
 from robustdeq.deq.gradients.phantom import Neumann, Phantom, own_gradient
+from robustdeq.deq.gradients.reversal import Reversed
 from robustdeq.deq.gradients.solver import ThroughSolver
 from robustdeq.deq.gradients.unrolled import UnrolledIntermediate
 from robustdeq.deq.model import Gradient, StateGradient
@@ -18,6 +19,7 @@ __all__ = [
     "JacobianFree",
     "Neumann",
     "Phantom",
+    "Reversed",
     "SimultaneousAdjoint",
     "StateGradient",
     "Surrogate",
