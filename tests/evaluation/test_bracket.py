@@ -20,7 +20,8 @@ from robustdeq.base.threat import ThreatModel
 from robustdeq.certificates import Certified, IntervalBounds, Lipschitz
 from robustdeq.evaluation import CheckVerdict, GridResult, measure
 from robustdeq.evaluation.bracket import NAME, bracketed, guaranteed
-from robustdeq.reporting import certified_table, grid_table, save_certified_figure
+from robustdeq.reporting import certified_table, grid_table, robustbench_entries, save_certified_figure
+from robustdeq.reporting.page.grid_charts import headline
 from robustdeq.zoo.monotone import MonotoneConfig
 
 FEW = rd.evaluation.Estimators(steps=(1,), dampings=(1.0,), states=1)
@@ -132,6 +133,9 @@ def test_result_keeps_what_is_certified(tmp_path: Path) -> None:
     line = next(row for row in grid_table(again).rows if row.name == "certified")
     assert line.cells[0].value == "66.7"
     assert again.to_frame()["certified"].iloc[0] == pytest.approx(2 / 3)
+    measure = next(measure for measure in headline(again).measures if measure.name == "certified")
+    assert (measure.value, "bound" in measure.note) == ("66.7", True)
+    assert robustbench_entries(again)["final"]["footnote"].endswith("Certified robust accuracy: 66.67% (bound).")
 
 
 def test_certificates_are_kept_to_the_digit(tmp_path: Path) -> None:

@@ -126,9 +126,17 @@ def robustbench_entries(result: GridResult) -> dict[str, dict[str, Any]]:
             "clean_acc": f"{100 * result.clean[i].mean():.2f}",
             "external": worst,
             "footnote": f"Read-out: {defense}. {worst}% robust accuracy is due to robustdeq: the worst case per image "
-            f"over {len(result.columns)} attacks on {result.clean.shape[1]} images (95% interval {low} to {high}%).",
+            f"over {len(result.columns)} attacks on {result.clean.shape[1]} images (95% interval {low} to {high}%)."
+            + (_certified(result) if i == 0 else ""),
         }
     return entries
+
+
+def _certified(result: GridResult) -> str:
+    """A sentence on what is certified of the first row; empty where nothing is."""
+    if result.certified is None:
+        return ""
+    return f" Certified robust accuracy: {100 * result.certified.mean():.2f}% ({result.certificate})."
 
 
 _AUTHORS = ("link", "name", "authors", "additional_data", "dataset", "venue", "architecture", "reported")

@@ -64,6 +64,7 @@ def headline(result: GridResult) -> Headline:
     clean = result.clean[i].mean()
     measures = [
         Measure("worst case per image", percent(worst), f"95 % interval {percents(ends)} %"),
+        *_certified(result),
         Measure("clean", percent(clean), f"95 % interval {percents(wilson_intervals(result.clean)[i])} %"),
     ]
     j = ready_made(result)
@@ -74,6 +75,15 @@ def headline(result: GridResult) -> Headline:
         name = "PGD alone" if result.settings.get("protocol") == "network" else "ready-made attack alone"
         measures.append(Measure(name, percent(claimed), f"{note} (“{result.columns[j]}”)"))
     return Headline(sentence, tuple(measures))
+
+
+def _certified(result: GridResult) -> list[Measure]:
+    """What is guaranteed of the first row, where a certificate was given."""
+    if result.certified is None:
+        return []
+    ends = percents(wilson_intervals(result.certified))
+    note = f"95 % interval {ends} %, {result.certificate}: no attack can leave less"
+    return [Measure("certified", percent(result.certified.mean()), note)]
 
 
 def grid_chart(result: GridResult) -> Chart:
