@@ -96,5 +96,5 @@ def _adversaries(file: Path, images: Images) -> Tensor:
 
 
 def _certificate(said: Statement) -> Certificate | None:
-    made = {"lipschitz": Lipschitz(), "interval": IntervalBounds(), "smoothing": Smoothing(sigma=said.sigma)}
-    return made.get(said.certificate)
+    smoothing = Smoothing(sigma=said.sigma, estimation=said.draws)
+    return {"lipschitz": Lipschitz(), "interval": IntervalBounds(), "smoothing": smoothing}.get(said.certificate)

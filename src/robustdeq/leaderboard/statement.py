@@ -33,6 +33,7 @@ class Statement:
         worst_case: how many of the images withstand them, in %.
         certificate: lipschitz, interval or smoothing; empty for none.
         sigma: the noise of smoothing.
+        draws: how many noisy copies of an image vote there.
         reported: what the protocol of the model's own paper leaves, in %; nan where none is known.
         protocol: that protocol, in a few words.
         source: the address of a paper or of code.
@@ -53,6 +54,7 @@ class Statement:
     worst_case: float = math.nan
     certificate: str = ""
     sigma: float = 0.25
+    draws: int = 10_000
     reported: float = math.nan
     protocol: str = ""
     source: str = ""
@@ -61,6 +63,7 @@ class Statement:
     def __post_init__(self) -> None:
         require(self.name.strip() and self.training.strip(), "name and training are empty; say what the model is.")
         require(self.images >= 1, f"images is {self.images}; give how many were attacked, from the first.")
+        require(self.draws >= 1, f"draws is {self.draws}; give how many copies of an image vote.")
         require(
             self.certificate in CERTIFICATES, f"certificate is {self.certificate!r}; give {_either(CERTIFICATES[1:])}."
         )
