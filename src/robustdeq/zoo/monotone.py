@@ -142,7 +142,7 @@ class MonotoneNetwork(MonotoneDEQ, EquilibriumModel[MonotoneConfig]):
 MONOTONE_SIZES: Mapping[str, MonotoneConfig] = {
     "digits": MonotoneConfig(channels=16, pooled=2, image_size=8),
     "digits-dense": MonotoneConfig(channels=87, side=1, patch=8, image_size=8),
-    "small": MonotoneConfig(channels=48, patch=4, pooled=2),
+    "small": MonotoneConfig(channels=48, patch=4, pooled=2, max_steps=100, tol=1e-6),
 }
 
 
