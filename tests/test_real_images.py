@@ -88,3 +88,12 @@ def test_adversaries_are_finite_and_fill_the_ball(
     moved = (adversaries - x).abs().flatten(1).amax(dim=1)
     assert (moved <= EPS + 1e-6).all()
     assert (moved > 0.9 * EPS).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PARQUET.is_file(), reason="the exact test images of CIFAR-10 are not here.")
+def test_packaged_monotone_model_is_certified_as_documented() -> None:
+    x, y = rd.data.load(PARQUET).require("test").head(100).tensors()
+    found = rd.certificates.Lipschitz().certify(rd.load("monotone-small"), x, y)
+    assert [found.accuracy(eps)[0] for eps in (0.0, 36 / 255, 0.25)] == pytest.approx([0.57, 0.48, 0.44], abs=0.02)
+    assert found.accuracy(0.25, computed=True)[0] > 0.3
