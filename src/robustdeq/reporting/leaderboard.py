@@ -38,6 +38,7 @@ _NOTES = (
     "ready-made attack: PGD on the gradient that needs no thought about the solver",
     "worst case: per image, over all adversaries; the truth lies between it and what is certified",
     "residual: of the final state, relative",
+    "of a vote among noisy copies: f per image and residual of one copy",
     "a dash where nothing was measured",
 )
 
