@@ -8,7 +8,7 @@ import tomllib
 from dataclasses import MISSING, dataclass, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import get_type_hints
 
 from robustdeq.base.errors import InputError, require
 from robustdeq.base.threat import ThreatModel
@@ -115,14 +115,16 @@ class Statement:
             )
         missing = [name for name, setting in known.items() if setting.default is MISSING and name not in given]
         require(not missing, f"{path} does not say {', '.join(missing)}; add it.")
-        return cls(**{name: _typed(path, name, str(known[name].type), value) for name, value in given.items()})
+        kinds = get_type_hints(cls)
+        for name, value in given.items():
+            fits = isinstance(value, _WRITTEN[kinds[name]]) and not isinstance(value, bool)
+            wanted = "text" if kinds[name] is str else "a number"
+            require(fits, f"{path} says {name} = {value!r}; give {wanted}.")
+        return cls(**given)
 
 
-def _typed(path: Path, name: str, kind: str, value: Any) -> Any:
-    kinds = {"str": (str,), "int": (int,), "float": (int, float), "float | str": (int, float, str)}[kind]
-    fits = isinstance(value, kinds) and not isinstance(value, bool)
-    require(fits, f"{path} says {name} = {value!r}; give {'text' if kind == 'str' else 'a number'}.")
-    return value
+_WRITTEN = {str: (str,), int: (int,), float: (int, float), float | str: (int, float, str)}
+"""How TOML writes what a setting is."""
 
 
 def _either(names: tuple[str, ...]) -> str:
