@@ -11,7 +11,7 @@ from robustdeq.defenses import FinalState
 from robustdeq.gradients import Exact, Phantom, ThroughSolver
 from robustdeq.models import MDEQ, ResNet, Unroll, WideResNet
 from robustdeq.recipes import recipe_names
-from robustdeq.training import AdversarialTraining, Standard
+from robustdeq.training import AdversarialTraining, LipschitzMargin, NoiseAugmentation, Standard
 from robustdeq.training.plan import Plan, read_plan
 
 SOLVES = {"large-pgdat-exact-8-7": (8, 7), "large-pgdat-exact-18-20": (18, 20), "large-pgdat-exact-50-50": (50, 50)}
@@ -21,8 +21,9 @@ SOLVES = {"large-pgdat-exact-8-7": (8, 7), "large-pgdat-exact-18-20": (18, 20), 
 def test_every_packaged_recipe_is_read(name: str) -> None:
     plan = read_plan(name)
     assert plan.data == ("digits" if "nano" in name or "digits" in name else "cifar10")
-    assert isinstance(plan.recipe.objective, Standard if name == "large-standard" else AdversarialTraining)
-    assert isinstance(plan.gradient, ThroughSolver) == ("aligned" in name)
+    others = {"large-standard": Standard, "conv-digits-noise": NoiseAugmentation, "monotone-small": LipschitzMargin}
+    assert isinstance(plan.recipe.objective, others.get(name, AdversarialTraining))
+    assert isinstance(plan.gradient, ThroughSolver) == ("aligned" in name or "noise" in name)
     if isinstance(plan.gradient, ThroughSolver):
         assert plan.gradient.defense == FinalState()
 
