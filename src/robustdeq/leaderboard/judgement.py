@@ -19,11 +19,12 @@ from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.certificates import Certificate, Certified
 from robustdeq.deq import DEQ, FinalState
 from robustdeq.deq.modes import evaluating
-from robustdeq.evaluation import CheckVerdict, GridResult, Network, WorstCase, measure, state_profile
+from robustdeq.evaluation import CheckVerdict, Estimators, GridResult, Network, WorstCase, measure, state_profile
 from robustdeq.leaderboard.entry import Entry
 from robustdeq.leaderboard.statement import Statement
 
-SHORT = WorstCase(steps=10, restarts=2, apgd_steps=20, targets=3, queries=100, probe_images=32)
+_FEW = Estimators(steps=(1,), dampings=(1.0,), states=1)
+SHORT = WorstCase(estimators=_FEW, steps=10, restarts=2, apgd_steps=20, targets=3, queries=100, probe_images=32)
 """How hard our own attacks try, unless more is asked for."""
 STRONGER = 0.02
 """The share of images, at most, that our own short attacks may break and the submitted adversaries leave."""
