@@ -82,13 +82,13 @@ def test_standard_training_sees_the_images() -> None:
 
 
 def test_noise_is_gaussian_and_fresh_in_every_step() -> None:
-    deq, x = make_deq(gradient=ThroughSolver()), torch.zeros(4000, *IMAGE)
-    first, second = (NoiseAugmentation(0.3).adversaries(deq, x, Y, moment(seed)).images for seed in (1, 2))
+    deq, x, y = make_deq(gradient=ThroughSolver()), torch.zeros(4000, *IMAGE), torch.zeros(4000, dtype=torch.long)
+    first, second = (NoiseAugmentation(0.3).adversaries(deq, x, y, moment(seed)).images for seed in (1, 2))
     for noise in (first, second):
         assert_close(noise.mean(), torch.tensor(0.0), atol=0.01, rtol=0)
         assert_close(noise.std(), torch.tensor(0.3), atol=0.01, rtol=0)
     assert abs(float((first * second).mean())) < 0.01
-    assert torch.equal(first, NoiseAugmentation(0.3).adversaries(deq, x, Y, moment(1)).images)
+    assert torch.equal(first, NoiseAugmentation(0.3).adversaries(deq, x, y, moment(1)).images)
     with pytest.raises(InputError, match="give a positive standard deviation"):
         NoiseAugmentation(0.0)
 
