@@ -55,6 +55,7 @@ def test_what_is_said_is_read(tmp_path: Path) -> None:
         ({"adversaries": None, "worst_case": None}, "neither a file of adversaries nor a certificate"),
         ({"certificate": '"trust me"'}, "give lipschitz, interval or smoothing"),
         ({"sigma": "-1"}, "sigma is -1"),
+        ({"certificate": '"smoothing"'}, "smoothing certifies a vote"),
         ({"draws": "0"}, "draws is 0"),
         ({"reported": "47"}, "give reported and its protocol together"),
         ({"name": "= ="}, "is no TOML"),

@@ -84,19 +84,23 @@ def judged(
         assert certified is not None
         return Entry(**described, **known, clean=certified.correct, ready_made=None, standing=None)
     left = _left(statement, model, x, y, adversaries, batch_size)
-    mine = certified if certified is not None and certified.of_model else None
     eps = statement.threat().eps
     attack = PGD(eps, eps / 4 or 1.0, steps=10, norm=statement.norm)
     result = measure(
-        model, x, y, batch_size=batch_size, certified=mine, report=report, **_attacked(model, attack, effort)
+        model, x, y, batch_size=batch_size, certified=certified, report=report, **_attacked(model, attack, effort)
     )
     _compare(result, left)
+    standing = result.standing[0] & left
+    if held is not None and (broken := held & ~standing).any():
+        raise InputError(
+            f"{broken.sum()} certified images are broken: certificate, model or judge is wrong; report it."
+        )
     return Entry(
         **described,
         **known,
         clean=result.clean[0],
         ready_made=result.per_sample[0, result.ready_made.index(True)] if any(result.ready_made) else None,
-        standing=result.standing[0] & left,
+        standing=standing,
         failed=tuple(check.name for check in result.checks if check.verdict is CheckVerdict.FAILED),
     )
 

@@ -71,6 +71,8 @@ class Statement:
         require(
             self.adversaries or self.certificate, "there is neither a file of adversaries nor a certificate; give one."
         )
+        if self.adversaries and self.certificate == "smoothing":
+            raise InputError("smoothing certifies a vote and not the model that is attacked; make it another entry.")
         for name in ("worst_case", "reported"):
             value = getattr(self, name)
             require(math.isnan(value) or 0 <= value <= 100, f"{name} is {value}; give a share of the images in %.")

@@ -27,7 +27,7 @@ from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Picard
 
 _LOST = 1e-3
-"""How far from the initial state, relative to the final one, the undone solve may end."""
+"""How far from the initial state, relative to the final one, the undone solve of a sample may end."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Reversed(StateGradient):
 
     @override
     def check(self, deq: DEQ) -> None:
-        plain = isinstance(deq.solver, Picard) and deq.solver.damping == 1.0 and self.reads_final(deq.tail)
+        fixed = Picard(deq.solver.max_steps, tol=0.0, result="last", divergence=deq.solver.divergence)
+        plain = deq.solver == fixed and self.reads_final(deq.tail)
         if not (isinstance(deq.cell, Reversible) and plain and deq.execution == Execution()):
             raise InputError("this solve cannot be undone; make the model with `rd.models.reversible`.")
 
@@ -67,7 +68,8 @@ class Reversed(StateGradient):
         def pull_back(cotangent: Tensor, tensors: tuple[Tensor, ...]) -> Sequence[Tensor]:
             through_cell = tuple(tensor for tensor in tensors if tensor is not solution.initial)
             start, on_initial, found = _undone(cell, state, cotangent, steps, through_cell)
-            off = float((start - solution.initial).norm() / state.norm().clamp_min(1e-30))
+            missed, scale = ((start - solution.initial).flatten(1), state.flatten(1))
+            off = float((missed.norm(dim=1) / scale.norm(dim=1).clamp_min(1e-30)).max())
             if not off < _LOST:
                 raise InputError(
                     f"undoing {steps} steps misses the state they began in by {off:.1g} of the last one: rounding is "
