@@ -107,6 +107,17 @@ def test_weak_adversaries_are_refused(model: nn.Module, data: tuple[Tensor, Tens
         judged(said(share), model, *data, x, None, EFFORT, **KNOWN)
 
 
+def test_broken_certified_image_is_told_loudly(
+    model: nn.Module, data: tuple[Tensor, Tensor], adversaries: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Lipschitz().certify(model, *data)
+    wrong = replace(honest, computed=np.full(40, 9.0))
+    monkeypatch.setattr(Lipschitz, "certify", lambda *_: wrong)
+    share = 100 * left(model, data, adversaries).mean()
+    with pytest.raises(InputError, match=r"\d+ certified images are broken"):
+        judged(said(share), model, *data, adversaries, Lipschitz(), EFFORT, **KNOWN)
+
+
 def test_network_without_a_solver_is_judged_too(data: tuple[Tensor, Tensor]) -> None:
     torch.manual_seed(0)
     network, (x, y) = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval(), data
