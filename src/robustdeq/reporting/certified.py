@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from robustdeq.base.statistics import wilson_intervals
 from robustdeq.certificates import Certified
 from robustdeq.reporting.figures import COLORS, save_figure
-from robustdeq.reporting.tabulation import Cell, Line, Table
+from robustdeq.reporting.tabulation import Cell, Line, Table, outcome_cell
 from robustdeq.reporting.wording import count, percent, percents
 
 _POINTS = 400
@@ -33,7 +33,7 @@ def certified_table(found: Certified, radii: Sequence[tuple[str, float]], attack
         Line(
             f"ε = {written[eps]}",
             (
-                *([] if attacked is None else [_left(attacked.get(eps))]),
+                *([] if attacked is None else [outcome_cell(attacked.get(eps))]),
                 *(_share(found, eps, computed) for computed in _columns(found)),
             ),
         )
@@ -61,10 +61,6 @@ def _heading(found: Certified, computed: bool) -> str:
 def _share(found: Certified, eps: float, computed: bool) -> Cell:
     share, *ends = found.accuracy(eps, computed)
     return Cell(percent(share), percents(np.array(ends)))
-
-
-def _left(standing: Bool[np.ndarray, "samples"] | None) -> Cell:
-    return Cell("–") if standing is None else Cell(percent(standing.mean()), percents(wilson_intervals(standing)))
 
 
 def save_certified_figure(found: Certified, path: Path, title: str = "", attacked: Attacked | None = None) -> None:

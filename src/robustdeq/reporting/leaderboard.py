@@ -7,18 +7,14 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Bool
-
 from robustdeq.base.errors import require
 from robustdeq.base.files import write_text
-from robustdeq.base.statistics import wilson_intervals
 from robustdeq.leaderboard import Entry
 from robustdeq.reporting.markdown import markdown
 from robustdeq.reporting.page.rendering import rendered
 from robustdeq.reporting.runs import MARKS
-from robustdeq.reporting.tabulation import Cell, Line, Table
-from robustdeq.reporting.wording import count, number, percent, percents, threat
+from robustdeq.reporting.tabulation import Cell, Line, Table, outcome_cell
+from robustdeq.reporting.wording import count, number, threat
 
 _COLUMNS = (
     "trained by",
@@ -117,10 +113,10 @@ def _rank(entry: Entry) -> float:
 def _line(entry: Entry) -> Line:
     cells = (
         Cell(entry.training),
-        _share(entry.clean),
+        outcome_cell(entry.clean),
         Cell("–") if entry.reported is None else Cell(number(entry.reported), entry.protocol),
-        _share(entry.ready_made),
-        _share(entry.standing),
+        outcome_cell(entry.ready_made),
+        outcome_cell(entry.standing),
         _certified(entry),
         Cell(f"{entry.parameters:,}"),
         Cell("–" if entry.evaluations is None else str(entry.evaluations)),
@@ -131,9 +127,5 @@ def _line(entry: Entry) -> Line:
 
 
 def _certified(entry: Entry) -> Cell:
-    cell = _share(entry.certified)
+    cell = outcome_cell(entry.certified)
     return cell if entry.certified is None else replace(cell, value=f"{cell.value}, {entry.certificate}")
-
-
-def _share(outcome: Bool[np.ndarray, "samples"] | None) -> Cell:
-    return Cell("–") if outcome is None else Cell(percent(outcome.mean()), percents(wilson_intervals(outcome)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import CheckVerdict, GridResult
@@ -145,6 +145,11 @@ class Table:
 
 def _share(share: float, ends: Float[np.ndarray, "two"], emphasis: Emphasis = Emphasis.NONE) -> Cell:
     return Cell(percent(share), percents(ends), emphasis=emphasis)
+
+
+def outcome_cell(outcome: Bool[np.ndarray, "samples"] | None) -> Cell:
+    """The share of images that stand, with its interval; a dash where nothing was measured."""
+    return Cell("–") if outcome is None else _share(outcome.mean(), wilson_intervals(outcome))
 
 
 def grid_table(result: GridResult, title: str = "") -> Table:
