@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import robustdeq as rd
 from robustdeq import cli
 from robustdeq.base.errors import InputError
 from robustdeq.base.statistics import paired_effect, paired_test
+from robustdeq.study.beyond import overestimate
 from robustdeq.study.beyond.overestimate import OVERESTIMATE, READINGS, ranking
 from robustdeq.study.scales import scale_named
-from robustdeq.study.study import Study
+from robustdeq.study.study import Study, Trained
 
 
 def drawn(seeds: int, share: float, samples: int = 40) -> np.ndarray:
@@ -50,6 +52,28 @@ def test_only_the_ways_that_were_asked_for_are_compared(tmp_path: Path) -> None:
     assert [way.name for way in two.compared(OVERESTIMATE.configurations)] == ["aligned", "exact-8-7"]
     with pytest.raises(InputError, match=r"there is no way of training 'alligned'; did you mean aligned\?"):
         replace(every, ways=("alligned",)).compared(OVERESTIMATE.configurations)
+
+
+def test_models_that_were_attacked_apart_are_compared_without_another_attack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = {way: drawn(1, share, 4)[0] for way, share in (("unrolled", 0.3), ("exact-8-7", 0.7))}
+    asked = []
+
+    def attacked(study: Study, deq: object, protocol: object, title: str) -> np.ndarray:
+        asked.append(title)
+        return outcomes[title.removeprefix("attacking ")]
+
+    monkeypatch.setattr(overestimate, "attacked", attacked)
+    monkeypatch.setattr(Study, "trained", lambda self, way, seed: Trained(torch.nn.Identity(), 1, None, way.name))
+    monkeypatch.setattr(Trained, "deq", property(lambda self: self.model))
+    splits = rd.data.load("digits")
+    study = Study(scale_named("nano"), splits, splits.require("test").head(4), tmp_path, seeds=1)
+    for way in outcomes:
+        list(OVERESTIMATE.measure(replace(study, ways=(way,), weights={way: "anything"})))
+    accuracy, *_ = OVERESTIMATE.measure(replace(study, ways=tuple(outcomes)))
+    assert asked == ["attacking unrolled", "attacking exact-8-7"]
+    np.testing.assert_allclose(accuracy.values, [100 * found.mean(axis=1) for found in outcomes.values()])
 
 
 def test_a_way_that_is_none_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

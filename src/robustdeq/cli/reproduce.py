@@ -59,6 +59,7 @@ def reproduce(
     trust: bool = False,
     batch_size: int = 64,
     device: str = "auto",
+    save_adversaries: bool = False,
     format: Literal["png", "svg", "pdf"] = "png",
     output: Path | None = None,
     overwrite: bool = False,
@@ -88,6 +89,7 @@ def reproduce(
         trust: let the code run that makes the models of weights, where these are somebody's own.
         batch_size: how many images are attacked at once.
         device: cpu, cuda or auto.
+        save_adversaries: keep the adversaries of each measurement, beside its outcomes in OUTPUT/measured.
         format: of the figures.
         output: the folder for models, measurements and results; runs/reproduce/SCALE by default.
         overwrite: replace results that were made with other settings.
@@ -124,6 +126,7 @@ def reproduce(
         trust=trust,
         batch_size=batch_size,
         device=device_named(device),
+        adversaries=save_adversaries,
         progress=progress_bar,
     )
     refuse_file(study.folder)

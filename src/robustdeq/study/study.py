@@ -140,6 +140,7 @@ class Study:
         trust: whether the code may run that makes the models of weights that others wrote.
         batch_size: how many images are attacked at once.
         device: where everything is computed.
+        adversaries: whether those of each measurement are kept beside its outcomes.
         progress: makes, for each training or measurement, something that shows how far it is.
         used: the fingerprints of the models that were asked for, by name; `trained` and `planned` note them.
         kept: the seconds that went, before this run, into each folder of a training or measurement that it uses.
@@ -162,6 +163,7 @@ class Study:
     trust: bool = False
     batch_size: int = 64
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    adversaries: bool = False
     progress: Progress = _silent
     used: dict[str, str] = field(default_factory=dict)
     kept: dict[Path, float] = field(default_factory=dict)
@@ -300,7 +302,7 @@ class Study:
         folder = self.folder / "measured" / digest(job.manifest())
         self.kept.setdefault(folder, seconds_spent(folder))
         with self.progress(title) as report:
-            return finish(job, folder, report=report)
+            return finish(job, folder, adversaries=self.adversaries, report=report)
 
     def climbed(
         self, title: str, deq: DEQ, defenses: Mapping[str, Defense], gradients: Mapping[str, Gradient]

@@ -17,10 +17,11 @@ from robustdeq.deq import DEQ
 from robustdeq.deq.defenses import FinalState
 from robustdeq.evaluation import GridResult, Protocol
 from robustdeq.study.configurations import ALIGNED, EXACT_8_7, EXACT_18_20, UNROLLED
+from robustdeq.study.evidence import Evidence
 from robustdeq.study.experiment import BEYOND, Experiment
 from robustdeq.study.grids import strict_protocol
 from robustdeq.study.panel import Drawing, Panels, accuracies, averages, tested
-from robustdeq.study.study import Study
+from robustdeq.study.study import Study, Trained
 
 READINGS = ("Clean", "Ready-made", "Paper's best", "Through the solver", "Worst case")
 READY_MADE = "ready-made"
@@ -80,13 +81,19 @@ def ranking(found: Mapping[str, Bool[np.ndarray, "seeds readings samples"]]) -> 
     )
 
 
+def _once(study: Study, name: str, trained: Trained, title: str) -> Outcomes:
+    """The readings of one model, from what is kept of it if it was ever attacked so."""
+    known = trained.fingerprint
+    evidence = Evidence.of(study, "overestimate", f"{name}-{known[:12]}", ways=None, weights=None, model=known)
+    return evidence.once("readings", lambda: attacked(study, trained.deq, strict_protocol(study), title))
+
+
 def _measure(study: Study) -> Panels:
     found = {}
     for way in study.compared(OVERESTIMATE.configurations):
         for seed in range(study.seeds):
             title = f"attacking {way.name}" + f", seed {seed}" * (study.seeds > 1)
-            deq = study.trained(way, seed=seed).deq
-            found[way.title, seed] = attacked(study, deq, strict_protocol(study), title)
+            found[way.title, seed] = _once(study, way.name, study.trained(way, seed=seed), title)
     seeds, ways = range(study.seeds), dict.fromkeys(title for title, _ in found)
     named = {f"{title}, seed {seed}" if len(seeds) > 1 else title: part for (title, seed), part in found.items()}
     yield from panels(named, study.attack.steps)
