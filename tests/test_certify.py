@@ -114,7 +114,7 @@ def test_certificates_of_something_else_are_refused(capsys: pytest.CaptureFixtur
 
 
 def test_input_that_cannot_be_used_ends_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "give numbers or fractions" in refused(capsys, *CERTIFY, "--eps", "[tenth]")
+    assert "give a number, or a fraction such as 8/255" in refused(capsys, *CERTIFY, "--eps", "[tenth]")
     rd.save(rd.models.conv("digits", in_channels=1), "model.safetensors")
     assert "no modulus of monotonicity" in refused(capsys, *CERTIFY)
     assert not Path("certified").exists()

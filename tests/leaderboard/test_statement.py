@@ -46,7 +46,7 @@ def test_what_is_said_is_read(tmp_path: Path) -> None:
         ({"images": "0"}, "images is 0"),
         ({"name": "3"}, "says name = 3; give text"),
         ({"name": '" "'}, "name and training are empty"),
-        ({"eps": '"tenth"'}, "eps is 'tenth'; give a number or a fraction"),
+        ({"eps": '"tenth"'}, "eps is 'tenth'; give a number, or a fraction"),
         ({"eps": '"1/0"'}, "eps is '1/0'"),
         ({"eps": "nan"}, "eps is nan"),
         ({"norm": '"L7"'}, "L7"),

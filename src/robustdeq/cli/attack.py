@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 
 from robustdeq.attacks import PGD
-from robustdeq.base.errors import InputError
 from robustdeq.base.norms import Norm
+from robustdeq.base.numbers import number
 from robustdeq.base.threat import ThreatModel
 
 _USUAL = ThreatModel(8 / 255)
@@ -45,15 +44,7 @@ class Climb:
             InputError: a setting is no number, or out of its range.
         """
         usual = trained or _USUAL
-        eps = usual.eps if self.eps is None else _number("eps", self.eps)
-        step = eps / 4 if self.step_size is None else _number("step_size", self.step_size)
+        eps = usual.eps if self.eps is None else number("eps", self.eps)
+        step = eps / 4 if self.step_size is None else number("step_size", self.step_size)
         norm, bounds = self.norm or usual.norm, self.bounds or usual.bounds
         return PGD(eps, step, self.steps, norm, self.random_start, self.restarts, self.seed, bounds=bounds)
-
-
-def _number(name: str, given: float | str) -> float:
-    """A number that may be written as a fraction."""
-    try:
-        return float(Fraction(given)) if isinstance(given, str) else given
-    except (ValueError, ZeroDivisionError) as error:
-        raise InputError(f"{name} is {given!r}; give a number, or a fraction such as 8/255.") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool
 from torch import nn
 
-from robustdeq.base.errors import InputError, require
+from robustdeq.base.errors import require
+from robustdeq.base.numbers import number
 from robustdeq.base.progress import progress_bar
 from robustdeq.base.threat import ThreatModel
 from robustdeq.certificates import Certificate, Certified, IntervalBounds, Lipschitz, Smoothing
@@ -123,8 +123,4 @@ def _left(result: GridResult, found: Certified, images: Images) -> tuple[float, 
 
 def _radius(given: float | str) -> tuple[str, float]:
     """A radius as it was given, and as a number."""
-    try:
-        eps = float(Fraction(given))
-    except (ValueError, ZeroDivisionError) as error:
-        raise InputError(f"eps holds {given!r}; give numbers or fractions such as 8/255.") from error
-    return str(given), ThreatModel(eps).eps
+    return str(given), ThreatModel(number("eps", given)).eps

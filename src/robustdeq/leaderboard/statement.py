@@ -6,11 +6,11 @@ import difflib
 import math
 import tomllib
 from dataclasses import MISSING, dataclass, fields
-from fractions import Fraction
 from pathlib import Path
 from typing import get_type_hints
 
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.numbers import number
 from robustdeq.base.threat import ThreatModel
 
 CERTIFICATES = ("", "lipschitz", "interval", "smoothing")
@@ -86,11 +86,7 @@ class Statement:
 
     def threat(self) -> ThreatModel:
         """The threat model."""
-        try:
-            eps = float(Fraction(self.eps))
-        except (ValueError, ZeroDivisionError) as error:
-            raise InputError(f'eps is {self.eps!r}; give a number or a fraction such as "8/255".') from error
-        return ThreatModel(eps, self.norm)
+        return ThreatModel(number("eps", self.eps), self.norm)
 
     @classmethod
     def read(cls, path: Path) -> Statement:
