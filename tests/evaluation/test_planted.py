@@ -73,6 +73,42 @@ class Branched(nn.Module):
         return torch.round(2 * self.injection(x)) / 2 + 0.02 * x.flatten(1) @ self.elsewhere
 
 
+class Decoyed(nn.Module):
+    """A head with the derivative of another."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+        self.decoy = torch.randn(32, 10, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+
+    def forward(self, z: Tensor) -> Tensor:
+        decoy = z @ self.decoy
+        return decoy + (self.head(z) - decoy).detach()
+
+
+class Unwatched(nn.Module):
+    """A head that keeps no graph."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    @torch.no_grad()
+    def forward(self, z: Tensor) -> Tensor:
+        return self.head(z)
+
+
+class Half(nn.Module):
+    """A cell that computes in 16 bits."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, z: Tensor, u: Tensor) -> Tensor:
+        return self.cell(z, u).half().to(z.dtype)
+
+
 @dataclass(frozen=True)
 class Plant:
     """An obstacle.
@@ -99,10 +135,22 @@ def pixels(function: Function, check: str = "") -> Plant:
     return Plant(lambda honest: deq_of(honest, injection=Then(honest.injection, before=function)), check)
 
 
-def off_the_data(x: Tensor) -> Tensor:
-    """Images whose greys are none of the 17 of the data are not numbers."""
-    strange = ((16 * x).round() - 16 * x).abs().flatten(1).amax(dim=1) > 1e-3
-    return torch.where(strange[:, None, None, None], torch.nan, x)
+def off_the_data(instead: float) -> Function:
+    """Every pixel of an image whose greys are none of the 17 of the data is something else instead."""
+
+    def moved(x: Tensor) -> Tensor:
+        strange = ((16 * x).round() - 16 * x).abs().flatten(1).amax(dim=1) > 1e-3
+        return torch.where(strange[:, None, None, None], instead, x)
+
+    return moved
+
+
+def injected(module: Callable[[nn.Module], nn.Module]) -> Plant:
+    return Plant(lambda honest: deq_of(honest, injection=module(honest.injection)))
+
+
+def headed(module: Callable[[nn.Module], nn.Module]) -> Plant:
+    return Plant(lambda honest: deq_of(honest, head=module(honest.head)))
 
 
 CHANCE = "logits depend on chance or on the batch"
@@ -113,14 +161,23 @@ PLANTS = {
     "vanishing temperature": logits(lambda made: 1e9 * made),
     "exploding temperature": logits(lambda made: 1e-9 * made),
     "argmax head": logits(lambda made: F.one_hot(made.argmax(dim=1), 10).to(made.dtype)),
+    "soft one-hot output": logits(lambda made: (500 * made).softmax(dim=1)),
+    "noise in the logits": Plant(
+        lambda honest: deq_of(honest, head=Then(honest.head, after=lambda made: made + torch.randn_like(made))), CHANCE
+    ),
+    "head without a graph": headed(Unwatched),
+    "decoy gradient": headed(Decoyed),
+    "cell of 16 bits": Plant(lambda honest: deq_of(honest, cell=Half(honest.cell))),
     "quantised input": pixels(lambda x: (4 * x).round() / 4),
     "noise in the input": pixels(lambda x: x + 0.2 * torch.randn_like(x), CHANCE),
     "noise in the cell": Plant(lambda honest: deq_of(honest, cell=Shaken(honest.cell)), CHANCE),
     "output that depends on the batch": pixels(lambda x: 0.3 + x - x.mean(dim=0), CHANCE),
     "shattered gradient": pixels(lambda x: x + 0.02 * torch.sin(400 * x), "one step beats many"),
-    "divergence off the data": pixels(off_the_data),
-    "detached injection": Plant(lambda honest: deq_of(honest, injection=Then(honest.injection, after=Tensor.detach))),
-    "rounded features": Plant(lambda honest: deq_of(honest, injection=Branched(honest.injection))),
+    "divergence off the data": pixels(off_the_data(torch.nan)),
+    "constant output off the data": pixels(off_the_data(0.0)),
+    "detached injection": injected(lambda own: Then(own, after=Tensor.detach)),
+    "step injection": injected(lambda own: Then(own, after=lambda made: 4 * (made > 0).to(made.dtype) - 2)),
+    "rounded features": injected(Branched),
     "one-step solver": Plant(lambda honest: deq_of(honest, solver=Broyden(max_steps=1))),
 }
 

@@ -133,6 +133,27 @@ def test_what_is_planted_falls_to_a_fit_attack_and_not_to_one_that_stays_where_i
     assert check.numbers["network"] == {"planted model falls": 0.0, "constant model falls": 0.0}
 
 
+class Backwards(PGD):
+    """It descends the loss."""
+
+    def step(self, x: Tensor, gradient: Tensor, center: Tensor) -> Tensor:
+        return super().step(x, -gradient, center)
+
+
+class Clipped(PGD):
+    """It projects onto the image instead of the ball."""
+
+    def step(self, x: Tensor, gradient: Tensor, center: Tensor) -> Tensor:
+        return center
+
+
+@pytest.mark.parametrize("tampered", [Backwards, Clipped])
+def test_tampered_attack_fails_the_self_test(tampered: type[PGD]) -> None:
+    check = looked(SelfTest, Network(), tampered(eps=0.1, step_size=0.025, steps=10))
+    assert check.verdict is CheckVerdict.FAILED
+    assert check.numbers["network"] == {"planted model falls": 0.0, "constant model falls": 0.0}
+
+
 def test_planted_and_constant_models_classify_their_images() -> None:
     x, _ = images(Network())
     for model in (Planted(x[:1], ATTACK), Constant()):

@@ -6,6 +6,7 @@ an operation whose derivative is zero, or that autograd does not follow, gets th
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -197,9 +198,13 @@ class _Watch(TorchFunctionMode):
 
 
 def _caller() -> tuple[str, str]:
-    """The module, and the file and line, of the code that called torch."""
+    """The module, and the file and line, of the code that called torch, or that a context of torch decorates."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
+        if frame.f_code.co_name == "decorate_context":
+            decorated = inspect.unwrap(frame.f_locals["func"])
+            code = getattr(decorated, "__code__", frame.f_code)
+            return decorated.__module__, f"{Path(code.co_filename).name}:{code.co_firstlineno}"
         module = frame.f_globals.get("__name__", "")
         if module != __name__ and module.split(".")[0] not in _LIBRARIES:
             return module, f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
