@@ -90,6 +90,7 @@ SHARED += ["Adjoint, strongest for each state"]
 PENALISED = ["as at this scale", "weight 0.4", "weight 2", "weight 10"]
 
 ORDERED = [f"{t}, seed {s}" for t in (TRAININGS[3], TRAININGS[0], "(8) Solver-Aligned") for s in (0, 1)]
+PRICED = ["strict, f per image", "worst case, f per image", "ratio", "outcomes that differ"]
 SINGLE, AUTOATTACK = list(alone(PGD(), Effort())), ["apgd-ce", "apgd-t", "fab-t", "square"]
 
 LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
@@ -154,6 +155,7 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
         *[(ORDERED, AUTOATTACK)] * 4,
         (ORDERED, ["Ours over AutoAttack's"]),
     ],
+    "price": [(ORDERED, PRICED), (ORDERED, ["strict", "worst case"])],
     "epsilon-curve": [
         (
             [f"{d}, {a}" for d in DEFENSES for a in ("ready-made", "through the solver")],
@@ -330,6 +332,9 @@ def test_experiments_agree_where_they_measure_the_same(folder: Path) -> None:
     means = seen.reshape(-1, 2, seen.shape[1]).mean(axis=1)
     np.testing.assert_allclose(compared[0], [one - other for one, other in combinations(means, 2)], atol=1e-9)
     np.testing.assert_allclose(overrated, seen[:, 1:-1] - seen[:, -1:])
+    priced = found(folder, "price").panels[0].values
+    assert (priced[:, 1] < priced[:, 0]).all()
+    assert not priced[:, 3].any()
     curve = found(folder, "epsilon-curve").panels[0]
     assert strict.values[:, 3].tolist() == curve.values[1::2, 3].tolist()
     assert strict.values[0, 1] == curve.values[0, 3] == grid.values[0, 4]

@@ -8,6 +8,7 @@ from robustdeq.study.beyond.attack_order import ATTACK_ORDER
 from robustdeq.study.beyond.epsilon_curve import EPSILON_CURVE
 from robustdeq.study.beyond.gradient_or_loss import GRADIENT_OR_LOSS
 from robustdeq.study.beyond.overestimate import OVERESTIMATE
+from robustdeq.study.beyond.price import PRICE
 from robustdeq.study.beyond.steps_curve import STEPS_CURVE
 from robustdeq.study.beyond.strict_vs_paper import STRICT_VS_PAPER
 from robustdeq.study.beyond.true_gradient import TRUE_GRADIENT
@@ -69,6 +70,7 @@ EXPERIMENTS = {
         OVERESTIMATE,
         GRADIENT_OR_LOSS,
         ATTACK_ORDER,
+        PRICE,
         EPSILON_CURVE,
         STEPS_CURVE,
         ALIGNMENT,
