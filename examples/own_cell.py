@@ -52,7 +52,7 @@ def main(training_steps: int = 150, images: int = 50, attack_steps: int = 10) ->
     attack = rd.attacks.PGD(eps=0.1, step_size=0.025, steps=attack_steps)
     estimators = rd.evaluation.Estimators(steps=(1, 5), dampings=(1.0,))
     result = rd.evaluation.white_box_grid(deq, x, y, protocol="paper", attack=attack, early=3, estimators=estimators)
-    print(result.to_frame().T.round(2))
+    print(result)
 
 
 if __name__ == "__main__":

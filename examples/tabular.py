@@ -51,7 +51,7 @@ def main(training_steps: int = 200, samples: int = 142, **effort: Any) -> rd.eva
     x, y = parts["x_test"][:samples], parts["y_test"][:samples]
     strict = rd.evaluation.Strict(rd.attacks.PGD(0.25, 0.05, bounds=(-10.0, 10.0)), **effort)
     result = rd.evaluation.measure(deq, x, y, strict, early=3)
-    print(result.to_frame().T.round(2))
+    print(result)
     return result
 
 

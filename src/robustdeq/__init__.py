@@ -4,7 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from robustdeq import attacks, certificates, data, defenses, evaluation, gradients, models, solvers, zoo
+    from robustdeq import (
+        attacks,
+        certificates,
+        data,
+        defenses,
+        evaluation,
+        gradients,
+        models,
+        reporting,
+        solvers,
+        study,
+        training,
+        zoo,
+    )
     from robustdeq.base.errors import InputError
     from robustdeq.gradients import Defended, Surrogate
     from robustdeq.models import DEQ, Unroll, from_torchdeq, load, push, save
@@ -29,8 +42,11 @@ __all__ = [
     "load",
     "models",
     "push",
+    "reporting",
     "save",
     "solvers",
+    "study",
+    "training",
     "zoo",
 ]
 

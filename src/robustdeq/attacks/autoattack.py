@@ -12,7 +12,7 @@ from robustdeq.attacks.base import Attack, BallAttack, Cost
 from robustdeq.attacks.components import APGD, FAB, Component, Square, TargetedAPGD, TargetedFAB, stand
 from robustdeq.base.errors import InputError, check_choice
 from robustdeq.base.norms import Norm
-from robustdeq.base.progress import Report
+from robustdeq.base.progress import Report, silent
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.base.threat import ThreatModel
 
@@ -74,7 +74,7 @@ class Cascade(Attack):
             if not standing.any():
                 break
             attack = replace(component, seed=self.seed)
-            found = attack.search(surrogate, judge, x[standing], y[standing], lambda share, what: None)
+            found = attack.search(surrogate, judge, x[standing], y[standing], silent)
             withstood, _ = stand(judge, found, y[standing])
             fallen = standing.nonzero()[:, 0][~withstood]
             adversaries[fallen] = found[~withstood]

@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError
-from robustdeq.base.progress import Report
+from robustdeq.base.progress import Report, silent
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.model import DEQ
@@ -104,7 +104,7 @@ class Attack(metaclass=ABCMeta):
         judge = surrogate if target is None else target
         if any(getattr(model, "deq", model).training for model in (surrogate, judge)):
             warnings.warn("the model under attack is in training mode; call .eval() on it first.", stacklevel=2)
-        return self.search(surrogate, judge, x.detach(), y.long(), report or (lambda share, what: None))
+        return self.search(surrogate, judge, x.detach(), y.long(), report or silent)
 
     @abstractmethod
     def search(self, surrogate: nn.Module, judge: nn.Module, x: Pixels, y: Labels, report: Report) -> Pixels:

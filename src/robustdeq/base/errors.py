@@ -27,6 +27,13 @@ def check_counts(**counts: int) -> None:
             raise InputError(f"{name} is {count}; give 1 or more.")
 
 
+def check_made(**given: object) -> None:
+    """Raise `InputError` where one of these is a class in the place of what it makes."""
+    for name, value in given.items():
+        if isinstance(value, type):
+            raise InputError(f"{name} is the class {value.__name__}; make one of it, {value.__name__}(…).")
+
+
 def check_choice(name: str, value: object, known: Iterable[str]) -> None:
     """Raise `InputError` where a setting is none of the known values."""
     choices = [str(choice) for choice in known]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 from rich.console import Console
@@ -19,6 +19,18 @@ from rich.progress import (
 
 Report = Callable[[float, str], None]
 """Takes the share of the work that is done, in [0, 1], and a word on what is under way."""
+
+
+def silent(share: float, what: str) -> None:
+    """Tell nobody."""
+
+
+def told(title: str, report: Report | None) -> AbstractContextManager[Report]:
+    """The report that was given, or else a bar where somebody may look: in a terminal or a notebook."""
+    if report is not None:
+        return nullcontext(report)
+    console = Console(stderr=True)
+    return progress_bar(title, console) if console.is_terminal or console.is_jupyter else nullcontext(silent)
 
 
 @contextmanager

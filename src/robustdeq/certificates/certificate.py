@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from robustdeq.base.errors import InputError, check_counts, require
 from robustdeq.base.files import write_text
 from robustdeq.base.norms import Norm, named
-from robustdeq.base.progress import Report
+from robustdeq.base.progress import Report, silent
 from robustdeq.base.provenance import describe
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.base.statistics import wilson_interval
@@ -186,7 +186,7 @@ class Certificate(ABC):
         if y.shape != x.shape[:1] or y.is_floating_point():
             raise InputError(f"y has shape {tuple(y.shape)} for {len(x)} images; give one integer label each.")
         with evaluating(model), torch.no_grad():
-            found = self.radii(model, x.split(batch_size), report or (lambda share, what: None))
+            found = self.radii(model, x.split(batch_size), report or silent)
         exact, computed, predicted = (
             np.concatenate([getattr(part, name).cpu().numpy() for part in found])
             for name in ("exact", "computed", "predicted")

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError, require
+from robustdeq.base.errors import InputError, check_made, require
 from robustdeq.base.shapes import Logits, Mask, PerSample, Pixels, State, per_sample
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.solve import Solution, SolveState
@@ -89,6 +89,7 @@ class Defended(nn.Module):
 
     def __init__(self, model: nn.Module, defense: Defense) -> None:
         super().__init__()
+        check_made(defense=defense)
         defense.check(model)
         self.deq = model
         self.defense = defense

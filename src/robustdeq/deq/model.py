@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.base.derivative import derivative
-from robustdeq.base.errors import InputError, require
+from robustdeq.base.errors import InputError, check_made, require
 from robustdeq.base.shapes import Logits, PerSample, Pixels, State
 from robustdeq.deq.cell import BoundCell, Execution, bind, initial_state
 from robustdeq.deq.modes import frozen
@@ -148,6 +148,7 @@ class DEQ(nn.Module):
         tail: Unroll | None = None,
         gradient: StateGradient | None = None,
     ) -> None:
+        check_made(solver=solver, tail=tail, gradient=gradient)
         super().__init__()
         self.injection = injection
         self.cell = cell

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from robustdeq.attacks.losses import correct
 from robustdeq.base.files import write_tensors
-from robustdeq.base.progress import Report
+from robustdeq.base.progress import Report, silent
 from robustdeq.base.provenance import code_fingerprint, tensor_fingerprint
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.deq import DEQ
@@ -146,7 +146,7 @@ class Job:
             InputError: the images or labels cannot be used, or the store cannot be written.
         """
         work = [_Batch(self, store, batch) for batch in (self.batches if batches is None else batches)]
-        progress = _Progress(self, work, report or (lambda share, what: None))
+        progress = _Progress(self, work, report or silent)
         with ExitStack() as stack:
             climbed = {attempt.climbs.module for column in self.columns for attempt in column.attempts}
             for module in (self.model, *climbed):

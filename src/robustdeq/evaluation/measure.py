@@ -17,8 +17,8 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from robustdeq.attacks import PGD, Attack
-from robustdeq.base.errors import InputError, check_counts, require
-from robustdeq.base.progress import Report
+from robustdeq.base.errors import InputError, check_counts, check_made, require
+from robustdeq.base.progress import Report, silent, told
 from robustdeq.base.provenance import describe
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.certificates import Certified
@@ -91,7 +91,8 @@ def measure(
         adversaries: keep the adversaries, in `folder / "adversaries"`, one safetensors file per attack and batch.
         certified: certificates of the model on these images, to stand below what the attacks leave of the first row.
         fabric: the processes that share the work, as `distributed.launch` joins them; each of them calls this.
-        report: called with the share of the work that is done, weighted by its cost, and what is under way.
+        report: called with the share of the work that is done, weighted by its cost, and what is under way; by default
+            a progress bar, in a terminal or a notebook.
 
     Returns:
         The outcome of every sample.
@@ -106,8 +107,9 @@ def measure(
         model, x, y = model.to(fabric.device), x.to(fabric.device), y.to(fabric.device)
     protocol = _usual(model) if protocol is None else protocol
     held = None if certified is None else guaranteed(certified, protocol.attack.threat, x, y)
-    job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report, beside, attacks)
-    result = finish(job, folder, overwrite, adversaries, fabric, report)
+    with told("measuring", report) as report:
+        job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report, beside, attacks)
+        result = finish(job, folder, overwrite, adversaries, fabric, report)
     return result if certified is None or held is None else bracketed(result, certified, held)
 
 
@@ -156,6 +158,8 @@ def plan(
 ) -> Job:
     """What `measure` will do; arguments and errors as there."""
     protocol = _usual(model) if protocol is None else protocol
+    for given in ({"protocol": protocol}, defenses, beside, gradients, attacks):
+        check_made(**given or {})
     attack = protocol.attack
     attack.threat.check(x, y)
     if attack.targeted:
@@ -168,7 +172,7 @@ def plan(
         settings["defenses"] = describe(defenses)
     else:
         if early is None and development is not None and protocol.reads_early:
-            (report or (lambda share, what: None))(0.0, "choosing the early state")
+            (report or silent)(0.0, "choosing the early state")
             deq = as_deq(model)
             held_x, held_y = (tensor.to(x.device) for tensor in development)
             early = choose_early_state(deq, held_x, held_y, attack, own_gradient(deq), batch_size)

@@ -25,7 +25,7 @@ from robustdeq.attacks import (
     Stages,
     StoppingPGD,
 )
-from robustdeq.base.errors import InputError, check_counts
+from robustdeq.base.errors import InputError, check_counts, check_made
 from robustdeq.base.provenance import describe
 from robustdeq.deq import DEQ, AsIs, Defense, EarlyState, EnsembleState, EntropyReduction, FinalState
 from robustdeq.deq.defenses import as_deq
@@ -139,6 +139,9 @@ class Protocol(ABC):
 
     Args:
         attack: what climbs, and the threat model of all columns.
+
+    Raises:
+        InputError: the attack is a class.
     """
 
     name: ClassVar[str]
@@ -146,6 +149,9 @@ class Protocol(ABC):
     """Whether the rows, where none are given, include the early state."""
 
     attack: PGD = field(default_factory=PGD)
+
+    def __post_init__(self) -> None:
+        check_made(attack=self.attack)
 
     @abstractmethod
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
@@ -318,6 +324,7 @@ class Strict(Paper):
     sources: Mapping[str, nn.Module] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         counts = ("steps", "restarts", "apgd_steps", "targets", "queries", "probe_images")
         check_counts(**{name: getattr(self, name) for name in counts})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 from dataclasses import asdict, dataclass, field
@@ -21,9 +22,9 @@ from robustdeq.evaluation.early import StateProfile
 from robustdeq.evaluation.store import digits, parsed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GridResult:
-    """The outcome of every sample under every attack and defense.
+    """The outcome of every sample under every attack and defense; printed, it is a table with a line per attack.
 
     Attributes:
         defenses: the names of the rows.
@@ -111,6 +112,29 @@ class GridResult:
         if self.certified is not None:
             frame["certified"] = [float(self.certified.mean()), *[math.nan] * (len(frame) - 1)]
         return frame
+
+    def __repr__(self) -> str:
+        """The table, in %, and what it is about."""
+        return f"{self._lines().to_string()}\n{self._about()}"
+
+    def _repr_html_(self) -> str:
+        """The same in a notebook."""
+        return f"{self._lines().to_html()}<p>{html.escape(self._about())}</p>"
+
+    def _lines(self) -> pd.DataFrame:
+        """Clean, every attack, the worst case with its interval, and what is certified: a line each, in %."""
+        shares = self.to_frame().dropna(axis=1, how="all")
+        low, high = (100 * shares.pop(f"worst case, {end}") for end in ("low", "high"))
+        lines = (100 * shares).map(lambda share: "" if math.isnan(share) else f"{share:.1f}").T
+        lines.loc["worst case"] += [f" ({a:.1f}–{b:.1f})" for a, b in zip(low, high, strict=True)]
+        return lines.rename_axis(index=None, columns="accuracy in %")
+
+    def _about(self) -> str:
+        attack, failed = self.settings.get("attack"), [check.name for check in self.checks if not check.passed]
+        within = f", {attack['norm']} ε = {attack['eps']:.4g}" if attack else ""
+        return f"{self.per_sample.shape[-1]} samples{within}" + f"; checks not passed: {', '.join(failed)}" * bool(
+            failed
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain lists and numbers; outcomes of samples as strings of 0 and 1."""

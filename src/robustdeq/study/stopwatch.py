@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_iter
 from torch.utils.weak import WeakIdKeyDictionary
 from typing_extensions import override
 
-from robustdeq.base.progress import Report
+from robustdeq.base.progress import Report, silent
 
 Side = Callable[[], object]
 
@@ -44,7 +44,7 @@ def interleaved(
         report: told how far it is.
         warm_up: begin with a round that is not timed.
     """
-    report = report or (lambda share, what: None)
+    report = report or silent
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     rounds = repetitions + warm_up
     for number in range(1 - warm_up, repetitions + 1):

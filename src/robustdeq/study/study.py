@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from robustdeq.attacks import APGD, PGD, Cascade, Component, Square, TargetedAPGD, TargetedFAB
 from robustdeq.base.errors import InputError, check_counts, look_up
-from robustdeq.base.progress import Report
+from robustdeq.base.progress import Report, silent
 from robustdeq.base.provenance import describe, digest
 from robustdeq.data import Images, Splits
 from robustdeq.deq import DEQ
@@ -42,7 +42,7 @@ Progress = Callable[[str], AbstractContextManager[Report]]
 
 
 def _silent(title: str) -> AbstractContextManager[Report]:
-    return nullcontext(lambda share, what: None)
+    return nullcontext(silent)
 
 
 @dataclass(frozen=True)

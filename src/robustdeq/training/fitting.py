@@ -27,7 +27,7 @@ from torch import nn
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
 from robustdeq.base.processes import is_first_process, together
-from robustdeq.base.progress import Report
+from robustdeq.base.progress import Report, silent
 from robustdeq.base.provenance import ABOVE, code_fingerprint
 from robustdeq.data import Images, Splits
 from robustdeq.data.batches import Batches
@@ -110,7 +110,7 @@ def fit(
         return weights
     module = Training(model, recipe)
     best = KeepBest(weights, recipe.objective.aim, factory)
-    record = Record(folder / METRICS, schedule.log_every, report or (lambda share, what: None))
+    record = Record(folder / METRICS, schedule.log_every, report or silent)
     with _quiet():
         trainer, checkpoints = _trainer(recipe, folder, hardware, [best, record], held_out, len(train))
         place: dict[str, Any] = {"device": trainer.strategy.root_device, "rank": trainer.global_rank}

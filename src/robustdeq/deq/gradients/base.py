@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.base.derivative import derivative
+from robustdeq.base.errors import check_made
 from robustdeq.base.shapes import Injected, Logits, Pixels
 from robustdeq.deq.model import DEQ, Gradient, Loss
 from robustdeq.deq.modes import frozen
@@ -71,6 +72,7 @@ class Surrogate(nn.Module):
 
     def __init__(self, deq: DEQ, gradient: Gradient) -> None:
         super().__init__()
+        check_made(gradient=gradient)
         gradient.check(deq)
         self.deq = deq
         self.gradient = gradient

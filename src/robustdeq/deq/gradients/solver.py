@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from typing_extensions import override
 
+from robustdeq.base.errors import check_made
 from robustdeq.base.shapes import State
 from robustdeq.deq.defenses import FinalState, Reader, StateDefense
 from robustdeq.deq.model import DEQ, StateGradient
@@ -24,10 +25,16 @@ class ThroughSolver(StateGradient):
         defense: the read-out.
         checkpoint: evaluate f again in the reverse sweep instead of keeping its graphs: memory is then one graph of f
             plus the states, for one more evaluation of f per step.
+
+    Raises:
+        InputError: the read-out is a class.
     """
 
     defense: StateDefense = field(default_factory=FinalState)
     checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        check_made(defense=self.defense)
 
     @property
     @override
