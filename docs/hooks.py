@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from mkdocs.structure.files import File
+from pictures import THEMES, gradients
 
 from robustdeq.reporting import (
     grid_table,
@@ -75,8 +76,10 @@ MARK = re.compile(rf"^<!-- ({'|'.join(MAKERS)}): (.+) -->$", flags=re.MULTILINE)
 
 
 def on_files(files, *, config):
-    """Add a page for every experiment that was reproduced, its figures, and the script that sorts tables."""
+    """Add a page for every experiment that was reproduced, its figures, pictures, and the script that sorts tables."""
     files.append(File.generated(config, SORT.name, content=SORT.read_text(encoding="utf-8")))
+    for theme in THEMES:
+        files.append(File.generated(config, f"pictures/gradients-{theme}.svg", content=gradients(theme)))
     index = (Path(config.docs_dir) / REPRODUCTION / "index.md").read_text(encoding="utf-8")
     (folders,) = (folders for maker, folders in MARK.findall(index) if maker == reproductions.__name__)
     with tempfile.TemporaryDirectory() as temporary:
