@@ -14,6 +14,7 @@ from robustdeq.training.objectives import (
     RandomState,
     Standard,
 )
+from robustdeq.training.plan import Plan, read_plan
 from robustdeq.training.recipe import Guard, OverfittingWatch, Pretraining, Recipe, Schedule, Validation
 from robustdeq.training.record import seconds_trained
 from robustdeq.training.regularizers import (
@@ -38,6 +39,7 @@ __all__ = [
     "Objective",
     "Optimization",
     "OverfittingWatch",
+    "Plan",
     "Pretraining",
     "RandomState",
     "Recipe",
@@ -49,5 +51,6 @@ __all__ = [
     "Validation",
     "fit",
     "jacobian_penalty",
+    "read_plan",
     "seconds_trained",
 ]
