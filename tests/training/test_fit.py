@@ -52,7 +52,7 @@ def test_loss_falls(gradient: StateGradient | None, adversarial: bool, tmp_path:
     fit(network, digits(), recipe(objective=objective, schedule=schedule), tmp_path, hardware=CPU)
     losses = column(tmp_path, "loss")
     assert len(losses) == 16
-    assert sum(losses[-4:]) < 0.95 * sum(losses[:4])
+    assert sum(losses[-4:]) < 0.98 * sum(losses[:4])
     assert bool(column(tmp_path, "solver_steps")) == (gradient is not None)
     assert_same(rd.load(tmp_path / "model.safetensors").state_dict(), network.state_dict())
 
