@@ -14,9 +14,12 @@ from typing_extensions import override
 
 import robustdeq as rd
 from robustdeq.attacks import PGD
-from robustdeq.evaluation import Check, CheckVerdict, Estimators, GridResult, Strict, measure
+from robustdeq.deq.defenses import EarlyState, FinalState
+from robustdeq.evaluation import Check, CheckVerdict, Estimators, GridResult, Paper, Strict, measure
 from robustdeq.evaluation.diagnostics import Evidence, checks, compared, significant
 from robustdeq.models import DEQ, MDEQ
+from robustdeq.solvers import Picard
+from tempers import DIM, tempered
 
 ROWS = ("final", "ensemble")
 ZERO, ONE_STEP, MORE, UNBOUNDED, BLACK_BOX, MISALIGNED, NOT_FINITE = range(7)
@@ -220,3 +223,19 @@ def test_logits_that_are_not_finite_are_counted_and_do_not_stand(trained: MDEQ) 
     check = verdicts(result)["logits that are not finite"]
     assert not check.passed
     assert [numbers["images"] for numbers in check.numbers.values()] == list(result.errors)
+
+
+def test_images_whose_solve_diverges_are_errors_and_do_not_stand() -> None:
+    """Even where the state at which they are left would be classified as the label says."""
+    x = torch.zeros(4, 4 + DIM)
+    x[:, 0], x[:, 2], x[:, 4:] = torch.tensor([0.5, 3.0, -0.5, -3.0]), 100, 0.3
+    deq = tempered(Picard(max_steps=8, tol=1e-4, divergence=100)).eval()
+    solve = deq.solve(x)
+    assert solve.diverged.tolist() == [False, True, False, True]
+    with torch.no_grad():
+        y = deq.head(solve.final).argmax(dim=1)
+    attack, few = PGD(1e-3, 1e-3, steps=1, bounds=(-9, 100)), Estimators(steps=(1,), dampings=(1.0,))
+    result = measure(deq, x, y, Paper(attack, few), defenses={"final": FinalState(), "first": EarlyState(1)})
+    assert result.clean[0].tolist() == result.standing[0].tolist() == [True, False, True, False]
+    assert result.errors[0] == 2
+    assert result.clean[1].any() and result.errors[1] == 0

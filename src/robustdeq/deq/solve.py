@@ -237,11 +237,11 @@ class Solution:
                 continue
             linearization = self.linearize(n)
             if steps_on:
-                on_increment = torch.where((n < trajectory.steps)[:, None], on_increment + sweep.increments[n], 0)
                 _, window = trajectory.solver.window(n)
                 kept = trajectory.residual_vectors
                 residuals = linearization.residual[None] if kept is None else kept[window.start : window.stop]
-                for k, bar in zip(window, sweep.pull_back(n, on_increment, residuals), strict=True):
+                bars = sweep.pull_back(n, on_increment + sweep.increments[n], residuals)
+                for k, bar in zip(window, bars, strict=True):
                     residual_bars[k] = residual_bars[k] + bar if k in residual_bars else bar
             on_residual = residual_bars.pop(n, torch.zeros_like(cotangent))
             on_value = torch.where(is_best, on_image, 0) + on_residual

@@ -41,13 +41,16 @@ class ReverseSweep:
 
         Args:
             n: the step.
-            cotangent: s̄_n, zero for samples that took no such step.
+            cotangent: s̄_n.
             residuals: the residuals in the solver's window at step n, oldest first.
 
         Returns:
             The contributions to the cotangents of these residuals; those of the increments are added to `increments`.
+            A sample that took no such step contributes nothing, whatever its residuals are.
         """
         trajectory, solver = self._trajectory, self._trajectory.solver
+        taken = (n < trajectory.steps)[:, None]
+        cotangent, residuals = (torch.where(taken, vectors, 0) for vectors in (cotangent, residuals))
         window, _ = solver.window(n)
         rows = slice(window.start, window.stop)
         increments = trajectory.increments[rows]
@@ -66,8 +69,8 @@ class ReverseSweep:
             outputs, cotangents = zip(*differentiable, strict=True)
             found = torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True)
             pulled = [zero if part is None else part for zero, part in zip(pulled, found, strict=True)]
-        on_gram, on_mixed, on_residuals = pulled
-        on_increments, on_latest = (w.detach() for w in weights)
+        on_gram, on_mixed, on_residuals = (torch.where(taken[:, None], part, 0) for part in pulled)
+        on_increments, on_latest = (torch.where(taken, w.detach(), 0) for w in weights)
         s, g, v = increments.transpose(0, 1), residuals.transpose(0, 1), cotangent[:, None]
         target = self.increments[rows].transpose(0, 1)
         for coefficients, vectors in ((on_increments[:, :, None], v), (on_gram + on_gram.mT, s), (on_mixed, g)):

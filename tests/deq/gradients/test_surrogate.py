@@ -88,15 +88,6 @@ def test_gradient_can_be_taken_inside_no_grad(gradient: Gradient) -> None:
 
 
 @pytest.mark.parametrize("gradient", EVERY, ids=repr)
-def test_gradient_of_a_sample_does_not_depend_on_a_diverging_neighbour(gradient: Gradient) -> None:
-    deq, x = make_deq("contractive", Broyden(max_steps=6, tol=1e-1)), images(4)
-    x[1] = torch.nan
-    together = gradient.input_gradient(deq, x, linear_loss)
-    for i in (0, 2, 3):
-        assert_close(together[i], gradient.input_gradient(deq, x[i : i + 1], linear_loss)[0], rtol=1e-8, atol=1e-10)
-
-
-@pytest.mark.parametrize("gradient", EVERY, ids=repr)
 @pytest.mark.parametrize("reduction", [torch.sum, torch.mean])
 def test_loss_that_is_not_per_sample_is_refused(gradient: Gradient, reduction: object) -> None:
     def reduced(logits: Tensor) -> Tensor:

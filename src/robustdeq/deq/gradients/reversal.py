@@ -27,7 +27,7 @@ from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Picard
 
 _LOST = 1e-3
-"""How far from the initial state, relative to the final one, the undone solve of a sample may end."""
+"""How far from the initial state, relative to the final one, a sample's undone solve may end if it did not diverge."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Reversed(StateGradient):
         def pull_back(cotangent: Tensor, tensors: tuple[Tensor, ...]) -> Sequence[Tensor]:
             through_cell = tuple(tensor for tensor in tensors if tensor is not solution.initial)
             start, on_initial, found = _undone(cell, state, cotangent, steps, through_cell)
-            missed, scale = ((start - solution.initial).flatten(1), state.flatten(1))
-            off = float((missed.norm(dim=1) / scale.norm(dim=1).clamp_min(1e-30)).max())
+            missed, size = (part.flatten(1).norm(dim=1) for part in (start - solution.initial, state))
+            off = float((missed / size.clamp_min(1e-30)).masked_fill(~size.isfinite(), 0).max())
             if not off < _LOST:
                 raise InputError(
                     f"undoing {steps} steps misses the state they began in by {off:.1g} of the last one: rounding is "
