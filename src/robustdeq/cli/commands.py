@@ -17,6 +17,8 @@ COMMANDS = {
     "demo": "Train one small DEQ in two ways on digits, attack both, and show what looks robust and what is.",
     "train": "Train a model by a recipe and keep the weights that resist best on the development split.",
     "evaluate": "Attack a model through every gradient, under every defense, and show the table.",
+    "verify": "Read, measure and judge again every adversary that an evaluation kept, and say what agrees with its "
+    "results.",
     "certify": "Certify how far each image may be moved before a model's answer can change.",
     "reproduce": "Measure a table or figure of the paper, or one that it could not show, beside the paper's numbers.",
     "report": "Make a page, or a Markdown document of tables and figures, from the folders of evaluations and "
