@@ -1,11 +1,15 @@
-"""What all tests share: the number of threads, a fixed seed, and, where asked for, run-time checks of shapes and types.
+"""What all tests share: threads, a fixed seed, no network, and, where asked for, run-time checks of shapes and types.
 
 CHECK_SHAPES=1 checks every call of the package by beartype (twice as slow); OMP_NUM_THREADS=2 computes in two threads.
 """
 
 import os
+import socket
+import sys
 from collections.abc import Iterator
+from typing import Any
 
+import hypothesis
 import jaxtyping
 import pytest
 import torch
@@ -14,6 +18,24 @@ os.environ.pop("COLUMNS", None)  # which pytest-xdist sets, so that no test coul
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 if "CHECK_SHAPES" in os.environ:
     jaxtyping.install_import_hook("robustdeq", "typecheck.checked")
+hypothesis.settings.register_profile("not timed", deadline=None)
+hypothesis.settings.load_profile("not timed")
+
+
+def stay(event: str, arguments: tuple[Any, ...]) -> None:
+    """Fail a test that looks up or asks another machine; no library can take that for a network that is down."""
+    match event, arguments:
+        case "socket.getaddrinfo", (asked, *_):
+            host = asked.decode() if isinstance(asked, bytes) else asked
+        case "socket.connect" | "socket.sendto", (_, (str(host), *_)):
+            pass
+        case _:
+            return
+    if host not in (None, "", "::1", "localhost", socket.gethostname()) and not host.startswith("127."):
+        pytest.fail(f"{event} to {host}: tests reach no machine but this one.")
+
+
+sys.addaudithook(stay)
 
 
 @pytest.fixture(autouse=True)
