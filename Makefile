@@ -13,7 +13,7 @@ UNCHECKED := $(addprefix tests/,$(addsuffix .py,evaluation/test_distributed eval
 
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 
-.PHONY: demo test test-all lint types docs bench install clean
+.PHONY: demo test test-all lint types docs bench audit install clean
 
 # What the developers need on top of what the package runs with.
 install: .venv/developed
@@ -56,6 +56,12 @@ docs: install
 
 bench: install
 	$(BIN)/robustdeq bench
+
+# Known vulnerabilities of the pinned versions. It asks PyPI, so that no other target runs it, and fails where PyPI is silent.
+audit: .venv/installed
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet pip-audit
+	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 clean:
 	rm -rf .venv site dist .pytest_cache .ruff_cache .hypothesis

@@ -204,7 +204,7 @@ def test_frame_has_a_row_per_defense(result: GridResult) -> None:
 def test_saved_files_parse_back_to_the_same_numbers(result: GridResult, tmp_path: Path) -> None:
     result.save(tmp_path / "results.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "results.json"]
-    table = pd.read_csv(tmp_path / "results.csv", index_col="defense")
+    table = pd.read_csv(tmp_path / "results.csv", index_col="defense", float_precision="round_trip")
     pd.testing.assert_frame_equal(table, result.to_frame(), check_exact=True)
     saved = json.loads((tmp_path / "results.json").read_text())
     assert saved["samples"] == SAMPLES

@@ -1,0 +1,91 @@
+"""Every dependency is declared, has a reason, and a licence that lets anybody use what is built on it."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+TO_RUN = [*map(Requirement, PROJECT["dependencies"])]
+TO_DEVELOP = [*map(Requirement, PROJECT["optional-dependencies"]["dev"])]
+ALLOWED = {
+    *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "ISC", "LLVM-exception", "MIT"),
+    *("MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib"),
+    *("Apache Software License", "BSD License", "3-Clause BSD License", "ISC License (ISCL)", "MIT License"),
+    *("Mozilla Public License 2.0 (MPL 2.0)", "Python Software Foundation License"),
+}
+"""Names of the SPDX and of the classifiers that came before them."""
+OF_CUDA = ("cuda-", "nvidia-")
+"""What a CUDA build of torch brings along, under NVIDIA's own terms; the CPU build brings none of it."""
+
+
+def names(requirements: list[Requirement]) -> set[str]:
+    return {canonicalize_name(requirement.name) for requirement in requirements}
+
+
+def needed(requirements: list[Requirement], known: set[str]) -> Iterator[Distribution]:
+    """The installed distributions behind requirements, and behind theirs."""
+    for requirement in requirements:
+        name = canonicalize_name(requirement.name)
+        extras = ["", *requirement.extras]
+        applies = requirement.marker is None or any(requirement.marker.evaluate({"extra": one}) for one in extras)
+        if name in known or name.startswith(OF_CUDA) or not applies:
+            continue
+        known.add(name)
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:  # a build of torch without it
+            continue
+        yield found
+        for further in map(Requirement, found.requires or []):
+            asked = [one for one in extras if further.marker is None or further.marker.evaluate({"extra": one})]
+            if asked:
+                further.marker = None
+                yield from needed([further], known)
+
+
+def licences(found: Distribution) -> set[str]:
+    """What a distribution says it may be used under."""
+    said = found.metadata
+    classified = {line.split(" :: ")[-1] for line in said.get_all("Classifier", []) if line.startswith("License :: ")}
+    if classified and "License-Expression" not in said:
+        return classified
+    expression = said.get("License-Expression") or said.get("License") or "none"
+    return {part.strip(" ()") for part in re.split(r" AND | OR | WITH ", expression)}
+
+
+@pytest.mark.parametrize(("heading", "requirements"), [("to run", TO_RUN), ("to develop", TO_DEVELOP)])
+def test_every_dependency_has_a_reason(heading: str, requirements: list[Requirement]) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = text.partition(f"| {heading} | what for |\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    reasons = dict(re.fullmatch(r"\| (\S+) \| (.+) \|", row).groups() for row in rows)  # pyright: ignore
+    assert {*reasons} == names(requirements)
+    assert len(reasons) == len(rows)
+
+
+def test_every_import_is_declared() -> None:
+    imported = set()
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    imported -= {*sys.stdlib_module_names, "robustdeq"}
+    providers = packages_distributions()
+    undeclared = {name for name in imported if not {*map(canonicalize_name, providers[name])} & names(TO_RUN)}
+    assert undeclared == {"torchdeq"}  # imported where a model of it was given or is measured
+
+
+def test_whatever_is_installed_to_run_may_be_used_by_anybody() -> None:
+    found = {one.name: licences(one) for one in needed(TO_RUN, set())}
+    assert len(found) > len(TO_RUN)
+    assert {name: said for name, said in found.items() if not said <= ALLOWED} == {}
