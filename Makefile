@@ -58,7 +58,7 @@ bench: install
 	$(BIN)/robustdeq bench
 
 # Known vulnerabilities of the pinned versions. It asks PyPI, so that no other target runs it, and fails where PyPI is silent.
-audit: .venv/installed
+audit:
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/python -m pip install --quiet pip-audit
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
