@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError, require
 from robustdeq.base.files import read_tensors
-from robustdeq.base.progress import Report
+from robustdeq.base.progress import Report, silent
 from robustdeq.base.provenance import tensor_fingerprint
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.deq import Defense, EntropyReduction
@@ -122,7 +122,7 @@ def verified(
         attack = manifest["settings"]["attack"]
         require(attack["norm"] in _LENGTHS, f"distances in {attack['norm']} are not known here, only Linf, L2 and L1.")
         with evaluating(model):
-            return _Again(store, kept, model, x, y, defenses, double).all(report or (lambda share, what: None))
+            return _Again(store, kept, model, x, y, defenses, double).all(report or silent)
 
 
 class _Again:
