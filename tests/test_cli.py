@@ -1,5 +1,6 @@
 """The command line: what cannot be used ends in one sentence and status 2, and leaves nothing behind."""
 
+import errno
 import inspect
 import io
 import json
@@ -290,6 +291,40 @@ def test_input_that_cannot_be_used_ends_in_one_sentence(
     assert culprit in error
     assert error.startswith("robustdeq: ")
     assert error.count("\n") == 1
+
+
+def test_second_interruption_does_not_silence_the_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    def again(sentence: str) -> bool:
+        os.kill(os.getpid(), signal.SIGINT)
+        return False
+
+    monkeypatch.setattr("robustdeq.cli.measurement.measure", interrupt)
+    monkeypatch.setattr("robustdeq.cli.commands.leave", again)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as end:
+        cli.main(evaluate())
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "robustdeq: interrupted; the same command goes on from what is finished.\n"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("name", ["here", b"here"])
+def test_file_that_cannot_be_written_is_named(
+    name: str | bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "full", name)
+
+    monkeypatch.setattr("robustdeq.cli.measurement.measure", fail)
+    with pytest.raises(SystemExit) as end:
+        cli.main(evaluate())
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "robustdeq: here cannot be read or written (full).\n"
 
 
 def test_interruption_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

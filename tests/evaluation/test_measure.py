@@ -31,6 +31,7 @@ from robustdeq.evaluation import (
 )
 from robustdeq.evaluation.column import Row
 from robustdeq.evaluation.measure import plan
+from robustdeq.evaluation.store import FILE
 from robustdeq.gradients import SHINE, Defended, Exact, Gradient, Phantom, StateGradient, Surrogate, ThroughSolver
 from robustdeq.models import DEQ
 
@@ -370,3 +371,20 @@ def test_label_that_the_model_lacks_is_refused(deq: DEQ, data: tuple[Tensor, Ten
     x, y = data
     with pytest.raises(InputError, match=r"y has labels from .* to 10, and the model has classes 0 to 9"):
         grid(deq, (x, y.clone().fill_(10)))
+
+
+def test_evaluation_under_way_is_not_discarded_by_another(
+    deq: DEQ, data: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    few, seen = (data[0][:2], data[1][:2]), list[bytes]()
+
+    def meanwhile(share: float, what: str) -> None:
+        if not seen and share > 0.5:
+            seen.append((tmp_path / FILE).read_bytes())
+            with pytest.raises(InputError, match="another process works in"):
+                grid(deq, few, folder=tmp_path, overwrite=True)
+            assert (tmp_path / FILE).read_bytes() == seen[0]
+
+    found = grid(deq, few, folder=tmp_path, report=meanwhile)
+    assert seen
+    np.testing.assert_array_equal(found.per_sample, grid(deq, few).per_sample)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robustdeq.base.errors import InputError
-from robustdeq.evaluation.store import Finished, Outcome, StatesOfBatch, Store
+from robustdeq.evaluation.store import Finished, Outcome, StatesOfBatch, Store, seconds_spent
 
 MANIFEST: dict[str, Any] = {
     "weights": "of this model",
@@ -257,6 +257,7 @@ def test_store_that_was_killed_before_it_had_a_manifest_begins_anew(log: bytes |
         (tmp_path / "results.sqlite-wal").write_bytes(log)
     with pytest.raises(InputError, match="holds no results yet; run the evaluation first"):
         Store.read(path)
+    assert seconds_spent(tmp_path) == 0
     with Store.create(path, MANIFEST) as store:
         assert held(store) == {}
         store.commit(ATTACK, 0, RUNS[ATTACK, 0])

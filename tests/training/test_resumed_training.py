@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from robustdeq.base.errors import InputError
 from robustdeq.base.files import replace_with
 from robustdeq.models import MDEQ
 from robustdeq.training import AdversarialTraining, Hardware, Recipe, Training, checkpoints, fit
+from robustdeq.training.fitting import _quiet
 from robustdeq.training.objectives import Adversaries, Moment
 
 STEPS = 12
@@ -204,6 +206,59 @@ def test_damaged_checkpoints_are_passed_over(
     broken.write_bytes(damage(broken.read_bytes()))
     assert begins_at(tmp_path / "both") == "1/12"
     assert_same_run(tmp_path / "both", whole)
+
+
+def test_metrics_that_were_damaged_are_those_of_the_checkpoint_again(whole: Path, tmp_path: Path) -> None:
+    killed(tmp_path, 10)
+    metrics = tmp_path / "metrics.csv"
+    metrics.write_bytes(metrics.read_bytes().replace(b"1", b"7"))
+    run(tmp_path, everything())
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.csv", "training.json"])
+@pytest.mark.parametrize("damage", [lambda content: content[:-100], lambda content: content.replace(b"1", b"3", 1)])
+def test_finished_run_that_was_damaged_is_refused(
+    name: str, damage: Callable[[bytes], bytes], whole: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(whole, folder)
+    (folder / name).write_bytes(damage((whole / name).read_bytes()))
+    before = everything_in(folder)
+    with pytest.raises(InputError, match=f"{name} is damaged; put back a copy of it, or train again with --overwrite"):
+        run(folder, everything())
+    assert everything_in(folder) == before
+
+
+def test_second_training_in_a_folder_is_refused_and_the_first_one_ends_as_alone(whole: Path, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def meanwhile(share: float, what: str) -> None:
+        if what.startswith("step 5/"):
+            for resume in (True, False):
+                with pytest.raises(InputError, match="another process works in") as refusal:
+                    run(tmp_path, everything(), resume=resume)
+                refused.append(str(refusal.value))
+
+    run(tmp_path, everything(), meanwhile)
+    assert len(refused) == 2
+    assert not any("\n" in sentence for sentence in refused)
+    assert_same_run(tmp_path, whole)
+
+
+def test_disk_that_ends_the_thread_of_the_logs_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failed: told.append(failed.exc_type))
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    with _quiet():
+        for error in (OSError("full"), RuntimeError("else")):
+            thread = threading.Thread(target=fail, args=(error,))
+            thread.start()
+            thread.join()
+    assert told == [RuntimeError]
 
 
 @pytest.mark.parametrize(

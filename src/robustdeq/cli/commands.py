@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NoReturn
@@ -57,9 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         fail(str(error.__cause__))
     except OSError as error:
-        fail(f"{error.filename or 'a file'} cannot be read or written ({error.strerror or error}).")
+        fail(f"{os.fsdecode(error.filename or 'a file')} cannot be read or written ({error.strerror or error}).")
     except KeyboardInterrupt:
-        fail("interrupted.", status=130)
+        with _deaf():
+            fail("interrupted.", status=130)
 
 
 def fail(sentence: str, status: int = 2) -> NoReturn:
@@ -95,7 +100,21 @@ def _run(given: list[str]) -> None:
         except Alone as alone:
             torchrun(sys.orig_argv[1:] if given == sys.argv[1:] else ["-m", "robustdeq.cli", *given], alone.devices)
     except KeyboardInterrupt as stop:
-        fail(" ".join(filter(None, ("interrupted", str(stop)))) + f"; {_way_on(name, settings)}.", status=130)
+        with _deaf():
+            fail(" ".join(filter(None, ("interrupted", str(stop)))) + f"; {_way_on(name, settings)}.", status=130)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Within it a second interruption does not keep the first one's sentence from being said."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _way_on(name: str, settings: dict[str, Any]) -> str:

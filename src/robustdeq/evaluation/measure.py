@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from robustdeq.attacks import PGD, Attack
 from robustdeq.base.errors import InputError, check_counts, check_made, require
+from robustdeq.base.occupancy import alone_in, beside_others_in
 from robustdeq.base.progress import Report, silent, told
 from robustdeq.base.provenance import describe
 from robustdeq.base.shapes import Labels, Pixels
@@ -99,7 +101,7 @@ def measure(
 
     Raises:
         InputError: x or y cannot be used, the protocol does not fit the model, there is nothing to choose `early` on,
-            or the folder holds results of something else.
+            or the folder holds results of something else, or is in use by a process that it cannot be shared with.
     """
     if folder is None and (adversaries or (fabric is not None and fabric.world_size > 1)):
         raise InputError("adversaries are kept, and work is shared, in a folder; give one.")
@@ -126,17 +128,26 @@ def finish(
     fabric: Fabric | None = None,
     report: Report | None = None,
 ) -> GridResult:
-    """Do what is left of a job that `plan` has made, in a folder or in memory; all else is as for `measure`."""
+    """Do what is left of a job that `plan` has made, in a folder or in memory; all else is as for `measure`.
+
+    Evaluations of one process may share a folder: what one has finished first stays. Several processes of one launch
+    have stores of their own beside it, and the folder for themselves; so has one that discards what is there.
+    """
     folder = None if folder is None else Path(folder)
-    if folder is not None and overwrite and (fabric is None or fabric.global_rank == 0):
-        discard(folder)
     kept = folder / ADVERSARIES if folder is not None and adversaries else None
-    if fabric is not None and folder is not None and fabric.world_size > 1:
-        result = distributed.share(fabric, job, folder, report, kept)
-    else:
-        with Store.begin(folder, job.manifest()) as store:
-            job.run(store, report=report, adversaries=kept)
-            result = assemble(store)
+    several = None if fabric is None or fabric.world_size == 1 else fabric
+    with ExitStack() as stack:
+        if folder is not None and (fabric is None or fabric.global_rank == 0):
+            if overwrite:
+                with alone_in(folder):
+                    discard(folder)
+            stack.enter_context(beside_others_in(folder) if several is None else alone_in(folder))
+        if folder is not None and several is not None:
+            result = distributed.share(several, job, folder, report, kept)
+        else:
+            with Store.begin(folder, job.manifest()) as store:
+                job.run(store, report=report, adversaries=kept)
+                result = assemble(store)
     if report is not None:
         report(1.0, "done")
     return result

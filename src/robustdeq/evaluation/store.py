@@ -178,7 +178,7 @@ class Store:
                 for part in sorted(folder.glob(part_name("[0-9]*"))):
                     with cls.create(part, manifest) as other:
                         store.absorb(other, other.notes)
-                    part.unlink()
+                    part.unlink(missing_ok=True)
         return store
 
     @classmethod
@@ -356,11 +356,12 @@ _WAY_OUT = "choose another --output, or pass --overwrite to begin again."
 
 
 def seconds_spent(folder: Path) -> float:
-    """How long everything took that the store in a folder holds; 0 where there is none."""
-    if not (folder / FILE).is_file():
+    """How long everything took that the store in a folder holds; 0 where there is none that was begun."""
+    try:
+        with Store.read(folder / FILE) as store:
+            return sum(found.seconds for *_, found in store)
+    except InputError:
         return 0.0
-    with Store.read(folder / FILE) as store:
-        return sum(found.seconds for *_, found in store)
 
 
 def part_name(rank: int | str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import platform
@@ -11,7 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import chain
@@ -26,6 +27,7 @@ from torch import nn
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
+from robustdeq.base.occupancy import alone_in
 from robustdeq.base.processes import is_first_process, together
 from robustdeq.base.progress import Report, silent
 from robustdeq.base.provenance import ABOVE, code_fingerprint
@@ -50,6 +52,7 @@ from robustdeq.zoo.registry import read_weights
 _log = logging.getLogger(__name__)
 
 _RESULTS = ("training.json", "model.safetensors", "model.md", METRICS)
+_SEALED = ("model.safetensors", METRICS)
 _DECISIVE = ("recipe", "model", "gradient", "data")
 _HALFWAY = ("checkpoints/.step=*.ckpt.*", ".model.*", *(f".{name}.*" for name in ("training", "run", "metrics")))
 
@@ -85,7 +88,7 @@ def fit(
 
     Raises:
         InputError: the data does not fit, there are fewer or more processes, one of them has stopped, the folder holds
-            another run, or the training came to nothing.
+            another run, a damaged one, or one that another process is at, or the training came to nothing.
         KeyboardInterrupt: it was interrupted, at the step it names; its best weights so far and its checkpoints are in
             the folder.
     """
@@ -104,6 +107,7 @@ def fit(
     share = schedule.batch_size // (hardware.world * schedule.accumulate)
     provenance = _provenance(card, model, recipe, train, held_out)
     if resume and _run_of(folder, provenance) is not None and (folder / "training.json").is_file():
+        _check_finished(folder)
         model.load_state_dict(read_weights(weights))
         model.eval()
         _log.info("the run in %s is finished.", folder)
@@ -111,7 +115,7 @@ def fit(
     module = Training(model, recipe)
     best = KeepBest(weights, recipe.objective.aim, factory)
     record = Record(folder / METRICS, schedule.log_every, report or silent)
-    with _quiet():
+    with alone_in(folder) if is_first_process() else nullcontext(), _quiet():
         trainer, checkpoints = _trainer(recipe, folder, hardware, [best, record], held_out, len(train))
         place: dict[str, Any] = {"device": trainer.strategy.root_device, "rank": trainer.global_rank}
         place["world"] = hardware.world
@@ -150,7 +154,8 @@ def fit(
                 }
                 early = _early_state(model, recipe, held_out, device)
                 save(model, weights, early, found, threat=recipe.threat, factory=factory)
-                write_text(folder / "training.json", json.dumps(found, indent=1) + "\n")
+                found["files"] = {name: _digest(folder / name) for name in _SEALED}
+                write_text(folder / "training.json", json.dumps(found | {"seal": _seal(found)}, indent=1) + "\n")
             trainer.strategy.barrier()
     return weights
 
@@ -219,6 +224,30 @@ def _run_of(folder: Path, provenance: dict[str, Any]) -> dict[str, Any] | None:
             "choose another --output."
         )
     return before
+
+
+def _check_finished(folder: Path) -> None:
+    """Raise `InputError` where a finished run is not what it left; older versions sealed nothing."""
+    path = folder / "training.json"
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        damaged = [name for name, digest in found.get("files", {}).items() if _digest(folder / name) != digest]
+        if "seal" in found and found.pop("seal") != _seal(found):
+            damaged.append(path.name)
+    except ValueError:
+        damaged = [path.name]
+    for name in damaged[:1]:
+        raise InputError(f"{folder / name} is damaged; put back a copy of it, or train again with --overwrite.")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _seal(record: dict[str, Any]) -> str:
+    """The digest of a record without its seal."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _known(value: Any) -> Any:
@@ -301,16 +330,22 @@ def _early_state(model: nn.Module, recipe: Recipe, held_out: Images, device: tor
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Lightning without its advice: the data is in memory, and the run reports for itself."""
+    """Lightning without its advice: the data is in memory, and the run reports for itself.
+
+    What ends the thread of TensorBoard is raised again where it is next written to, and not told twice.
+    """
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
+    tell = threading.excepthook
     for logger in loggers:
         logger.setLevel(logging.WARNING)
+    threading.excepthook = lambda failed: None if isinstance(failed.exc_value, OSError) else tell(failed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         try:
             yield
         finally:
+            threading.excepthook = tell
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)

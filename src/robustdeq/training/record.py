@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -96,8 +96,8 @@ class KeepBest(Callback):
 class Record(Callback):
     """Writes a table of metrics, a row every so many steps and one per validation, and reports how far the run is.
 
-    What a row says of a step is the mean over its parts and over all processes. A resumed run goes on where its
-    checkpoint was made; rows beyond it are dropped.
+    What a row says of a step is the mean over its parts and over all processes. A resumed run goes on with the rows of
+    its checkpoint, whatever became of the file.
 
     Args:
         path: the file.
@@ -112,6 +112,7 @@ class Record(Callback):
         self._shown: dict[str, float] = {}
         self._parts: list[dict[str, Tensor]] = []
         self._images = self._step = 0
+        self._lines: list[str] | None = None
         self._seconds = 0.0
         self._started = self._since = time.perf_counter()
 
@@ -125,11 +126,9 @@ class Record(Callback):
         self._started = self._since = time.perf_counter()
         self._step = trainer.global_step
         if trainer.is_global_zero:
-            table = io.StringIO(newline="")
-            writer = csv.DictWriter(table, _COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(_rows_until(self._path, trainer.global_step))
-            write_text(self._path, table.getvalue())
+            if self._lines is None:
+                self._lines = [*map(_line, _rows_until(self._path, trainer.global_step))]
+            write_text(self._path, "".join([_line(dict(zip(_COLUMNS, _COLUMNS, strict=True))), *self._lines]))
 
     @override
     def on_train_batch_start(
@@ -175,27 +174,40 @@ class Record(Callback):
         if not trainer.is_global_zero:
             return
         row = {"step": trainer.global_step, "seconds": round(self.seconds, 1)}
-        row |= {name: f"{value:.6g}" for name, value in metrics.items()}
+        line = _line(row | {name: f"{value:.6g}" for name, value in metrics.items()})
+        assert self._lines is not None
+        self._lines.append(line)
         with self._path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, _COLUMNS, restval="", lineterminator="\n").writerow(row)
+            file.write(line)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
+        return {"seconds": self.seconds, "lines": self._lines}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._seconds = state_dict["seconds"]
+        self._lines = state_dict.get("lines")  # which older versions did not keep
 
 
 def seconds_trained(folder: Path) -> float:
-    """How long the training in a folder has taken so far; 0 where there is none.
+    """How long the training in a folder has taken so far; 0 where there is none, or its metrics are damaged.
 
     Args:
         folder: of the run.
     """
-    rows = _rows(folder / METRICS)
-    return float(rows[-1]["seconds"]) if rows else 0.0
+    try:
+        rows = _rows(folder / METRICS)
+        return float(rows[-1]["seconds"]) if rows else 0.0
+    except (ValueError, TypeError, KeyError):
+        return 0.0
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    """A row of the table as it is written."""
+    line = io.StringIO(newline="")
+    csv.DictWriter(line, _COLUMNS, restval="", lineterminator="\n").writerow(row)
+    return line.getvalue()
 
 
 def _validated(trainer: lightning.Trainer) -> dict[str, float]:
