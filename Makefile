@@ -13,7 +13,7 @@ UNCHECKED := $(addprefix tests/,$(addsuffix .py,evaluation/test_distributed eval
 
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 
-.PHONY: demo test test-all lint types docs bench audit install clean
+.PHONY: demo test test-all lint types docs bench audit faults install clean
 
 # What the developers need on top of what the package runs with.
 install: .venv/developed
@@ -62,6 +62,11 @@ audit:
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/python -m pip install --quiet pip-audit
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+# So many faults against training, evaluation and reproduction; where it may, it mounts a small disk to fill.
+N ?= 1000
+faults: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/harness.py -n $(N)
 
 clean:
 	rm -rf .venv site dist .pytest_cache .ruff_cache .hypothesis
