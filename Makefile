@@ -13,7 +13,7 @@ UNCHECKED := $(addprefix tests/,$(addsuffix .py,evaluation/test_distributed eval
 
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 
-.PHONY: demo test test-all lint types docs bench audit faults install clean
+.PHONY: demo test test-all lint types docs bench audit faults load install clean
 
 # What the developers need on top of what the package runs with.
 install: .venv/developed
@@ -67,6 +67,9 @@ audit:
 N ?= 1000
 faults: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/harness.py -n $(N)
+
+load: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/load.py
 
 clean:
 	rm -rf .venv site dist .pytest_cache .ruff_cache .hypothesis

@@ -29,9 +29,10 @@ from robustdeq.evaluation import (
     white_box_grid,
     wilson_interval,
 )
-from robustdeq.evaluation.column import Row
+from robustdeq.evaluation.column import Attempt, Row
+from robustdeq.evaluation.job import _Batch
 from robustdeq.evaluation.measure import plan
-from robustdeq.evaluation.store import FILE
+from robustdeq.evaluation.store import FILE, Store
 from robustdeq.gradients import SHINE, Defended, Exact, Gradient, Phantom, StateGradient, Surrogate, ThroughSolver
 from robustdeq.models import DEQ
 
@@ -388,3 +389,20 @@ def test_evaluation_under_way_is_not_discarded_by_another(
     found = grid(deq, few, folder=tmp_path, report=meanwhile)
     assert seen
     np.testing.assert_array_equal(found.per_sample, grid(deq, few).per_sample)
+
+
+def test_work_that_is_found_done_is_looked_at_once_per_run(
+    deq: DEQ, data: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few, looks, usual = (data[0][:8], data[1][:8]), list[int](), _Batch.attacked
+    grid(deq, few, folder=tmp_path, batch_size=1)
+    with Store.read(tmp_path / FILE) as store:
+        runs = len([*store])
+
+    def attacked(self: _Batch, attempt: Attempt) -> np.ndarray:
+        looks.append(self.number)
+        return usual(self, attempt)
+
+    monkeypatch.setattr(_Batch, "attacked", attacked)
+    grid(deq, few, folder=tmp_path, batch_size=1)
+    assert len(looks) <= runs

@@ -334,6 +334,18 @@ def test_two_evaluations_may_share_a_store(file: Path) -> None:
         assert held(store) == ALL | {(ATTACK, 2): plain(make_run(2)), (CLEAN, 2): plain(make_run(3))}
 
 
+def test_reader_that_takes_its_time_does_not_block_the_writer(file: Path) -> None:
+    with Store.read(file) as reader, Store.create(file, MANIFEST) as writer:
+        count = "SELECT count(*) FROM runs"
+        reader._database.execute("BEGIN")
+        assert reader._database.execute(count).fetchone() == (len(ALL),)
+        writer._database.execute("PRAGMA busy_timeout = 0")
+        writer.commit(ATTACK, 2, make_run(2))
+        assert reader._database.execute(count).fetchone() == (len(ALL),)
+        reader._database.execute("COMMIT")
+        assert reader._database.execute(count).fetchone() == (len(ALL) + 1,)
+
+
 def test_what_is_read_while_another_process_writes_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "results.sqlite"
     Store.create(path, MANIFEST).close()

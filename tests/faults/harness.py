@@ -389,9 +389,9 @@ def throw(
 def _try(kind: str, trial: Trial, place: Disk) -> None:
     for _ in range(int(trial.rng.integers(1, 4))):
         FAULTS[kind](trial, place)
+    right = trial.finish()
     trial.tally.injected += trial.struck
-    if trial.finish():
-        trial.tally.resumed += trial.struck
+    trial.tally.resumed += trial.struck if right else 0
 
 
 def table(tallies: Mapping[tuple[str, str], Tally]) -> Table:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from robustdeq.base.errors import InputError
@@ -41,6 +42,16 @@ def test_parquet_holds_every_outcome_and_the_settings(tmp_path: Path) -> None:
         assert row.correct == STANDS[i, j, row.sample]
         assert row.correct_clean == RESULT.clean[i, row.sample]
         assert (row.gradient, row.beyond_paper) == (RESULT.gradients[j], RESULT.beyond_paper[j])
+
+
+def test_parquet_that_is_written_in_parts_is_the_long_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (whole,) = export(RESULT, tmp_path / "whole.parquet")
+    monkeypatch.setattr("robustdeq.reporting.formats._ROWS", 1)
+    (parts,) = export(RESULT, tmp_path / "parts.parquet")
+    assert pq.ParquetFile(parts).num_row_groups == len(RESULT.defenses) * len(RESULT.columns)
+    for frame in map(pd.read_parquet, (whole, parts)):
+        pd.testing.assert_frame_equal(frame, long_frame(RESULT))
+        assert frame.attrs == RESULT.settings
 
 
 def test_every_number_of_the_grid_follows_from_the_long_form() -> None:

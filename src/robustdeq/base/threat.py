@@ -51,7 +51,10 @@ class ThreatModel:
                 f"y has shape {tuple(y.shape)} and dtype {y.dtype} for {len(x)} images; give one integer label each."
             )
         require(len(x) != 0, "x holds no image; give at least one.")
-        require(bool(x.isfinite().all()), "x has pixels that are not finite; remove the images that hold nan or inf.")
+        require(
+            bool(torch.stack(x.aminmax()).isfinite().all()),
+            "x has pixels that are not finite; remove the images that hold nan or inf.",
+        )
         low, high = self.bounds
         largest = float(self.measure.size(torch.full_like(x[:1], high - low, dtype=torch.float64)))
         if self.eps > largest * (1 + 1e-6):

@@ -220,6 +220,7 @@ class _Batch:
         self.store = store
         self.x, self.y = job.x[chosen], job.y[chosen]
         self.standing = np.ones((len(job.rows), len(self.x)), dtype=bool)
+        self.survivors = len(self.x)
 
     def needs(self, column: Column) -> bool:
         """Whether a column is made on this batch."""
@@ -233,6 +234,11 @@ class _Batch:
         """Which images an attempt attacks: all, or those that stand behind any of the defenses."""
         return np.logical_or.reduce(self.standing) if attempt.survivors else np.ones(len(self.x), dtype=bool)
 
+    def meet(self, outcome: Outcome) -> None:
+        """Take what still stands, and how many images do behind any of the defenses, from an attempt that counts."""
+        self.standing &= outcome.standing
+        self.survivors = int(np.logical_or.reduce(self.standing).sum())
+
     def clean(self) -> None:
         """Judge the images as they are."""
         found = self.store.get(CLEAN, self.number)
@@ -241,7 +247,7 @@ class _Batch:
             outcome = judge(self.job.model, self.job.rows, self.x, self.x, self.y)
             found = Finished(outcome, time.perf_counter() - begun, self._states(self.x))
             self.store.commit(CLEAN, self.number, found)
-        self.standing &= found.outcome.standing
+        self.meet(found.outcome)
 
     def probe(self) -> None:
         """Look at all that only checks the attacks, where this is one of the batches for it."""
@@ -293,11 +299,12 @@ class _OnBatch:
         self._made = self._known is None or (self._file is not None and not self._file.is_file())
         self._attacked = batch.attacked(attempt)
         self.left = torch.from_numpy((self._attacked & self._made).nonzero()[0]).to(batch.x.device)
-        self._adversaries, self._waiting, self._seconds = batch.x.clone(), len(self.left), 0.0
+        self._parts: list[tuple[Tensor, Pixels]] = []
+        self._waiting, self._seconds = len(self.left), 0.0
 
     def take(self, chosen: Tensor, adversaries: Pixels, seconds: float) -> None:
         """Take the adversaries of some images, each of which took so many seconds."""
-        self._adversaries[chosen] = adversaries
+        self._parts.append((chosen, adversaries))
         self._waiting -= len(chosen)
         self._seconds += seconds * len(chosen)
 
@@ -306,13 +313,22 @@ class _OnBatch:
         if self._waiting:
             return
         batch, attempt = self.batch, self._attempt
+        adversaries = self._put_together() if self._made else batch.x
         if self._made and self._file is not None:
-            tensors = {"adversaries": self._adversaries, "labels": batch.y}
+            tensors = {"adversaries": adversaries, "labels": batch.y}
             write_tensors(self._file, tensors, {"attack": attempt.key, "batch": str(batch.number)})
         progress.finish(attempt, batch)
-        found = self._known or batch.finish(attempt, self._attacked, self._adversaries, self._seconds)
+        found = self._known or batch.finish(attempt, self._attacked, adversaries, self._seconds)
         if attempt.key in batch.job.counting:
-            batch.standing &= found.outcome.standing
+            batch.meet(found.outcome)
+
+    def _put_together(self) -> Pixels:
+        """The adversaries of all images, kept here no longer; an image that was not attacked is its own."""
+        adversaries = self.batch.x.clone()
+        for chosen, made in self._parts:
+            adversaries[chosen] = made
+        self._parts.clear()
+        return adversaries
 
 
 def _packs(runs: Sequence[_OnBatch], size: int) -> Iterator[list[tuple[_OnBatch, Tensor]]]:
@@ -343,6 +359,7 @@ class _Progress:
         self._done, self._share = 0.0, 0.0
         self.climbed = 0
         judging = max(row.cost for row in job.rows)
+        self._work = work
         self._pending = {
             (attempt.key, batch.number): (attempt, batch)
             for column in job.columns
@@ -351,19 +368,30 @@ class _Progress:
             if batch.needs(column)
         }
         self._costs = {attempt.key: attempt.evaluations(judging) for attempt, _ in self._pending.values()}
+        self._of_survivors = {batch.number: 0.0 for batch in work}
+        self._of_all = 0.0
+        for attempt, batch in self._pending.values():
+            self._owe(attempt, batch, self._costs[attempt.key])
 
-    def _cost(self, attempt: Attempt, batch: _Batch) -> float:
-        return self._costs[attempt.key] * float(batch.attacked(attempt).sum())
+    def _owe(self, attempt: Attempt, batch: _Batch, cost: float) -> None:
+        """Add the cost of an attempt on an image to what is left of a batch."""
+        if attempt.survivors:
+            self._of_survivors[batch.number] += cost
+        else:
+            self._of_all += cost * len(batch.x)
 
     def finish(self, attempt: Attempt, batch: _Batch) -> None:
         """Count an attempt on a batch as done."""
         if self._pending.pop((attempt.key, batch.number), None):
-            self._done += self._cost(attempt, batch)
-            self.climbed = max(self.climbed - int(batch.attacked(attempt).sum()), 0)
+            attacked, cost = batch.survivors if attempt.survivors else len(batch.x), self._costs[attempt.key]
+            self._owe(attempt, batch, -cost)
+            self._done += cost * attacked
+            self.climbed = max(self.climbed - attacked, 0)
 
     def tell(self, name: str, batch: _Batch, begun: float = 0.0) -> None:
         """Report where the work stands; `begun` is the cost of what is done of the attempt under way."""
-        total = self._done + sum(self._cost(attempt, other) for attempt, other in self._pending.values())
+        left = self._of_all + sum(self._of_survivors[other.number] * other.survivors for other in self._work)
+        total = self._done + max(left, begun)
         self._share = max(self._share, (self._done + begun) / total if total else 0.0)
         self._report(self._share, f"{name}, batch {batch.number + 1} of {len(self._job.batches)}")
 

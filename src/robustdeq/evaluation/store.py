@@ -422,12 +422,15 @@ def _where_they_part(*texts: str) -> list[str]:
 
 def digits(values: Bool[np.ndarray, "n"]) -> str:
     """Outcomes of samples as a string of 0 and 1."""
-    return "".join(map(str, values.astype(int)))
+    return (values.astype(np.uint8) + ord("0")).tobytes().decode("ascii")
 
 
 def parsed(digits: str) -> Bool[np.ndarray, "n"]:
     """The outcomes that `digits` wrote."""
-    return np.array([int(digit) for digit in digits], dtype=bool)
+    values = np.frombuffer(bytes(digits, "ascii"), np.uint8) - ord("0")
+    if (values > 1).any():
+        raise ValueError(f"{digits} has more than 0 and 1 in it")
+    return values.astype(bool)
 
 
 def _stack(rows: list[Any], column: int) -> Bool[np.ndarray, "rows n"]:

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import replace_with, write_text
@@ -46,8 +50,7 @@ def export(result: GridResult, path: str | Path) -> list[Path]:
             tables = [grid_table(result)] + [checks_table(result)] * bool(result.checks)
             write_text(path, "\n".join(map(markdown, tables)))
         case ".parquet":
-            frame = long_frame(result)
-            replace_with(path, lambda temporary: frame.to_parquet(temporary, index=False))
+            replace_with(path, lambda temporary: _write_long(result, temporary))
         case ".tex":
             write_text(path, latex(grid_table(result), f"tab:{_slug(path.stem)}"))
         case ".robustbench.json" as suffix:
@@ -82,21 +85,43 @@ def long_frame(result: GridResult) -> pd.DataFrame:
         `beyond_paper`, `cumulative`, `correct_clean` and `correct` (under the attack). The settings of the grid are its
         `attrs`.
     """
-    defense, attack, sample = (index.ravel() for index in np.indices(result.per_sample.shape))
-    frame = pd.DataFrame(
-        {
-            "defense": pd.Categorical.from_codes(defense, categories=list(result.defenses)),
-            "attack": pd.Categorical.from_codes(attack, categories=list(result.columns)),
-            "sample": sample,
-            "gradient": np.asarray(result.gradients)[attack],
-            "beyond_paper": np.asarray(result.beyond_paper)[attack],
-            "cumulative": np.asarray(result.cumulative or (False,) * len(result.columns))[attack],
-            "correct_clean": result.clean[defense, sample],
-            "correct": result.per_sample.ravel(),
-        }
-    )
+    frame = pd.concat(_parts(result), ignore_index=True)
     frame.attrs.update(result.settings)
     return frame
+
+
+_ROWS = 250_000
+
+
+def _write_long(result: GridResult, path: Path) -> None:
+    """Write `long_frame` part by part, so that it is never in memory as a whole."""
+    tables = (pa.Table.from_pandas(part, preserve_index=False) for part in _parts(result))
+    first = next(tables)
+    schema = first.schema.with_metadata(first.schema.metadata | {"PANDAS_ATTRS": json.dumps(result.settings)})
+    with pq.ParquetWriter(path, schema) as writer:
+        for table in chain([first], tables):
+            writer.write_table(table.replace_schema_metadata(schema.metadata))
+
+
+def _parts(result: GridResult) -> Iterator[pd.DataFrame]:
+    """The rows of `long_frame` in order: those of one defense under a few attacks at a time."""
+    samples = result.clean.shape[1]
+    whole, block = len(result.columns), max(_ROWS // samples, 1)
+    for defense in range(len(result.defenses)):
+        for attacks in (range(whole)[start : start + block] for start in range(0, whole, block)):
+            attack, sample = np.repeat(attacks, samples), np.tile(np.arange(samples), len(attacks))
+            yield pd.DataFrame(
+                {
+                    "defense": pd.Categorical.from_codes(np.full(len(sample), defense), list(result.defenses)),
+                    "attack": pd.Categorical.from_codes(attack, list(result.columns)),
+                    "sample": sample,
+                    "gradient": np.asarray(result.gradients, dtype=object)[attack],
+                    "beyond_paper": np.asarray(result.beyond_paper)[attack],
+                    "cumulative": np.asarray(result.cumulative or (False,) * whole)[attack],
+                    "correct_clean": result.clean[defense, sample],
+                    "correct": result.per_sample[defense, attack, sample],
+                }
+            )
 
 
 def robustbench_entries(result: GridResult) -> dict[str, dict[str, Any]]:
