@@ -139,7 +139,7 @@ def test_weights_are_read_as_tensors_alone(tmp_path: Path) -> None:
         assert not model.training
         assert fingerprint(model) == fingerprint(other)
     torch.save(other, tmp_path / "pickled.pt")
-    with pytest.raises(InputError, match=r"pickled\.pt holds no weights that can be read"):
+    with pytest.raises(InputError, match=r"pickled\.pt is not a checkpoint of tensors alone"):
         opened(f"{CONV}:build", digits(), tmp_path / "pickled.pt", {"width": 8})
 
 

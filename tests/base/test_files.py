@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from disk import small_disk
-from robustdeq.base.files import replace_with, write_tensors, write_text
+from robustdeq.base.files import replace_with, write_text
+from robustdeq.base.tensors import write_tensors
 
 TENSORS = {"a": torch.arange(3), "b": torch.randn(2000)}
 

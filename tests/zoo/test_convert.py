@@ -301,5 +301,5 @@ def test_any_other_file_is_refused(content: bytes, tmp_path_factory: pytest.Temp
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "no.pth", tmp_path / "no.safetensors"):
-        with pytest.raises(InputError, match="is not a whole checkpoint"):
+        with pytest.raises(InputError, match="is no file; give a checkpoint"):
             from_checkpoint(path)

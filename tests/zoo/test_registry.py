@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import robustdeq as rd
 from cells import make_deq
-from robustdeq.base import files
+from robustdeq.base import tensors
 from robustdeq.base.errors import InputError
 from robustdeq.defenses import EarlyState
 from robustdeq.gradients import SHINE, Exact, Phantom, StateGradient, ThroughSolver
@@ -166,7 +166,7 @@ def test_suffix_may_be_left_out(name: str, limit: int | None, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    ("module", "function"), [(files, "save_file"), (registry, "write_text")], ids=["weights", "card"]
+    ("module", "function"), [(tensors, "save_file"), (registry, "write_text")], ids=["weights", "card"]
 )
 def test_interrupted_save_leaves_the_old_pair(
     module: object, function: str, path: Path, monkeypatch: pytest.MonkeyPatch
@@ -322,7 +322,7 @@ def save_shards(deq: ZooModel, folder: Path, name: str, count: int) -> list[Path
     """Write a model the way that weights too big for one file lie there: every shard with the metadata."""
     rd.save(deq, folder / "whole.safetensors")
     with safe_open(folder / "whole.safetensors", "pt") as file:
-        metadata = file.metadata()
+        metadata = {"robustdeq": file.metadata()["robustdeq"]}
     weights = list(load_file(folder / "whole.safetensors").items())
     (folder / "whole.safetensors").unlink()
     paths = [folder / f"{name}-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]

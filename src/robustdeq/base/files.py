@@ -5,59 +5,23 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
-from robustdeq.base.errors import InputError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that an interruption leaves either the old file or the new one."""
-    replace_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write a text file so that an interruption leaves either the old file or the new one.
 
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors as safetensors, whole or not at all.
-
-    Args:
-        path: the file.
-        tensors: by name; they may lie on any device.
-        metadata: what is said of them.
-
-    Raises:
-        OSError: the file cannot be written.
+    What UTF-8 cannot hold, as from the name of a file, is written as its code.
     """
-    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-    def write(temporary: Path) -> None:
-        try:
-            save_file(contents, temporary, metadata=dict(metadata))
-        except SafetensorError as error:
-            raise OSError(errno.EIO, str(error), str(path)) from error
-
-    replace_with(path, write)
+    replace_with(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
-def read_tensors(path: Path, names: Sequence[str], what: str) -> dict[str, Tensor]:
-    """Read some tensors of a safetensors file.
-
-    Args:
-        path: the file.
-        names: of the tensors.
-        what: the file should hold, in words.
-
-    Raises:
-        InputError: the file cannot be read, or lacks one of them.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} holds no {what} ({error}).") from error
+def read_text(path: Path) -> str:
+    """The text of a file; raises `OSError` where it cannot be read or is a pipe, `ValueError` where it is not UTF-8."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.read_text(encoding="utf-8")
 
 
 def replace_with(path: Path, write: Callable[[Path], object]) -> None:

@@ -30,6 +30,7 @@ def convert(
         max_steps: the solver's steps; by default the published ones.
         overwrite: replace the weights file.
     """
+    require(checkpoint.is_file(), f"{checkpoint} is no file; give a checkpoint.")
     path = output or checkpoint.with_name(checkpoint.name.split(".")[0] + ".safetensors")
     path = path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
     require(path != checkpoint, f"{path} would be replaced by its own conversion; choose another --output.")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from robustdeq.base.errors import require
-from robustdeq.base.files import read_tensors
 from robustdeq.base.progress import progress_bar
+from robustdeq.base.tensors import read_tensors
 from robustdeq.certificates import Certificate, IntervalBounds, Lipschitz, Smoothing
 from robustdeq.cli.console import console
 from robustdeq.cli.device import device_named

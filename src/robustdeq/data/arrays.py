@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import torch
 
 from robustdeq.base.errors import InputError, require
 from robustdeq.base.imports import imported, reason
+from robustdeq.data.decoding import check_bytes
 from robustdeq.data.images import Images
 from robustdeq.data.splits import Splits, assemble
+from robustdeq.data.tables import MOST_CLASSES
 
 _PARTS = {"train": "train", "val": "validation", "test": "test"}
+_NAMES = ("classes", *(f"{array}_{part}" for array in "xy" for part in _PARTS))
 
 
 def from_arrays(arrays: Mapping[str, Any], source: str) -> Splits:
@@ -29,14 +33,14 @@ def from_arrays(arrays: Mapping[str, Any], source: str) -> Splits:
     Raises:
         InputError: there is no such pair, or what is in it are no samples with labels.
     """
-    read = {name: np.asarray(array) for name, array in arrays.items()}
+    read = {name: np.asarray(arrays[name]) for name in _NAMES if name in arrays}
     present = [part for part in _PARTS if {f"x_{part}", f"y_{part}"} & read.keys()]
     require(present, f"{source} has no x_test and y_test, nor x_train and y_train; give arrays of these names.")
     for part in present:
         require({f"x_{part}", f"y_{part}"} <= read.keys(), f"{source} has x_{part} or y_{part} alone; give both.")
     labels = {part: _labels(read[f"y_{part}"], f"{source} {part}") for part in present}
     count = max(int(y.max()) for y in labels.values()) + 1
-    names = tuple(map(str, read["classes"])) if "classes" in read else tuple(map(str, range(count)))
+    names = tuple(map(str, np.atleast_1d(read["classes"]))) if "classes" in read else tuple(map(str, range(count)))
     samples = {part: _samples(read[f"x_{part}"], labels[part], names, f"{source} {part}") for part in present}
     return assemble(**{_PARTS[part]: images for part, images in samples.items()})
 
@@ -44,6 +48,7 @@ def from_arrays(arrays: Mapping[str, Any], source: str) -> Splits:
 def _labels(y: Any, source: str) -> torch.Tensor:
     if y.ndim != 1 or len(y) == 0 or y.dtype.kind not in "iu":
         raise InputError(f"{source} has labels of shape {y.shape} and type {y.dtype}; give one integer per sample.")
+    require(y.max() < MOST_CLASSES, f"{source} has the label {y.max()}; number the classes from 0.")
     return torch.from_numpy(y.astype(np.int64))
 
 
@@ -62,9 +67,14 @@ def _samples(x: Any, labels: torch.Tensor, classes: tuple[str, ...], source: str
 def from_npz(path: Path) -> Splits:
     """The arrays of an `.npz` file, read without running anything in it; raises `InputError` as `from_arrays`."""
     try:
+        with ZipFile(path) as file:
+            size = sum(member.file_size for member in file.infolist() if Path(member.filename).stem in _NAMES)
+        check_bytes(size, f"the arrays in {path}")
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+            arrays = {name: file[name] for name in _NAMES if name in file.files}
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(f"{path} cannot be read as arrays ({reason(error)}); write it by numpy.savez.") from error
     return from_arrays(arrays, path.name)
 

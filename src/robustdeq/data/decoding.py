@@ -1,7 +1,7 @@
 """From encoded images (JPEG, PNG, …) to one tensor of pixels."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -13,42 +13,69 @@ from torch import Tensor
 from robustdeq.base.errors import InputError, require
 
 CHANNELS = {"L": 1, "RGB": 3}
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What is read, by code within this process; some formats that Pillow knows start a program."""
+MOST_PIXELS = 2**24
+"""Of an image, in all its channels."""
+MOST_BYTES = 2**33
+"""Of a set of images, or features, as they are stored."""
 
 
-def decode(encoded: Sequence[bytes | Path], names: Sequence[str]) -> UInt8[Tensor, "n channels height width"]:
-    """Decode images of one size and mode.
+def decode(
+    encoded: Iterable[bytes | Path], count: int, name: Callable[[int], str]
+) -> UInt8[Tensor, "n channels height width"]:
+    """Decode images of one size and mode, one after the other.
 
     Args:
-        encoded: n ≥ 1 image files, or their contents.
-        names: what to call each in an error.
+        encoded: image files, or their contents.
+        count: how many of them, n ≥ 1.
+        name: what to call each in an error, by its place.
 
     Returns:
         (n, channels, height, width), intensities 0..255; 1 channel for greyscale and 3 for RGB.
 
     Raises:
-        InputError: an image cannot be read, is neither 8-bit greyscale nor RGB, or differs from the first one.
+        InputError: an image cannot be read, is neither 8-bit greyscale nor RGB, differs from the first one, or they are
+            larger than `MOST_PIXELS` or `MOST_BYTES`.
     """
-    first = _decode_one(encoded[0], names[0])
-    pixels = np.empty((len(encoded), *first.shape), dtype=np.uint8)
-    for row, (item, name) in enumerate(zip(encoded, names, strict=True)):
-        image = _decode_one(item, name)
-        if image.shape != first.shape:
-            raise InputError(
-                f"{name} is {_size(image)} but {names[0]} is {_size(first)}: bring all images to one size and mode."
-            )
+    pixels = np.empty(0, dtype=np.uint8)
+    for row, item in zip(range(count), encoded, strict=False):
+        image = _decode_one(item, name(row))
+        if row == 0:
+            check_bytes(count * image.size, f"{count:,} images such as {name(0)}")
+            pixels = np.empty((count, *image.shape), dtype=np.uint8)
+        if image.shape != pixels.shape[1:]:
+            ours, first = ("×".join(map(str, shape)) for shape in (image.shape, pixels.shape[1:]))
+            raise InputError(f"{name(row)} is {ours} but {name(0)} is {first}: bring all images to one size and mode.")
         pixels[row] = image
     return torch.from_numpy(pixels)
 
 
 def _decode_one(item: bytes | Path, name: str) -> np.ndarray:
     try:
-        with Image.open(io.BytesIO(item) if isinstance(item, bytes) else item) as image:
-            mode, pixels = image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        content = item if isinstance(item, bytes) else regular(item).read_bytes()
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            mode, (width, height) = image.mode, image.size
+            require(mode in CHANNELS, f"{name} has the mode {mode}: convert it to 8-bit greyscale (L) or RGB.")
+            if CHANNELS[mode] * width * height > MOST_PIXELS:
+                raise InputError(f"{name} has {width}×{height} pixels, too many to be read: make it smaller.")
+            pixels = np.asarray(image)
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(f"{name} cannot be read as an image: replace or remove it.") from error
-    require(mode in CHANNELS, f"{name} has the mode {mode}: convert it to 8-bit greyscale (L) or RGB.")
-    return pixels.reshape(*pixels.shape[:2], CHANNELS[mode]).transpose(2, 0, 1)
+    return pixels.reshape(height, width, CHANNELS[mode]).transpose(2, 0, 1)
 
 
-def _size(image: np.ndarray) -> str:
-    return "×".join(map(str, image.shape))
+def check_bytes(size: int, what: str) -> None:
+    """Raise `InputError` where data takes more than `MOST_BYTES`."""
+    if size > MOST_BYTES:
+        raise InputError(
+            f"{what} take {size / 2**30:,.0f} GiB, more than {MOST_BYTES >> 30}: give fewer or smaller ones."
+        )
+
+
+def regular(path: Path) -> Path:
+    """The path of a file; raises `InputError` for a pipe or a device, which may have no end."""
+    require(path.is_file() or not path.exists(), f"{path} is a pipe, a socket or a device: give a file.")
+    return path

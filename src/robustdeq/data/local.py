@@ -1,23 +1,31 @@
 """Images from local files: parquet as Hugging Face writes it, or folders with one subfolder per class."""
 
+from __future__ import annotations
+
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from robustdeq.base.errors import InputError, require
-from robustdeq.data.decoding import decode
+from robustdeq.data.decoding import check_bytes, decode
 from robustdeq.data.images import Images
 from robustdeq.data.splits import Splits, assemble
-from robustdeq.data.tables import images_from_table
+from robustdeq.data.tables import check_described, columns_of, images_from_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 SHARD = re.compile(r"(?P<stem>.+)-\d+-of-(?P<count>\d+)$")
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 ROLES = {"train": "train", "val": "validation", "test": "test"}
 
 Item = TypeVar("Item")
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 2**30
 
 
 def from_parquet(path: Path) -> Splits:
@@ -53,7 +61,7 @@ def from_folder(path: Path) -> Splits:
         InputError: there is nothing to read, or something that cannot be read or used.
     """
     path = path.resolve()
-    files = sorted(path.glob("*.parquet"))
+    files = sorted(file for file in path.glob("*.parquet") if file.is_file())
     return _from_parquets(path, files) if files else _from_class_folders(path)
 
 
@@ -88,26 +96,56 @@ def _from_parquets(folder: Path, files: Iterable[Path]) -> Splits:
 
 
 def _rows(file: Path) -> int:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _readable(str(file)):
         return pq.read_metadata(file).num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file} cannot be read as a parquet file: replace it with an intact one.") from error
 
 
 def _read(files: Sequence[Path], source: str) -> Images:
-    import pyarrow as pa
+    """The images of parquet files with the same columns; columns that hold no images and no labels are not read."""
     import pyarrow.parquet as pq
     from datasets import Features
 
+    with _readable(source):
+        opened = [pq.ParquetFile(file) for file in files]
+        schemas = [file.schema_arrow for file in opened]
+        for schema in schemas:
+            check_described(schema)
+        features = Features.from_arrow_schema(schemas[0])
+        same = all(schema.equals(schemas[0]) for schema in schemas)
+    require(same, f"{source} has files with different columns: give all of them the same.")
+    columns = columns_of(features, source)
+    chunks = [chunk for file in opened for chunk in _chunks(file.metadata, columns)]
+    check_bytes(sum(chunks), source)
+    rows = sum(file.metadata.num_rows for file in opened)
+    at_once = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // max(1, *chunks, 1)))
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        with _readable(source):
+            for file in opened:
+                yield from file.iter_batches(at_once, columns=list(columns), use_threads=False)
+
+    return images_from_table(batches(), rows, columns, features, source)
+
+
+def _chunks(metadata: pq.FileMetaData, columns: Collection[str]) -> Iterator[int]:
+    """How many bytes each part of these columns takes when it is unpacked; no value in it is longer."""
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for chunk in map(group.column, range(group.num_columns)):
+            if chunk.path_in_schema.partition(".")[0] in columns:
+                yield chunk.total_uncompressed_size
+
+
+@contextmanager
+def _readable(source: str) -> Iterator[None]:
+    """Tell what goes wrong in reading a parquet file as an `InputError`."""
     try:
-        table = pa.concat_tables([pq.ParquetFile(file).read() for file in files])
-        features = Features.from_arrow_schema(table.schema)
+        yield
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{source} cannot be read as a parquet file: replace it with an intact one.") from error
-    return images_from_table(table, features, source)
 
 
 def _from_class_folders(folder: Path) -> Splits:
@@ -130,7 +168,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _files_by_class(root: Path) -> dict[str, list[Path]]:
     files = {
-        entry.name: sorted(file for file in entry.iterdir() if file.suffix.lower() in SUFFIXES)
+        entry.name: sorted(file for file in entry.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
         for entry in _subfolders(root)
     }
     return {name: images for name, images in files.items() if images}
@@ -139,4 +177,4 @@ def _files_by_class(root: Path) -> dict[str, list[Path]]:
 def _read_classes(files: Mapping[str, Sequence[Path]], classes: tuple[str, ...], source: str) -> Images:
     paths = [path for name in files for path in files[name]]
     labels = torch.tensor([classes.index(name) for name in files for _ in files[name]])
-    return Images(decode(paths, [str(path) for path in paths]), labels, classes, source)
+    return Images(decode(paths, len(paths), lambda row: str(paths[row])), labels, classes, source)

@@ -9,10 +9,11 @@ import torch
 from robustdeq.base.errors import InputError
 from robustdeq.base.imports import is_import_path
 from robustdeq.data.arrays import from_function, from_npz
+from robustdeq.data.decoding import regular
 from robustdeq.data.images import Images
 from robustdeq.data.local import by_role, from_folder, from_parquet
 from robustdeq.data.splits import Splits, assemble, hold_out_stratified
-from robustdeq.data.tables import images_from_table
+from robustdeq.data.tables import columns_of, images_from_table
 
 HUB = {
     "cifar10": ("uoft-cs/cifar10", None),
@@ -20,6 +21,7 @@ HUB = {
     "svhn": ("ufldl-stanford/svhn", "cropped_digits"),
     "fashion_mnist": ("zalando-datasets/fashion_mnist", None),
 }
+_ROWS_AT_ONCE = 1024
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -48,9 +50,9 @@ def load(name_or_path: str | Path) -> Splits:
     if path.is_dir():
         return from_folder(path)
     if path.suffix == ".npz" and path.exists():
-        return from_npz(path)
+        return from_npz(regular(path))
     if path.exists():
-        return from_parquet(path)
+        return from_parquet(regular(path))
     if (
         isinstance(name_or_path, str)
         and HUB_ID.fullmatch(name_or_path)
@@ -93,5 +95,8 @@ def _from_hub(hub_id: str, config: str | None) -> Splits:
     parts = {}
     for role, names in by_role({str(name): str(name) for name in found}).items():
         split = found[names[0]]
-        parts[role] = images_from_table(split.with_format("arrow")[:], split.features, f"{hub_id} {names[0]}")
+        source = f"{hub_id} {names[0]}"
+        columns = columns_of(split.features, source)
+        batches = split.select_columns(list(columns)).with_format("arrow").iter(_ROWS_AT_ONCE)
+        parts[role] = images_from_table(batches, len(split), columns, split.features, source)
     return assemble(**parts)

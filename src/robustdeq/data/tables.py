@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
 from robustdeq.base.errors import InputError, require
-from robustdeq.data.decoding import decode
+from robustdeq.data.decoding import check_bytes, decode
 from robustdeq.data.images import Images
 
 if TYPE_CHECKING:
@@ -21,13 +21,53 @@ if TYPE_CHECKING:
 IMAGE_NAMES = ("image", "img")
 LABEL_NAMES = ("label", "fine_label")
 MOST_CLASSES = 100_000
+MOST_ROWS = 10_000_000
 
 
-def images_from_table(table: pa.Table, features: Features, source: str) -> Images:
-    """Decode a table whose columns are found by their type, and by name where several have the right type.
+def check_described(schema: pa.Schema) -> None:
+    """Raise `ValueError` where what a file says of its classes would be looked up elsewhere, or made up."""
+
+    def look(found: dict[str, Any]) -> dict[str, Any]:
+        if found.get("names_file") or (found.get("num_classes") or 0) > MOST_CLASSES:
+            raise ValueError("it names no classes")
+        return found
+
+    json.loads((schema.metadata or {}).get(b"huggingface", b"{}"), object_hook=look)
+
+
+def columns_of(features: Features, source: str) -> tuple[str, ...]:
+    """The columns of a table that are read: the label, then the one of images, or all of numbers.
+
+    They are found by their type, and by name where several have the right type.
 
     Args:
-        table: one row per image; an image is a struct {bytes, path} or binary, a label is an integer.
+        features: what `datasets` knows about the columns.
+        source: where the table comes from.
+
+    Raises:
+        InputError: a column is missing or ambiguous.
+    """
+    images = [name for name in features if _is_image(features[name])]
+    numbers = [name for name in features if _is_number(features[name]) and name not in LABEL_NAMES]
+    if images or not numbers:
+        image = _choose(images, IMAGE_NAMES, "image", source)
+        labels = [name for name in features if _is_label(features[name])]
+        return _choose(labels, LABEL_NAMES, "integer label", source), image
+    label = _choose([name for name in features if name in LABEL_NAMES], LABEL_NAMES, "label", source)
+    for name in features:
+        require(name in (label, *numbers), f"{source} has a column {name!r} of no numbers; keep numbers and a label.")
+    return label, *numbers
+
+
+def images_from_table(
+    batches: Iterable[pa.RecordBatch | pa.Table], rows: int, columns: Sequence[str], features: Features, source: str
+) -> Images:
+    """Decode a table, a batch of rows after the other.
+
+    Args:
+        batches: one row per image; an image is a struct {bytes, path} or binary, a label is an integer.
+        rows: how many there are in all.
+        columns: those of `columns_of`.
         features: what `datasets` knows about the columns; a `ClassLabel` brings the class names.
         source: where the table comes from.
 
@@ -36,34 +76,48 @@ def images_from_table(table: pa.Table, features: Features, source: str) -> Image
         numbers beside `label` are features.
 
     Raises:
-        InputError: a column is missing or ambiguous, the table is empty, or a row has no image or no valid label.
+        InputError: the table is empty or too large, or a row has no image or no valid label.
     """
     from datasets import ClassLabel
 
-    numbers = [name for name in features if _is_number(features[name]) and name not in LABEL_NAMES]
-    if numbers and not any(_is_image(feature) for feature in features.values()):
-        return _numbers_of(table, features, numbers, source)
-    image = _choose([name for name in features if _is_image(features[name])], IMAGE_NAMES, "image", source)
-    label = _choose([name for name in features if _is_label(features[name])], LABEL_NAMES, "integer label", source)
-    require(len(table) != 0, f"{source} holds no rows: give a file with images.")
-    labels = _labels(table[label].to_pylist(), source)
+    label, *others = columns
+    require(rows != 0, f"{source} holds no rows: give a file with images.")
+    require(rows <= MOST_ROWS, f"{source} has {rows:,} rows, more than {MOST_ROWS:,}: give a part of them.")
+    found: list[int] = []
+
+    def labelled() -> Iterator[pa.RecordBatch | pa.Table]:
+        for batch in batches:
+            found.extend(_labels(batch[label].to_pylist(), len(found), source))
+            yield batch
+
+    images = _is_image(features[others[0]])
+    samples = _pixels(labelled(), rows, others[0], source) if images else _numbers(labelled(), rows, others, source)
+    require(len(found) == rows, f"{source} has {len(found)} rows and says {rows}: replace it with an intact one.")
     kind = features[label]
-    classes = kind.names if isinstance(kind, ClassLabel) and kind.names else map(str, range(int(labels.max()) + 1))
-    names = [f"{source} row {row}" for row in range(len(table))]
-    encoded = [_encoded(value, name) for value, name in zip(table[image].to_pylist(), names, strict=True)]
-    return Images(decode(encoded, names), labels, tuple(classes), source)
+    classes = kind.names if isinstance(kind, ClassLabel) and kind.names else map(str, range(max(found) + 1))
+    return Images(samples, torch.tensor(found), tuple(map(str, classes)), source, scale=255 if images else 1)
 
 
-def _numbers_of(table: pa.Table, features: Features, numbers: Sequence[str], source: str) -> Images:
-    """The rows of a table of numbers, a column of them for each feature, and of labels."""
-    label = _choose([name for name in features if name in LABEL_NAMES], LABEL_NAMES, "label", source)
-    for name in features:
-        require(name in (label, *numbers), f"{source} has a column {name!r} of no numbers; keep numbers and a label.")
-    require(len(table) != 0, f"{source} holds no rows: give a file with some.")
-    labels = _labels(table[label].to_pylist(), source)
-    rows = torch.stack([torch.tensor(table[name].to_numpy().astype("float32")) for name in numbers], dim=1)
-    require(bool(rows.isfinite().all()), f"{source} has numbers that are missing or not finite; take these rows out.")
-    return Images(rows, labels, tuple(map(str, range(int(labels.max()) + 1))), source, scale=1)
+def _pixels(batches: Iterable[pa.RecordBatch | pa.Table], rows: int, image: str, source: str) -> Tensor:
+    """The images of a column."""
+
+    def name(row: int) -> str:
+        return f"{source} row {row}"
+
+    values = (value.as_py() for batch in batches for value in batch[image])
+    return decode((_encoded(value, name(row)) for row, value in enumerate(values)), rows, name)
+
+
+def _numbers(batches: Iterable[pa.RecordBatch | pa.Table], rows: int, names: Sequence[str], source: str) -> Tensor:
+    """The columns of numbers, one for each feature."""
+    check_bytes(4 * rows * len(names), source)
+    parts = [
+        torch.stack([torch.tensor(batch[name].to_numpy(zero_copy_only=False).astype("float32")) for name in names], 1)
+        for batch in batches
+    ]
+    samples = torch.cat(parts)
+    require(bool(samples.isfinite().all()), f"{source} has numbers that are missing or not finite; take them out.")
+    return samples
 
 
 def _is_number(feature: object) -> bool:
@@ -94,17 +148,19 @@ def _choose(candidates: Sequence[str], preferred: Iterable[str], kind: str, sour
     return fitting[0]
 
 
-def _labels(values: Sequence[int | None], source: str) -> Int64[Tensor, "n"]:
-    for row, value in enumerate(values):
+def _labels(values: Sequence[int | None], start: int, source: str) -> Iterator[int]:
+    for row, value in enumerate(values, start):
         if value is None or not 0 <= value < MOST_CLASSES:
             raise InputError(
                 f"{source} row {row} has the label {value}: remove unlabelled rows and number the classes from 0."
             )
-    return torch.tensor(values)
+        yield value
 
 
 def _encoded(value: Any, name: str) -> bytes | Path:
     if isinstance(value, dict):
-        value = value["bytes"] or (value.get("path") and Path(value["path"]))
+        content, path = value.get("bytes"), value.get("path")
+        value = Path(path) if not content and path and isinstance(path, str) else content
     require(value, f"{name} holds no image: remove the row.")
+    require(isinstance(value, bytes | Path), f"{name} holds something else than an image: remove the row.")
     return value

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from robustdeq.attacks import PGD
 from robustdeq.attacks.losses import cross_entropy
 from robustdeq.base.errors import InputError
-from robustdeq.base.files import write_tensors
+from robustdeq.base.plain import from_json
+from robustdeq.base.tensors import read_sealed, write_tensors
 from robustdeq.deq import DEQ
 from robustdeq.deq.defenses import FinalState, state_logits
 from robustdeq.deq.gradients import Surrogate, ThroughSolver
@@ -66,9 +67,11 @@ class Exhibits:
             InputError: the file cannot be read, or holds something else.
         """
         try:
-            with safe_open(path, "pt") as file:
-                words = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
-                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            kept, said = read_sealed(path)
+            words, tensors = (
+                {name: from_json(text) for name, text in said.items()},
+                {name: kept[name] for name in _TENSORS},
+            )
             classes, estimates = (tuple(words[name]) for name in ("classes", "estimates"))
             return cls(**tensors, classes=classes, estimates=estimates, attack=words["attack"])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from robustdeq.base.errors import require
-from robustdeq.base.files import read_tensors, replace_with, write_tensors
+from robustdeq.base.files import replace_with
 from robustdeq.base.shapes import Labels, Pixels
+from robustdeq.base.tensors import read_tensors, write_tensors
 from robustdeq.evaluation.assemble import assemble
 from robustdeq.evaluation.column import Role
 from robustdeq.evaluation.job import ADVERSARIES, adversaries_file

@@ -20,10 +20,10 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from robustdeq.attacks.losses import correct
-from robustdeq.base.files import write_tensors
 from robustdeq.base.progress import Report, silent
 from robustdeq.base.provenance import code_fingerprint, tensor_fingerprint
 from robustdeq.base.shapes import Labels, Pixels
+from robustdeq.base.tensors import write_tensors
 from robustdeq.deq import DEQ
 from robustdeq.deq.defenses import defended_logits
 from robustdeq.deq.modes import evaluating

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError, require
-from robustdeq.base.files import read_tensors
+from robustdeq.base.tensors import read_tensors
 from robustdeq.base.progress import Report, silent
 from robustdeq.base.provenance import tensor_fingerprint
 from robustdeq.base.shapes import Labels, Pixels

@@ -55,6 +55,7 @@ _PROVENANCE_LABELS = {
     "sha256": "SHA-256 of what it was converted from",
 }
 _LARGEST = 1e12
+_MOST_STEPS = 1_000_000
 _KNOWN = ("robustdeq", "torch")
 _TASK = "image-classification"
 _ON_HUB = re.compile(rf"({HUB_ID.pattern}) (?:train|val|test)\w*(?:, .*)?")
@@ -130,7 +131,7 @@ class Card:
         return model
 
     def _of_the_zoo(self) -> ZooModel:
-        if self.num_classes is None or self.in_channels is None:
+        if self.num_classes is None or self.in_channels is None or min(self.num_classes, self.in_channels) < 1:
             raise ValueError(f"an {self.architecture} without a number of classes or channels")
         config: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in self.config.items()
@@ -142,6 +143,10 @@ class Card:
             settings = dict(self.solver)
             model.solver = _SOLVERS[settings.pop("name")](**settings)
             model.tail = Unroll(**self.tail)
+            if max(model.solver.max_steps, model.tail.steps) > _MOST_STEPS:
+                raise ValueError(f"a solve of more than {_MOST_STEPS:,} steps")
+            if self.early is not None:
+                model.check_state(self.early)
         return model
 
 

@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import math
-import pickle
-import warnings
 from collections.abc import Mapping
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.imports import reason
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Solver
 from robustdeq.zoo.architecture import ZooModel
+from robustdeq.zoo.checkpoint import state_dict
 from robustdeq.zoo.mdeq import MDEQ, PRESETS, MDEQConfig
 from robustdeq.zoo.monotone import MonotoneConfig, MonotoneNetwork
+from robustdeq.zoo.outline import outlined
 from robustdeq.zoo.registry import save
 from robustdeq.zoo.resnet import ResNet, ResNetConfig, WideResNet, WideResNetConfig
 
 _PUBLISHED_SIZES = ("tiny", "large", "xl")
-_WRAPPERS = ("state_dict", "model", "net")
 _LISTED = 3
 _POOLED = 4
 
@@ -63,30 +61,49 @@ def from_checkpoint(
     path = Path(path)
     weights = _read(path)
     try:
-        if "fullstage.branches.0.blocks.0.conv1.weight_v" in weights:
-            model, names = _mdeq(weights, config, solver, tail)
-        elif "mon.linear_module.A.weight" in weights:
-            model, weights = _monotone(weights, config)
-            model.solver, model.tail, names = solver or model.solver, tail or model.tail, {}
-        elif (config, solver, tail) != (None, None, None):
-            raise InputError(f"{path} does not hold a DEQ; leave out its config, solver and tail.")
-        elif "layer1.0.conv1.weight" in weights:
-            model, names = _resnet(weights), {}
-        elif "block1.layer.0.conv1.weight" in weights:
-            # the usual class registers a first block that it never runs
-            weights = {name: tensor for name, tensor in weights.items() if not name.startswith("sub_block1.")}
-            model, names = _wide_resnet(weights), {}
-        else:
-            raise InputError(
-                f"{path} holds no MDEQ of the published code, no monotone DEQ of one layer and no residual network; "
-                f"its tensors are {_listing(weights)}."
-            )
+        with outlined(weights):
+            model, weights, names = _network(path, weights, config, solver, tail)
     except KeyError as error:
         raise InputError(f"{path} lacks the tensor {error}; give a whole checkpoint.") from error
     except IndexError as error:
         raise InputError(f"{path} has a tensor with too few dimensions; give a checkpoint as it was saved.") from error
+    except (ValueError, TypeError, ArithmeticError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"the tensors in {path} make no network ({reason(error)}); give a whole checkpoint."
+        ) from error
     _fill(model, weights, names, path)
     return model.eval()
+
+
+def _network(
+    path: Path,
+    weights: dict[str, Tensor],
+    config: MDEQConfig | MonotoneConfig | None,
+    solver: Solver | None,
+    tail: Unroll | None,
+) -> tuple[ZooModel[Any], dict[str, Tensor], dict[str, str]]:
+    """The network that tensors belong to, without weights; these tensors, and what they call its modules."""
+    if "fullstage.branches.0.blocks.0.conv1.weight_v" in weights:
+        model, names = _mdeq(weights, config, solver, tail)
+    elif "mon.linear_module.A.weight" in weights:
+        model, weights = _monotone(weights, config)
+        model.solver, model.tail, names = solver or model.solver, tail or model.tail, {}
+    elif (config, solver, tail) != (None, None, None):
+        raise InputError(f"{path} does not hold a DEQ; leave out its config, solver and tail.")
+    elif "layer1.0.conv1.weight" in weights:
+        model, names = _resnet(weights), {}
+    elif "block1.layer.0.conv1.weight" in weights:
+        # the usual class registers a first block that it never runs
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("sub_block1.")}
+        model, names = _wide_resnet(weights), {}
+    else:
+        raise InputError(
+            f"{path} holds no MDEQ of the published code, no monotone DEQ of one layer and no residual network; "
+            f"its tensors are {_listing(weights)}."
+        )
+    return model, weights, names
 
 
 def convert_checkpoint(
@@ -120,25 +137,7 @@ def convert_checkpoint(
 
 def _read(path: Path) -> dict[str, Tensor]:
     """The state dict in a file, without the prefix that data parallelism puts before its names."""
-    try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):
-            content: Any = (
-                load_file(path)
-                if path.suffix == ".safetensors"
-                else torch.load(path, map_location="cpu", weights_only=True)
-            )
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} is not a checkpoint of tensors alone, and anything else could run code when it is read; "
-            "save the state_dict by itself with torch.save."
-        ) from error
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{path} is not a whole checkpoint ({reason}); give one that torch.save wrote.") from error
-    if isinstance(content, Mapping):
-        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
-        raise InputError(f"{path} holds no state dict of tensors; save the state_dict of the network.")
+    content = state_dict(path)
     prefix = "module." if all(name.startswith("module.") for name in content) else ""
     weights = {name.removeprefix(prefix): tensor for name, tensor in content.items()}
     broken = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
@@ -150,7 +149,7 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], names: Mapping[str, s
     """Load weights whose modules bear other names, each tensor into its place.
 
     Args:
-        model: what they are loaded into.
+        model: what they are loaded into, without weights.
         weights: the tensors of the checkpoint.
         names: what a module of the model is called in the checkpoint, where that differs.
         path: the checkpoint.
@@ -171,6 +170,7 @@ def _fill(model: nn.Module, weights: Mapping[str, Tensor], names: Mapping[str, s
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {_listing(found)}" for kind, found in problems.items() if found)
         raise InputError(f"the tensors in {path} do not make a {type(model).__name__} ({listed}).")
+    model.to_empty(device="cpu")
     model.load_state_dict({ours: weights[theirs] for theirs, (ours, _) in expected.items()})
 
 

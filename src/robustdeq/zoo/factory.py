@@ -6,15 +6,12 @@ The code behind such a path runs because it was asked for by name; weights come 
 from __future__ import annotations
 
 import inspect
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError, hint, require
@@ -23,6 +20,7 @@ from robustdeq.data import Images
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.modes import evaluating
 from robustdeq.zoo.architecture import ZooModel
+from robustdeq.zoo.checkpoint import state_dict
 from robustdeq.zoo.torchdeq import from_torchdeq, has_core
 
 _TRIED = 8
@@ -67,7 +65,7 @@ class Factory:
         """The model with a state dict, as safetensors or as `torch.save` writes it; raises `InputError` as `make`."""
         model = self.make()
         try:
-            model.load_state_dict(_tensors(weights))
+            model.load_state_dict(state_dict(weights))
         except RuntimeError as error:
             said = f"the weights in {weights} do not fit the model of {self.path} ({reason(error)})."
             raise InputError(said) from error
@@ -139,16 +137,3 @@ def check_takes(model: nn.Module, images: Images, name: str = "the model") -> No
 def as_deq(model: nn.Module, images: Images) -> nn.Module:
     """The model in eval mode, ready to be attacked: one with a TorchDEQ core as a `DEQ` that shares its weights."""
     return from_torchdeq(model, images.head(_TRIED).tensors()[0]) if has_core(model) else model.eval()
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, read without running anything in it."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
-        raise InputError(f"{path} holds no weights that can be read ({reason(error)}).") from error
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"{path} holds no state dict of tensors; save the state_dict of the model.")
-    return dict(content)

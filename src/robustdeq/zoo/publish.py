@@ -6,8 +6,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from safetensors.torch import load_file
-
+from robustdeq.base.tensors import read_sealed
 from robustdeq.zoo import hub
 from robustdeq.zoo.card import card_markdown
 from robustdeq.zoo.registry import load, locate, read_card, stored_type
@@ -42,9 +41,9 @@ def push(
     """
     files = locate(name_or_path)
     named = dict(zip(row_names(hub.NAME, len(files)), files, strict=True))
-    shards = {name: load_file(file) for name, file in named.items()}
     digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in named.items()}
     card, model = read_card(files[0]), load(files[0], trust)
+    shards = {name: read_sealed(file)[0] for name, file in named.items()}
     if license is not None:
         card = replace(card, provenance={**card.provenance, "license": license})
     weights = {name: tensor for shard in shards.values() for name, tensor in shard.items()}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,17 +17,19 @@ from typing import Any, Literal, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError, require
 from robustdeq.base.files import write_text
+from robustdeq.base.plain import from_json, made_of
+from robustdeq.base.tensors import read_sealed
 from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.model import DEQ
 from robustdeq.zoo.architecture import ZooModel
 from robustdeq.zoo.card import CARD_START, Card, card_markdown, card_of, iteration
 from robustdeq.zoo.factory import Factory
 from robustdeq.zoo.hub import downloaded, is_reference
+from robustdeq.zoo.outline import outlined
 from robustdeq.zoo.shards import SHARD, SUFFIX, files_at, put, split, stem, write
 
 _METADATA_KEY = "robustdeq"
@@ -129,7 +131,7 @@ def _described(card: Card) -> str:
 def _rebuilt(card: Card, weights: Mapping[str, Tensor]) -> nn.Module:
     """The model that `load` will give; no random number is drawn from the generator of others."""
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta") if card.factory is None else nullcontext():
+        with outlined(weights) if card.factory is None else torch.random.fork_rng(devices=[]):
             model = card.build().eval()
         usual = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         cast = {name: tensor.detach().to("cpu", usual.get(name)) for name, tensor in weights.items()}
@@ -153,7 +155,7 @@ def read_card(name_or_path: str | Path) -> Card:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        card = Card(**json.loads(metadata[_METADATA_KEY]))
+        card = made_of(Card, from_json(metadata[_METADATA_KEY]))
         card.trained_within  # noqa: B018
         return card
     except (SafetensorError, OSError) as error:
@@ -184,17 +186,33 @@ def load(name_or_path: str | Path, trust: bool = False) -> nn.Module:
     """
     card = read_card(name_or_path)
     card.check_trust(str(name_or_path), trust)
-    try:
+    weights = read_weights(name_or_path)
+    if card.factory is None:
+        with _known(name_or_path), outlined(weights):
+            outline = card.build()
+        _fill(outline, weights, name_or_path, assign=True)
+    with _known(name_or_path):
         model = card.build(locate(name_or_path)[0].parent)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{name_or_path} holds a model that this version does not know ({error}); update robustdeq."
-        ) from error
-    try:
-        model.load_state_dict(read_weights(name_or_path))
-    except RuntimeError as error:
-        raise InputError(f"the weights in {name_or_path} do not fit the model they name; train it again.") from error
+    _fill(model, weights, name_or_path)
     return model.eval()
+
+
+@contextmanager
+def _known(name: str | Path) -> Iterator[None]:
+    """Tell what is wrong with a card as an `InputError`."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise InputError(
+            f"{name} holds a model that this version does not know ({error}); update robustdeq."
+        ) from error
+
+
+def _fill(model: nn.Module, weights: Mapping[str, Tensor], name: str | Path, assign: bool = False) -> None:
+    try:
+        model.load_state_dict(weights, assign=assign)
+    except RuntimeError as error:
+        raise InputError(f"the weights in {name} do not fit the model they name; train it again.") from error
 
 
 def read_weights(name_or_path: str | Path) -> dict[str, Tensor]:
@@ -202,7 +220,7 @@ def read_weights(name_or_path: str | Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for path in locate(name_or_path):
         try:
-            weights |= load_file(path)
+            weights |= read_sealed(path)[0]
         except (SafetensorError, OSError) as error:
             raise _unreadable(path, error) from error
     return weights

@@ -17,7 +17,8 @@ import huggingface_hub
 from torch import Tensor
 
 from robustdeq.base.errors import InputError, check_counts
-from robustdeq.base.files import write_tensors, write_text
+from robustdeq.base.files import write_text
+from robustdeq.base.tensors import write_tensors
 
 SUFFIX = ".safetensors"
 SHARD = re.compile(r"(?P<name>.+)-\d{5}-of-\d{5}\.safetensors")

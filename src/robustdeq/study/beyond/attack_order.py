@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from safetensors.torch import load_file
 from scipy.stats import rankdata
 
 from robustdeq.attacks import PGD, Attack, ByDistance, MomentumPGD, MultiTargeted, Square, StoppingPGD
-from robustdeq.base.files import write_tensors
 from robustdeq.base.provenance import describe, digest
+from robustdeq.base.tensors import read_tensors, write_tensors
 from robustdeq.deq import FinalState
 from robustdeq.deq.modes import evaluating
 from robustdeq.evaluation.column import Row
@@ -115,7 +114,7 @@ def besieged(study: Study, trained: Trained, title: str, attacks: Mapping[str, A
         names = ("evaluations", "standing")
         tensors = {name: torch.stack(parts) for name, parts in zip(names, zip(*made, strict=True), strict=True)}
         write_tensors(path, tensors, {"attacks": ", ".join(attacks)})
-    kept = load_file(path)
+    kept = read_tensors(path, ("evaluations", "standing"), "course of attacks; delete it, and it is measured again")
     spent, standing = kept["evaluations"].numpy(), kept["standing"].numpy()
     return Course(standing[0], spent[1:], standing[1:])
 
