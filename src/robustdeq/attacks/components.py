@@ -25,7 +25,7 @@ from typing_extensions import override
 from robustdeq.attacks.base import BallAttack, Cost
 from robustdeq.attacks.judged import Judged
 from robustdeq.attacks.losses import checked, correct
-from robustdeq.base.errors import InputError, check_choice, check_counts
+from robustdeq.base.errors import InputError, check_choice, check_counts, check_seed
 from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
 from robustdeq.base.shapes import Labels, Mask, Pixels
@@ -108,6 +108,7 @@ class Component(BallAttack):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_seed(self.seed)
         check_counts(**{name: getattr(self, name, 1) for name in ("targets", "steps", "queries", "restarts")})
         if self.norm not in NORMS:
             raise InputError(

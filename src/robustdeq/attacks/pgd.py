@@ -13,7 +13,7 @@ from robustdeq.attacks.ascent import Ascent, Bound
 from robustdeq.attacks.base import BallAttack, Cost
 from robustdeq.attacks.losses import LabelledLoss, correct, named, register
 from robustdeq.base.derivative import derivative
-from robustdeq.base.errors import require
+from robustdeq.base.errors import check_seed, require
 from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
 from robustdeq.base.shapes import Labels, Logits, Mask, PerSample, Pixels, per_sample
@@ -82,6 +82,7 @@ class PGD(BallAttack):
         require(0 < self.step_size < math.inf, f"step_size is {self.step_size}; give a positive number that is finite.")
         require(self.steps >= 1, f"steps is {self.steps}; PGD makes at least 1.")
         require(self.restarts >= 1, f"restarts is {self.restarts}; PGD runs at least once.")
+        check_seed(self.seed)
 
     @property
     @override

@@ -34,6 +34,11 @@ def check_made(**given: object) -> None:
             raise InputError(f"{name} is the class {value.__name__}; make one of it, {value.__name__}(…).")
 
 
+def check_seed(seed: int) -> None:
+    """Raise `InputError` where a seed is not such that every generator takes it."""
+    require(0 <= seed < 2**63, f"seed is {seed}; give 0 or a positive number below 2^63.")
+
+
 def check_choice(name: str, value: object, known: Iterable[str]) -> None:
     """Raise `InputError` where a setting is none of the known values."""
     choices = [str(choice) for choice in known]

@@ -29,7 +29,7 @@ def from_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def made_of(kind: type[Made], values: Mapping[str, Any], **others: Any) -> Made:
+def made_of(kind: type[Made], values: Mapping[str, Any], /, **others: Any) -> Made:
     """A dataclass made of plain values.
 
     Args:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from robustdeq.base.errors import InputError, check_counts, require
 from robustdeq.base.files import write_text
 from robustdeq.base.norms import Norm, named
+from robustdeq.base.plain import made_of, read_json
 from robustdeq.base.progress import Report, silent
 from robustdeq.base.provenance import describe
 from robustdeq.base.shapes import Labels, Pixels
@@ -113,14 +114,16 @@ class Certified:
     def read(cls, path: Path) -> Certified:
         """Read what `save` wrote; raises `InputError` where the file cannot be read or holds something else."""
         try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
-            arrays = {name: np.array(plain.pop(name)) for name in _PER_SAMPLE}
-            if len({array.shape for array in arrays.values()}) > 1 or arrays["labels"].ndim != 1:
+            plain = read_json(path)
+            arrays = {name: np.array(plain[name], kind) for name, kind in _PER_SAMPLE.items()}
+            if len({array.shape for array in arrays.values()}) > 1 or arrays["labels"].ndim != 1 or not plain["labels"]:
                 raise ValueError("arrays of different lengths")
-            return cls(**plain | arrays | {"norm": named(plain["norm"])})
+            if not all((arrays[name] >= 0).all() for name in ("radius", "computed")):
+                raise ValueError("radii below 0")
+            return made_of(cls, plain, **arrays, norm=named(plain["norm"]))
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}).") from error
-        except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise InputError(f"{path} holds no certificates; make them with `robustdeq certify`.") from error
 
     def holds(self, eps: float, computed: bool = False) -> Bool[np.ndarray, "samples"]:
@@ -134,7 +137,7 @@ class Certified:
         return float(held.mean()), *wilson_interval(int(held.sum()), len(held))
 
 
-_PER_SAMPLE = ("labels", "predicted", "radius", "computed")
+_PER_SAMPLE = {"labels": np.int64, "predicted": np.int64, "radius": float, "computed": float}
 
 
 class Certificate(ABC):

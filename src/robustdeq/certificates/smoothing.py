@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.base.errors import check_counts, require
+from robustdeq.base.errors import check_counts, check_seed, require
 from robustdeq.base.norms import L2
 from robustdeq.base.progress import Report
 from robustdeq.base.shapes import Pixels
@@ -58,6 +58,7 @@ class Smoothing(Certificate):
     def __post_init__(self) -> None:
         check_counts(selection=self.selection, estimation=self.estimation, draws=self.draws)
         require(self.sigma > 0, f"sigma is {self.sigma}; give a positive standard deviation.")
+        check_seed(self.seed)
         require(0 < self.risk < 1, f"risk is {self.risk}; give a probability between 0 and 1.")
 
     @override

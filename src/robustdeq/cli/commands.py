@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -51,6 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
         arguments: the command and its options; those of the process by default.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals without Greek letters, or names without UTF-8
     follow()
     try:
         _run(given)

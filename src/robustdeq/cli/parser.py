@@ -11,13 +11,28 @@ from functools import cache
 from itertools import chain
 from typing import Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
-from jsonargparse import ArgumentParser
+import yaml
+from jsonargparse import ArgumentParser, get_loader, set_loader
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError, hint, require
+from robustdeq.base.imports import reason
 from robustdeq.cli.help import explained, short_form
+from robustdeq.recipes import check_yaml
 
 Function = Callable[..., None]
+
+
+_usual = get_loader("yaml")
+
+
+def _loaded(text: str) -> Any:
+    """The settings in a text, as the parser usually reads them, where they are without aliases."""
+    check_yaml(text)
+    return _usual(text)
+
+
+set_loader("yaml", _loaded, (yaml.YAMLError, ValueError))
 _CONFIG: dict[str, Any] = {"action": "config", "help": "A YAML file of options."}
 
 
@@ -33,7 +48,11 @@ def parse(arguments: list[str], commands: Mapping[str, Function]) -> tuple[str, 
         InputError: the arguments cannot be used.
     """
     parser = _parser(tuple(commands.items()))
-    parsed = parser.instantiate(parser.parse_args(arguments))
+    parsed = parser.parse_args(arguments)
+    try:
+        parsed = parser.instantiate(parsed)
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"the settings make no {parsed.subcommand} ({reason(error)}); give each a value.") from error
     settings = dict(**parsed[parsed.subcommand])
     settings.pop("config")
     return parsed.subcommand, settings
@@ -106,6 +125,13 @@ class _Parser(ArgumentParser):
         parsed = super().parse_args(args, namespace, *others, **more)
         require(parsed.get(word) == name, f"{word} stands in a file of options; give it on the command line.")
         return parsed
+
+    @override
+    def parse_path(self, cfg_path: Any, *others: Any, **more: Any) -> Any:
+        try:
+            return super().parse_path(cfg_path, *others, **more)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{cfg_path} is not UTF-8; save it as that.") from error
 
     @override
     def dump(self, cfg: Any, *others: Any, **more: Any) -> str:

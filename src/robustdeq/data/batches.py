@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
-from robustdeq.base.errors import InputError, require
+from robustdeq.base.errors import InputError, check_seed, require
 from robustdeq.data.augmentation import RandomCropFlip, crop
 from robustdeq.data.images import Images
 
@@ -61,7 +61,7 @@ class Batches:
         world: int = 1,
     ) -> None:
         require(batch_size >= 1, f"batch_size is {batch_size}; give 1 or more.")
-        require(seed >= 0, f"seed is {seed}; give 0 or a positive number.")
+        check_seed(seed)
         if not 0 <= rank < world:
             raise InputError(f"rank is {rank} in a world of {world}; give a rank from 0 to one less than the world.")
         self._borders = _borders(images, batch_size, world, shuffle)

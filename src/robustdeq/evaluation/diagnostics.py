@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Bool
 from scipy.stats import binomtest
 
+from robustdeq.base.plain import made_of
+
 LEVEL = 0.05
 
 
@@ -52,7 +54,7 @@ class Check:
         """The check that was written down, by earlier versions as passed or not."""
         earlier = CheckVerdict.PASSED if values.get("passed") else CheckVerdict.FAILED
         verdict = CheckVerdict(values.get("verdict", earlier))
-        return cls(values["name"], verdict, values["sentence"], values["numbers"])
+        return made_of(cls, {name: values[name] for name in ("name", "sentence", "numbers")}, verdict=verdict)
 
 
 Standing = Mapping[str, Bool[np.ndarray, "_"]]

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
+from robustdeq.base.plain import fits, read_json
 from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation.column import Role
 from robustdeq.evaluation.diagnostics import Check
@@ -101,6 +102,19 @@ class GridResult:
     def worst_case_intervals(self) -> Float[np.ndarray, "defenses two"]:
         """The Wilson 95 % interval of every worst case."""
         return wilson_intervals(self.standing)
+
+    def check(self) -> None:
+        """Raise `ValueError` where names are no text, or what is known of rows, columns and samples does not agree."""
+        rows, columns, samples = self.per_sample.shape
+        outcomes = (self.clean, self.standing, self.clean[:1] if self.certified is None else self.certified[None])
+        said = (*self.defenses, *self.columns, *self.gradients, *self.ids, *self.missing.values(), self.certificate)
+        plain = fits(self.settings, dict[str, Any]) and fits(self.errors, tuple[int, ...])
+        plain = plain and fits(said, tuple[str, ...]) and fits(self.cumulative + self.ready_made, tuple[bool, ...])
+        known = all(profile.accuracy and profile.residual for profile in self.profiles.values())
+        if not (plain and known and samples and len({*self.defenses}) == rows and len(self.columns) == columns):
+            raise ValueError("it is no table")
+        if any(outcome.shape[1:] != (samples,) for outcome in outcomes):
+            raise ValueError("its parts are about different images")
 
     def to_frame(self) -> pd.DataFrame:
         """One row per defense: clean, every attack, the paper's minimum, the worst case with its interval; shares."""
@@ -207,11 +221,11 @@ class GridResult:
             InputError: the file cannot be read, or holds something else.
         """
         try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
+            plain = read_json(path)
             rows = plain["defenses"]
             attacks = rows[0]["attacks"]
             withstood = [parsed(row["worst_case_per_sample"]) for row in rows if "worst_case_per_sample" in row]
-            return cls(
+            found = cls(
                 defenses=tuple(row["name"] for row in rows),
                 columns=tuple(attack["name"] for attack in attacks),
                 gradients=tuple(attack["climbs"] for attack in attacks),
@@ -233,14 +247,16 @@ class GridResult:
                 certified=parsed(plain["certified"]["per_sample"]) if "certified" in plain else None,
                 certificate=plain.get("certified", {}).get("certificate", ""),
             )
+            found.check()
+            return found
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}).") from error
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
             raise InputError(f"{path} holds no evaluation; make it with `robustdeq evaluate`.") from error
 
 
 def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+    return math.nan if value is None else float(value)
 
 
 def _finite(value: float) -> float | None:

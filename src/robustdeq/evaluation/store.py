@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float
 
 from robustdeq.base.errors import InputError, require
 from robustdeq.base.files import write_text
+from robustdeq.base.plain import from_json
 
 _SCHEMA = """
 CREATE TABLE manifest (text TEXT NOT NULL, digest TEXT NOT NULL);
@@ -192,7 +193,7 @@ class Store:
         store = cls(path, {})
         with store._closed_on_failure(), store._guarded(), store._transaction("DEFERRED"):
             require(store._begun(), f"{path} holds no results yet; run the evaluation first.")
-            store.manifest = json.loads(store._text())
+            store.manifest = from_json(store._text())
             store._load()
         return store
 
@@ -275,7 +276,7 @@ class Store:
         return rows[0][0]
 
     def _check_manifest(self) -> None:
-        there, here = json.loads(self._text()), self.manifest
+        there, here = from_json(self._text()), self.manifest
         for key, difference in _DIFFERENCES.items():
             if there.get(key) != here.get(key):
                 raise InputError(f"the results in {self._place} were made {difference}; {_WAY_OUT}")
@@ -312,13 +313,13 @@ class Store:
             outcome = Outcome(_stack(rows, 3), _stack(rows, 4), parsed(moved))
             followed = None
             if states:
-                residuals = np.array([json.loads(state[4]) for state in states]).T
+                residuals = np.array([from_json(state[4]) for state in states], float).T
                 followed = StatesOfBatch(_stack(states, 3).T, residuals)
             self._known[attack, batch] = Finished(outcome, seconds, followed)
         for probe, batch, text, digest in self._database.execute("SELECT * FROM probes ORDER BY rowid"):
             if digest != _digest(probe, batch, text):
                 raise sqlite3.DatabaseError(f"the probe of batch {batch} is not what was written")
-            self._noted[probe, batch] = json.loads(text)
+            self._noted[probe, batch] = from_json(text)
         if outcomes or profiles:
             raise sqlite3.DatabaseError("it holds outcomes of a run that it does not know")
 
@@ -426,10 +427,10 @@ def digits(values: Bool[np.ndarray, "n"]) -> str:
 
 
 def parsed(digits: str) -> Bool[np.ndarray, "n"]:
-    """The outcomes that `digits` wrote."""
+    """The outcomes that `digits` wrote; raises `ValueError` or `TypeError` where these are none."""
     values = np.frombuffer(bytes(digits, "ascii"), np.uint8) - ord("0")
     if (values > 1).any():
-        raise ValueError(f"{digits} has more than 0 and 1 in it")
+        raise ValueError(f"{digits!r:.80} are no outcomes")
     return values.astype(bool)
 
 

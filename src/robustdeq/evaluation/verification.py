@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError, require
-from robustdeq.base.tensors import read_tensors
 from robustdeq.base.progress import Report, silent
 from robustdeq.base.provenance import tensor_fingerprint
 from robustdeq.base.shapes import Labels, Pixels
+from robustdeq.base.tensors import read_tensors
 from robustdeq.deq import Defense, EntropyReduction
 from robustdeq.deq.modes import evaluating
 from robustdeq.evaluation.assemble import assemble

@@ -14,6 +14,8 @@ from jaxtyping import Bool
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
+from robustdeq.base.plain import made_of, read_json
+from robustdeq.base.threat import ThreatModel
 from robustdeq.evaluation.store import digits, parsed
 
 Outcome = Bool[np.ndarray, "samples"]
@@ -80,9 +82,15 @@ class Entry:
     def read(cls, path: Path) -> Entry:
         """Read what `save` wrote; raises `InputError` where the file cannot be read or holds something else."""
         try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
+            plain = read_json(path)
             outcomes = {name: None if plain[name] is None else parsed(plain[name]) for name in _OUTCOMES}
-            return cls(**plain | outcomes | {"failed": tuple(plain["failed"])})
+            found = made_of(cls, plain, **outcomes)
+            ThreatModel(found.eps)
+            if {len(outcome) for outcome in outcomes.values() if outcome is not None} != {len(found.clean)} or not len(
+                found.clean
+            ):
+                raise ValueError("outcomes of different images")
+            return found
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}).") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:

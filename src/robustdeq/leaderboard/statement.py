@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.files import read_text
 from robustdeq.base.numbers import number
 from robustdeq.base.threat import ThreatModel
 
@@ -99,10 +100,10 @@ class Statement:
             InputError: it cannot be read, or a setting is missing, unknown, of another type or out of its range.
         """
         try:
-            given = tomllib.loads(path.read_text(encoding="utf-8"))
+            given = tomllib.loads(read_text(path))
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}).") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} is no TOML ({error}).") from error
         known = {setting.name: setting for setting in fields(cls)}
         for name in given:

@@ -12,8 +12,10 @@ from typing import Any
 import yaml
 
 from robustdeq.base.errors import InputError, hint, require
+from robustdeq.base.files import read_text
 
 _FOLDER = Path(__file__).parent
+_DEEPEST = 50
 
 
 def recipe_names() -> list[str]:
@@ -58,13 +60,26 @@ def read_recipe(name: str, derived: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = locate_recipe(name)
     require(path not in derived, f"the recipe {name} builds on itself; give it another base.")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = read_text(path)
+        check_yaml(text)
+        settings = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path} is no YAML ({' '.join(str(error).split())}); correct it.") from error
     if not isinstance(settings, dict):
         raise InputError(f"{path} holds no settings; write lines such as `model: small`.")
     base = settings.pop("base", None)
     return settings if base is None else _overridden(read_recipe(str(base), (*derived, path)), settings)
+
+
+def check_yaml(text: str) -> None:
+    """Raise `yaml.YAMLError` where a text is no YAML, is deep, or has aliases, which can stand for billions."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"it has the alias *{event.anchor}: write out what that stands for")
+        if depth > _DEEPEST:
+            raise yaml.YAMLError("it is nested too deeply")
 
 
 def _overridden(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.plain import read_json
 from robustdeq.evaluation import GridResult, Store, assemble
 from robustdeq.evaluation.exhibits import FILE as EXHIBITS
 from robustdeq.evaluation.exhibits import Exhibits
@@ -63,8 +63,15 @@ def read_run(folder: Path) -> ReportedRun:
     if result is None and exhibits is None and not reproductions:
         raise InputError(f"{folder} holds no results; give a folder that `robustdeq evaluate` or `reproduce` wrote.")
     notes = {path.stem: path.with_suffix(".md") for path in paths}
-    said = {name: note.read_text(encoding="utf-8").strip() for name, note in notes.items() if note.is_file()}
+    said = {name: _note(note) for name, note in notes.items() if note.is_file()}
     return ReportedRun(folder.resolve().name, result, exhibits, alignment, reproductions, said)
+
+
+def _note(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except ValueError as error:
+        raise InputError(f"{path} is not UTF-8; save it as that.") from error
 
 
 def read_evaluation(folder: Path) -> GridResult:
@@ -100,7 +107,7 @@ def _evaluation(folder: Path) -> tuple[GridResult, Panel | None]:
 def _provenance(path: Path) -> dict[str, object]:
     """What the results say about where they come from, beyond what the store holds."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+        return dict(read_json(path)["settings"])
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:

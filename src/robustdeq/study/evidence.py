@@ -19,6 +19,7 @@ import numpy as np
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import replace_with
+from robustdeq.base.plain import from_json
 from robustdeq.base.provenance import DISPLAY, code_fingerprint, digest
 from robustdeq.study.study import Study
 
@@ -81,6 +82,6 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, dict[str, str]]]
     try:
         with np.load(path, allow_pickle=False) as file:
             kept = {name: file[name] for name in file.files}
-        return kept, json.loads(str(kept.pop(_ABOUT)))
+        return kept, from_json(str(kept.pop(_ABOUT)))
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise InputError(f"{path} is damaged; delete it, and it is measured again.") from error

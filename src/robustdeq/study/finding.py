@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from robustdeq.base.plain import made_of
+
 LEVEL = 0.05
 FEWEST_SEEDS = 3
 _NUMBERS = ("effect", "low", "high", "p")
@@ -91,6 +93,5 @@ class Finding:
     def from_plain(cls, values: Mapping[str, Any]) -> Finding:
         """The finding that `plain` wrote down; raises `KeyError` or `TypeError` where it is none."""
         settings = {name: value for name, value in values.items() if name != "verdict"}
-        settings |= {name: math.nan if settings[name] is None else float(settings[name]) for name in _NUMBERS}
-        settings |= {name: tuple(settings.get(name, ())) for name in ("shown", "code")}
-        return cls(**settings)
+        numbers = {name: math.nan if settings[name] is None else float(settings[name]) for name in _NUMBERS}
+        return made_of(cls, settings, **numbers)

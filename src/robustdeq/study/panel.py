@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
+from robustdeq.base.plain import made_of, read_json
 from robustdeq.base.statistics import Effect, paired_test, wilson_intervals
 from robustdeq.study.finding import Finding
 
@@ -100,13 +101,12 @@ class Panel:
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Panel:
         """The panel that `plain` wrote down; raises `KeyError`, `TypeError` or `ValueError` where it is none."""
-        settings = dict(values)
-        for name in _MATRICES:
-            settings[name] = _matrix(settings[name], (len(settings["rows"]), len(settings["columns"])))
-        settings |= {name: tuple(settings.get(name, ())) for name in ("rows", "columns", "groups")}
-        settings["line"] = tuple(map(tuple, settings.get("line", ())))
-        settings["drawing"] = Drawing(settings["drawing"])
-        return cls(**settings)
+        shape = (len(values["rows"]), len(values["columns"]))
+        if 0 in shape:
+            raise ValueError("it has no rows or no columns")
+        matrices = {name: _matrix(values[name], shape) for name in _MATRICES}
+        line = tuple(map(tuple, values.get("line", ())))
+        return made_of(cls, values, **matrices, line=line, drawing=Drawing(values["drawing"]))
 
 
 Panels = Iterator[Panel]
@@ -154,9 +154,9 @@ class Reproduction:
         """
 
         def made(plain: dict[str, Any]) -> Reproduction:
-            panels = tuple(map(Panel.from_plain, plain.pop("panels")))
-            findings = tuple(map(Finding.from_plain, plain.pop("findings", ())))
-            return cls(**plain, panels=panels, findings=findings)
+            panels = tuple(map(Panel.from_plain, plain["panels"]))
+            findings = tuple(map(Finding.from_plain, plain.get("findings", ())))
+            return made_of(cls, plain, panels=panels, findings=findings)
 
         return read_plain(path, made, "reproduction; make it with `robustdeq reproduce`.")
 
@@ -173,10 +173,10 @@ def read_plain(path: Path, make: Callable[[dict[str, Any]], Made], what: str) ->
         InputError: the file cannot be read, or does not hold `what`, whose text says how to come by it.
     """
     try:
-        return make(json.loads(path.read_text(encoding="utf-8")))
+        return make(read_json(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{path} holds no {what}") from error
 
 

@@ -28,6 +28,7 @@ from torch import nn
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import write_text
 from robustdeq.base.occupancy import alone_in
+from robustdeq.base.plain import read_json
 from robustdeq.base.processes import is_first_process, together
 from robustdeq.base.progress import Report, silent
 from robustdeq.base.provenance import ABOVE, code_fingerprint
@@ -213,8 +214,8 @@ def _run_of(folder: Path, provenance: dict[str, Any]) -> dict[str, Any] | None:
             raise InputError(f"{folder} holds {strangers[0]} but no run that could go on; choose another --output.")
         return None
     try:
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
+        before = dict(read_json(path))
+    except (ValueError, TypeError) as error:
         raise InputError(f"{path} is damaged, so the run cannot go on; choose another --output.") from error
     now = json.loads(json.dumps(provenance))
     changed = [name for name in _DECISIVE if _known(before.get(name)) != _known(now[name])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from robustdeq.attacks import PGD
-from robustdeq.base.errors import InputError, require
+from robustdeq.base.errors import InputError, check_seed, require
 from robustdeq.base.threat import ThreatModel
 from robustdeq.data import RandomCropFlip
 from robustdeq.deq.cell import Execution
@@ -50,7 +50,7 @@ class Schedule:
     def __post_init__(self) -> None:
         for name, count in vars(self).items():
             require(count is None or count >= 1 or name == "seed", f"{name} is {count}; give 1 or more.")
-        require(self.seed >= 0, f"seed is {self.seed}; give 0 or a positive number.")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

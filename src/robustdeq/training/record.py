@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 from typing_extensions import override
 
-from robustdeq.base.files import write_text
+from robustdeq.base.errors import InputError
+from robustdeq.base.files import read_text, write_text
 from robustdeq.base.progress import Report
 from robustdeq.training.module import Training
 from robustdeq.zoo import save
@@ -221,8 +223,16 @@ def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a file of metrics, without one that was cut short."""
+    """The rows of a file of metrics, without one that was cut short; raises `InputError` where they are none."""
     if not path.is_file():
         return []
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    return list(csv.DictReader(lines))
+    try:
+        lines = [line for line in read_text(path).splitlines(keepends=True) if line.endswith("\n")]
+        rows = list(csv.DictReader(lines))
+        for row in rows:
+            numbers = {name: float(value) for name, value in row.items() if value}
+            if not row.keys() <= set(_COLUMNS) or int(row["step"]) < 0 or not math.isfinite(numbers.get("seconds", 0)):
+                raise ValueError("a row that was not written here")
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise InputError(f"{path} is damaged; delete it, and the run goes on without what it held.") from error
+    return rows
