@@ -27,7 +27,7 @@ def test_evaluation_needs_no_more_memory_than_its_images_and_outcomes(tmp_path: 
 
 @pytest.mark.slow
 def test_export_needs_no_more_memory_for_more_outcomes(tmp_path: Path) -> None:
-    outcomes = stored(tmp_path / "wide", 20_000, 49)
+    outcomes = stored(tmp_path / "wide", 20_000, 50)
     assert outcomes == 3 * 50 * 20_000
     found = apart("exported", tmp_path / "wide", tmp_path / "wide.parquet")
     assert found["peak_bytes"] - found["peak_before_bytes"] < 300 * MEGABYTE
