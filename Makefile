@@ -13,7 +13,7 @@ UNCHECKED := $(addprefix tests/,$(addsuffix .py,evaluation/test_distributed eval
 
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 
-.PHONY: demo test test-all lint types docs bench audit faults load install clean
+.PHONY: demo test test-all lint types docs bench audit faults fuzz load install clean
 
 # What the developers need on top of what the package runs with.
 install: .venv/developed
@@ -63,10 +63,15 @@ audit:
 	.venv/audit/bin/python -m pip install --quiet pip-audit
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
-# So many faults against training, evaluation and reproduction; where it may, it mounts a small disk to fill.
-N ?= 1000
+# Faults against training, evaluation and reproduction; where it may, it mounts a small disk to fill: `make faults N=100`.
+faults: N ?= 1000
 faults: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/harness.py -n $(N)
+
+# Damaged and hostile files, so many for every reader: `make fuzz N=1000`.
+fuzz: N ?= 10000
+fuzz: install
+	$(BIN)/python tests/faults/fuzz.py --inputs $(N) --output results/reliability/fuzz.json
 
 load: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/load.py

@@ -84,14 +84,6 @@ def test_columns_that_are_not_needed_are_not_read(tmp_path: Path) -> None:
     assert len(load(path).require("test")) == 2
 
 
-def test_columns_that_are_needed_are_bounded_by_what_the_file_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(decoding, "MOST_BYTES", 1000)
-    with pytest.raises(InputError, match=r"/test.parquet take .* GiB, more than 0: give fewer or smaller ones\.$"):
-        load(table(tmp_path / "test.parquet", [bytes(2000)] * 2))
-
-
 @pytest.mark.parametrize("image", [{"bytes": {"a": 1}}, {"bytes": 3}, {"bytes": "text", "path": "x"}, {"bytes": None}])
 def test_struct_that_holds_no_image_is_refused(image: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"row 0 holds (no|something else than an) image: remove the row\.$"):

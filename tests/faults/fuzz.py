@@ -44,8 +44,9 @@ from robustdeq.data import load as load_data
 from robustdeq.deq import FinalState
 from robustdeq.evaluation import Chosen, measure
 from robustdeq.evaluation.store import FILE
+from robustdeq.gradients import Phantom
 from robustdeq.leaderboard import Entry, Statement
-from robustdeq.reporting import export, markdown, read_evaluation, read_run, reproduction_latex, reproduction_pages
+from robustdeq.reporting import export, markdown, read_evaluation, read_run, reproduction_latex
 from robustdeq.reporting.leaderboard import save_leaderboard_page
 from robustdeq.reporting.page import save_page
 from robustdeq.study import Reproduction
@@ -312,7 +313,7 @@ def _of_models(folder: Path) -> dict[str, Reader]:
         return (folder / "m.safetensors").read_bytes()
 
     def unsealed(content: bytes) -> bytes:
-        return content.replace(f'"{SEAL}"'.encode(), b'"nothing"'[: len(SEAL) + 1] + b'"', 1)
+        return content.replace(f'"{SEAL}"'.encode(), b'"' + b"-" * len(SEAL) + b'"')
 
     def saved(**settings: Any) -> bytes:
         torch.save({"state_dict": resnet.state_dict()}, folder / "c.pt", **settings)
@@ -340,7 +341,15 @@ def _of_results(folder: Path) -> dict[str, Reader]:
     deq = rd.models.conv("digits", 3, 1).eval()
     x, y = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
     measured = folder / "measured"
-    result = measure(deq, x, y, Chosen(rd.attacks.PGD(steps=1)), {"final": FinalState()}, folder=measured)
+    result = measure(
+        deq,
+        x,
+        y,
+        Chosen(rd.attacks.PGD(steps=1)),
+        defenses={"final": FinalState()},
+        gradients={"g": Phantom()},
+        folder=measured,
+    )
     replace(result, settings=result.settings | {"data": "x"}).save(measured / "results.json")
     with suppress(FileNotFoundError):
         (measured / f"{FILE}-wal").unlink()
@@ -410,7 +419,7 @@ worst_case = 20.5
 
 def _of_settings(folder: Path) -> dict[str, Reader]:
     train = {"train": command("train")}
-    provenance: dict[str, Any] = dict.fromkeys(("recipe", "model", "gradient", "data", "code"), {"a": 1})
+    provenance: dict[str, Any] = {key: {"a": 1} for key in ("recipe", "model", "gradient", "data", "code")}
 
     def parsed(*arguments: str) -> object:
         return parse(["train", *arguments], train)[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from robustdeq.base.errors import InputError, require
-from robustdeq.data.decoding import check_bytes, decode
+from robustdeq.data.decoding import decode
 from robustdeq.data.images import Images
 from robustdeq.data.splits import Splits, assemble
 from robustdeq.data.tables import check_described, columns_of, images_from_table
@@ -116,10 +116,8 @@ def _read(files: Sequence[Path], source: str) -> Images:
         same = all(schema.equals(schemas[0]) for schema in schemas)
     require(same, f"{source} has files with different columns: give all of them the same.")
     columns = columns_of(features, source)
-    chunks = [chunk for file in opened for chunk in _chunks(file.metadata, columns)]
-    check_bytes(sum(chunks), source)
     rows = sum(file.metadata.num_rows for file in opened)
-    at_once = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // max(1, *chunks, 1)))
+    at_once = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // max(1, *map(_longest, opened))))
 
     def batches() -> Iterator[pa.RecordBatch]:
         with _readable(source):
@@ -129,12 +127,10 @@ def _read(files: Sequence[Path], source: str) -> Images:
     return images_from_table(batches(), rows, columns, features, source)
 
 
-def _chunks(metadata: pq.FileMetaData, columns: Collection[str]) -> Iterator[int]:
-    """How many bytes each part of these columns takes when it is unpacked; no value in it is longer."""
-    for group in map(metadata.row_group, range(metadata.num_row_groups)):
-        for chunk in map(group.column, range(group.num_columns)):
-            if chunk.path_in_schema.partition(".")[0] in columns:
-                yield chunk.total_uncompressed_size
+def _longest(file: pq.ParquetFile) -> int:
+    """The bytes of the largest part of a file when it is unpacked; no value is longer."""
+    groups = map(file.metadata.row_group, range(file.num_row_groups))
+    return max((group.total_byte_size for group in groups), default=0)
 
 
 @contextmanager

@@ -144,11 +144,14 @@ class GridResult:
         return lines.rename_axis(index=None, columns="accuracy in %")
 
     def _about(self) -> str:
-        attack, failed = self.settings.get("attack"), [check.name for check in self.checks if not check.passed]
+        attack, others = self.settings.get("attack"), [check.name for check in self.checks if not check.passed]
         within = f", {attack['norm']} ε = {attack['eps']:.4g}" if attack else ""
-        return f"{self.per_sample.shape[-1]} samples{within}" + f"; checks not passed: {', '.join(failed)}" * bool(
-            failed
-        )
+        warned = f"; checks not passed: {', '.join(others)}" if others else ""
+        return f"{self.per_sample.shape[-1]} samples{within}{warned}"
+
+    def to_csv(self) -> str:
+        """The table of `to_frame` as CSV, in which no name is a formula for a spreadsheet."""
+        return self.to_frame().rename(index=_no_formula, columns=_no_formula).to_csv()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as plain lists and numbers; outcomes of samples as strings of 0 and 1."""
@@ -208,7 +211,7 @@ class GridResult:
         if path.suffix != ".json":
             raise InputError(f"the results are written as JSON; give a file that ends in .json instead of {path}.")
         write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
-        write_text(path.with_suffix(".csv"), self.to_frame().to_csv())
+        write_text(path.with_suffix(".csv"), self.to_csv())
 
     @classmethod
     def read(cls, path: Path) -> GridResult:
@@ -257,6 +260,11 @@ class GridResult:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
+
+
+def _no_formula(name: str) -> str:
+    """The name, after an apostrophe where a spreadsheet would compute it."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
 
 
 def _finite(value: float) -> float | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from robustdeq.base.errors import require
 from robustdeq.base.files import write_text
 from robustdeq.reporting.figures import save_drawing
-from robustdeq.reporting.markdown import markdown
+from robustdeq.reporting.markdown import code, escaped, markdown
 from robustdeq.reporting.runs import MARKS, ReportedRun
 from robustdeq.reporting.tabulation import Table, claims_table, findings_table, panel_table
 from robustdeq.study import EXPERIMENTS, Finding, Reproduction
@@ -94,7 +94,7 @@ def _section(level: int, title: str, *parts: str) -> str:
 
 
 def _titled(reproduction: Reproduction) -> str:
-    return f"{reproduction.source[:1].upper()}{reproduction.source[1:]}: {reproduction.title}"
+    return escaped(f"{reproduction.source[:1].upper()}{reproduction.source[1:]}: {reproduction.title}")
 
 
 def _about(reproduction: Reproduction) -> str:
@@ -104,7 +104,7 @@ def _about(reproduction: Reproduction) -> str:
 
 
 def _scale(reproduction: Reproduction, level: int) -> str:
-    return f"{'#' * level} Scale {reproduction.provenance.get('scale')}"
+    return f"{'#' * level} Scale {escaped(str(reproduction.provenance.get('scale')))}"
 
 
 def _found(run: ReportedRun, reproduction: Reproduction, figure: str) -> str:
@@ -114,7 +114,7 @@ def _found(run: ReportedRun, reproduction: Reproduction, figure: str) -> str:
         run.notes.get(reproduction.name, ""),
         markdown(findings_table(reproduction.findings)) if reproduction.findings else "",
         *(markdown(panel_table(panel)) for panel in reproduction.panels),
-        f"![{reproduction.source}: {reproduction.title}]({figure})",
+        f"![{escaped(reproduction.source)}: {escaped(reproduction.title)}]({figure})",
         _provenance(reproduction),
     )
     return "\n\n".join(filter(None, map(str.strip, parts)))
@@ -123,16 +123,18 @@ def _found(run: ReportedRun, reproduction: Reproduction, figure: str) -> str:
 def _measured_on(reproduction: Reproduction) -> str:
     """The models and images behind our numbers, in a line."""
     known = reproduction.provenance
-    weights = ", ".join(f"`{path}`" for path in known.get("weights", {}).values())
-    models = f"given weights {weights}" if weights else f"models trained on {known.get('trained_on')}"
-    return f"*Ours: scale {known.get('scale')}, {models}; images: {known.get('data')}.*"
+    given = known.get("weights") or {}
+    weights = ", ".join(code(str(path)) for path in (given.values() if isinstance(given, dict) else [given]))
+    scale, trained, data = (escaped(str(known.get(name))) for name in ("scale", "trained_on", "data"))
+    models = f"given weights {weights}" if weights else f"models trained on {trained}"
+    return f"*Ours: scale {scale}, {models}; images: {data}.*"
 
 
 def _provenance(reproduction: Reproduction) -> str:
     """Where the numbers come from, folded away."""
     known = {key: value for key, value in reproduction.provenance.items() if value not in (None, "", {}, [])}
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in known.items()}
-    rows = [f"| {key} | `{text.replace('|', '¦')}` |" for key, text in texts.items()]
+    rows = [f"| {escaped(key)} | {code(text)} |" for key, text in texts.items()]
     table = "\n".join(["| | |", "|---|---|", *rows])
     return f"<details markdown><summary>Where this comes from</summary>\n\n{table}\n\n</details>"
 

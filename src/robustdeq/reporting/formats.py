@@ -45,7 +45,7 @@ def export(result: GridResult, path: str | Path) -> list[Path]:
     path = Path(path)
     match next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None):
         case ".csv":
-            write_text(path, result.to_frame().to_csv())
+            write_text(path, result.to_csv())
         case ".md":
             tables = [grid_table(result)] + [checks_table(result)] * bool(result.checks)
             write_text(path, "\n".join(map(markdown, tables)))

@@ -10,6 +10,7 @@ _CHARACTERS = str.maketrans(
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "*": "{*}"}
     | {"ε": r"$\varepsilon$", "λ": r"$\lambda$", "β": r"$\beta$", "∂": r"$\partial$", "‖": r"$\|$", "₂": "$_2$"}
+    | {"\n": " ", '"': "''", "`": "{`}"}
     | {"ᵀ": r"$^\top$", "−": "$-$", "–": "--", "×": r"$\times$", "↓": r"$\downarrow$", "≤": r"$\le$", "≥": r"$\ge$"}
 )
 

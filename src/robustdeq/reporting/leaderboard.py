@@ -10,7 +10,7 @@ from pathlib import Path
 from robustdeq.base.errors import require
 from robustdeq.base.files import write_text
 from robustdeq.leaderboard import Entry
-from robustdeq.reporting.markdown import markdown
+from robustdeq.reporting.markdown import code, escaped, markdown
 from robustdeq.reporting.page.rendering import rendered
 from robustdeq.reporting.runs import MARKS
 from robustdeq.reporting.tabulation import Cell, Line, Table, outcome_cell
@@ -83,8 +83,8 @@ def leaderboard_sections(entries: Sequence[Entry]) -> str:
 
 
 def _section(table: Table) -> str:
-    made = "\n".join(f"- {row.name}: `{row.details[0]}`" for row in table.rows)
-    return f"## {table.title}\n\n{markdown(replace(table, title=''))}\nMade by:\n\n{made}\n"
+    made = "\n".join(f"- {escaped(row.name)}: {code(row.details[0])}" for row in table.rows)
+    return f"## {escaped(table.title)}\n\n{markdown(replace(table, title=''))}\nMade by:\n\n{made}\n"
 
 
 def save_leaderboard(entries: Sequence[Entry], path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from robustdeq.base.plain import fits
+
 _SUBSCRIPT = str.maketrans("0123456789n+", "₀₁₂₃₄₅₆₇₈₉ₙ₊")
 _INDEX = re.compile(r"\b([zu])_(?:(\d+|n)\b|\{([\dn+]+)\})")
 _NORMS = {"Linf": "L∞"}
@@ -76,7 +78,7 @@ def states(n: int) -> tuple[str, ...]:
 def radius(attack: Mapping[str, Any]) -> str:
     """ε of the settings of an attack: "8/255" where it is a whole number of 8-bit levels in L∞; empty without one."""
     eps = attack.get("eps")
-    if eps is None:
+    if eps is None or not fits(eps, float):
         return ""
     levels = 255 * eps
     whole = attack.get("norm") == "Linf" and levels and abs(levels - round(levels)) < 1e-6
@@ -86,7 +88,7 @@ def radius(attack: Mapping[str, Any]) -> str:
 def threat(settings: Mapping[str, Any]) -> str:
     """The threat model of an evaluation, such as "ε = 8/255 (L∞)"; empty where the settings name none."""
     attack = settings.get("attack")
-    if not isinstance(attack, Mapping) or "eps" not in attack:
+    if not isinstance(attack, Mapping) or not radius(attack):
         return ""
     norm = str(attack.get("norm", ""))
     return f"ε = {radius(attack)} ({_NORMS.get(norm, norm)})"

@@ -97,10 +97,11 @@ def _experiment(found: Reproduction, note: str, slug: str) -> dict[str, Any]:
     }
 
 
-def _download(name: str, content: Mapping[str, Any]) -> dict[str, str]:
+def _download(name: str, numbers: Mapping[str, Any]) -> dict[str, str]:
     """A file that the page carries: its name, and its content as a data URI."""
-    text = json.dumps(content, ensure_ascii=False, indent=1)
-    return {"name": name, "address": f"data:application/json;base64,{base64.b64encode(text.encode()).decode()}"}
+    text = json.dumps(numbers, ensure_ascii=False, indent=1)
+    content = base64.b64encode(text.encode(errors="backslashreplace")).decode()
+    return {"name": name, "address": f"data:application/json;base64,{content}"}
 
 
 def _slugs(runs: Sequence[ReportedRun]) -> list[str]:

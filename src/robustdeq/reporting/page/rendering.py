@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from robustdeq.reporting.wording import label
 
@@ -29,8 +32,16 @@ def rendered(template: str, script: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["label"] = label
-    shared = {"version": version("robustdeq"), "style": _text("style.css"), "script": _text(script)}
-    return environment.get_template(template).render(shared, **values)
+    scripts = {"script": _text(script)} | {name: str(values[name]) for name in ("plotly",) if name in values}
+    allowed = " ".join(f"'sha256-{_digest(text)}'" for text in scripts.values())
+    shared = {"version": version("robustdeq"), "style": _text("style.css"), "allowed": Markup(allowed)}
+    return environment.get_template(template).render(shared, **values | scripts)
+
+
+def _digest(script: str) -> str:
+    """How a content security policy names a script that stands in its page; browsers read every line end as LF."""
+    text = script.replace("\r\n", "\n").replace("\r", "\n")
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _text(name: str) -> str:
