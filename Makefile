@@ -13,7 +13,7 @@ UNCHECKED := $(addprefix tests/,$(addsuffix .py,evaluation/test_distributed eval
 
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 
-.PHONY: demo test test-all lint types docs bench audit faults fuzz load install clean
+.PHONY: demo test test-all lint types docs bench audit faults fuzz load machines install clean
 
 # What the developers need on top of what the package runs with.
 install: .venv/developed
@@ -62,6 +62,10 @@ audit:
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/python -m pip install --quiet pip-audit
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+# The tests that compute, as other machines would run them; `.ci/run` has one of these a day.
+machines: install
+	$(BIN)/python tests/faults/machines.py --output results/reliability/machines.json
 
 # Faults against training, evaluation and reproduction; where it may, it mounts a small disk to fill: `make faults N=100`.
 faults: N ?= 1000

@@ -1,10 +1,10 @@
 """What the pages show of stored results, made from the JSON under `results/` when the documentation is built (mkdocs).
 
 A page says where with a line of its own: `<!-- evaluation: FOLDER -->`, `<!-- benchmarks: FOLDER -->`,
-`<!-- panels: FILE -->`, `<!-- leaderboard: FOLDER -->` or `<!-- reproductions: FOLDER FOLDER … -->`; places are
-relative to the repository. The reproductions become an index there, and a page for each experiment beside it; a heading
-of the leaderboard sorts its table. `<!-- readme: FILE -->` is the README
-without its links to what is no page.
+`<!-- panels: FILE -->`, `<!-- leaderboard: FOLDER -->`, `<!-- reliability: FOLDER -->` or
+`<!-- reproductions: FOLDER FOLDER … -->`; places are relative to the repository. The reproductions become an index
+there, and a page for each experiment beside it; a heading of the leaderboard sorts its table. `<!-- readme: FILE -->` is
+the README without its links to what is no page.
 """
 
 import re
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mkdocs.structure.files import File
 from pictures import THEMES, gradients
+from promises import figures
 
 from robustdeq.reporting import (
     grid_table,
@@ -63,6 +64,11 @@ def leaderboard(folder):
     return f'<div class="sortable" markdown>\n\n{leaderboard_sections(read_entries(ROOT / folder))}\n</div>'
 
 
+def reliability(folder):
+    """What the long runs of the fault harness came to."""
+    return figures(ROOT / folder)
+
+
 def readme(name):
     """The README as a page."""
     text = re.sub(
@@ -71,7 +77,9 @@ def readme(name):
     return re.sub(r"^\[\w+\]: .*\n", "", text, flags=re.MULTILINE).replace("](docs/", "](")
 
 
-MAKERS = {maker.__name__: maker for maker in (evaluation, benchmarks, panels, leaderboard, reproductions, readme)}
+MAKERS = {
+    maker.__name__: maker for maker in (evaluation, benchmarks, panels, leaderboard, reproductions, reliability, readme)
+}
 MARK = re.compile(rf"^<!-- ({'|'.join(MAKERS)}): (.+) -->$", flags=re.MULTILINE)
 
 

@@ -55,7 +55,6 @@ def with_card(weights: Path, path: Path, change: Callable[[dict[str, Any]], obje
         lambda card: card.update(architecture="ResNet", config={"blocks": [10**9], "width": 8}, solver=None, tail=None),
         lambda card: card.update(unknown=1),
     ],
-    ids=str,
 )
 def test_card_whose_sizes_make_no_sense_is_refused(
     change: Callable[[dict[str, Any]], object], weights: Path, tmp_path: Path
