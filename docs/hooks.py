@@ -3,8 +3,8 @@
 A page says where with a line of its own: `<!-- evaluation: FOLDER -->`, `<!-- benchmarks: FOLDER -->`,
 `<!-- panels: FILE -->`, `<!-- leaderboard: FOLDER -->`, `<!-- reliability: FOLDER -->` or
 `<!-- reproductions: FOLDER FOLDER … -->`; places are relative to the repository. The reproductions become an index
-there, and a page for each experiment beside it; a heading of the leaderboard sorts its table. `<!-- readme: FILE -->` is
-the README without its links to what is no page.
+there, and a page for each experiment beside it; a heading of the leaderboard sorts its table.
+`<!-- readme: FILE -->` is the README without its links to what is no page.
 """
 
 import re
