@@ -115,7 +115,7 @@ def _numbers(batches: Iterable[pa.RecordBatch | pa.Table], rows: int, names: Seq
         torch.stack([torch.tensor(batch[name].to_numpy(zero_copy_only=False).astype("float32")) for name in names], 1)
         for batch in batches
     ]
-    samples = torch.cat(parts)
+    samples = torch.cat([torch.empty(0, len(names)), *parts])
     require(bool(samples.isfinite().all()), f"{source} has numbers that are missing or not finite; take them out.")
     return samples
 
