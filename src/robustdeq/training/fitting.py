@@ -12,7 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import chain
@@ -116,8 +116,10 @@ def fit(
     module = Training(model, recipe)
     best = KeepBest(weights, recipe.objective.aim, factory)
     record = Record(folder / METRICS, schedule.log_every, report or silent)
-    with alone_in(folder) if is_first_process() else nullcontext(), _quiet():
+    with _quiet(), ExitStack() as stack:
         trainer, checkpoints = _trainer(recipe, folder, hardware, [best, record], held_out, len(train))
+        if is_first_process():
+            stack.enter_context(alone_in(folder))
         place: dict[str, Any] = {"device": trainer.strategy.root_device, "rank": trainer.global_rank}
         place["world"] = hardware.world
         used = train if schedule.accumulate == 1 else train.head(len(train) - len(train) % schedule.batch_size)
