@@ -200,9 +200,9 @@ def seconds_trained(folder: Path) -> float:
     """
     try:
         rows = _rows(folder / METRICS)
-        return float(rows[-1]["seconds"]) if rows else 0.0
-    except (ValueError, TypeError, KeyError):
+    except InputError:
         return 0.0
+    return float(rows[-1].get("seconds") or 0) if rows else 0.0
 
 
 def _line(row: Mapping[str, Any]) -> str:
