@@ -45,6 +45,12 @@ def result(deq: rd.DEQ, data: tuple[Tensor, Tensor]) -> GridResult:
     return white_box_grid(deq, *data, attack=ATTACK, early=2, estimators=estimators)
 
 
+@pytest.mark.skipif(not PARQUET.is_file(), reason="the CIFAR-10 images are not there")
+def test_images_are_those_that_the_documentation_names() -> None:
+    said = (Path(__file__).parents[1] / "docs/cifar10.md").read_text(encoding="utf-8")
+    assert rd.data.load(PARQUET).require("test").head(500).fingerprint() in said
+
+
 def test_images_are_photographs(data: tuple[Tensor, Tensor]) -> None:
     x, y = data
     assert x.shape == (8, 3, 32, 32)
