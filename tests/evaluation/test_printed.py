@@ -39,6 +39,12 @@ def test_a_printed_result_is_a_table_with_a_line_for_each_attack() -> None:
     assert repr(result()).endswith("4 samples, L2 ε = 0.25")
 
 
+def test_one_defense_makes_one_column() -> None:
+    one = GridResult(("final",), ("PGD",), ("phantom",), (True,), CLEAN[:1], ATTACKED[:1])
+    (low, high), *_ = 100 * one.worst_case_intervals
+    assert lines(one)["worst case"] == ["25.0", f"({low:.1f}–{high:.1f})"]
+
+
 def test_it_names_checks_that_were_not_passed_and_what_is_certified() -> None:
     checks = tuple(Check(verdict.name, verdict, "", {}) for verdict in CheckVerdict)
     found = result(checks=checks, certified=np.array([True, False, False, False]), certificate="a bound")

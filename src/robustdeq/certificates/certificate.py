@@ -97,8 +97,9 @@ class Certified:
             return threat.eps * math.sqrt(entries)
         raise InputError(f"certificates in {norms[0]} say nothing of {norms[1]} attacks; give one in the same norm.")
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write it as JSON, whole or not at all."""
+        path = Path(path)
         plain = {
             "title": self.title,
             "covers": self.covers,
@@ -111,8 +112,9 @@ class Certified:
         write_text(path, json.dumps(plain, indent=1) + "\n")
 
     @classmethod
-    def read(cls, path: Path) -> Certified:
+    def read(cls, path: str | Path) -> Certified:
         """Read what `save` wrote; raises `InputError` where the file cannot be read or holds something else."""
+        path = Path(path)
         try:
             plain = read_json(path)
             arrays = {name: np.array(plain[name], kind) for name, kind in _PER_SAMPLE.items()}

@@ -20,7 +20,7 @@ from robustdeq.evaluation.store import FILE, Store
 SUFFIXES = (".pt", ".safetensors")
 
 
-def hardest(folder: Path) -> tuple[Pixels, Labels]:
+def hardest(folder: str | Path) -> tuple[Pixels, Labels]:
     """The adversary of each image that the first row gets wrong, or an adversary where it gets all of them right.
 
     Args:
@@ -32,6 +32,7 @@ def hardest(folder: Path) -> tuple[Pixels, Labels]:
     Raises:
         InputError: it is not finished, or kept no adversaries.
     """
+    folder = Path(folder)
     require((folder / FILE).is_file(), f"{folder} holds no store of an evaluation; give the folder of one.")
     with Store.read(folder / FILE) as store:
         assemble(store)

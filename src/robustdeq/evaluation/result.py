@@ -139,9 +139,10 @@ class GridResult:
         """Clean, every attack, the worst case with its interval, and what is certified: a line each, in %."""
         shares = self.to_frame().dropna(axis=1, how="all")
         low, high = (100 * shares.pop(f"worst case, {end}") for end in ("low", "high"))
-        lines = (100 * shares).map(lambda share: "" if math.isnan(share) else f"{share:.1f}").T
-        lines.loc["worst case"] += [f" ({a:.1f}–{b:.1f})" for a, b in zip(low, high, strict=True)]
-        return lines.rename_axis(index=None, columns="accuracy in %")
+        lines = (100 * shares).map(lambda share: "" if math.isnan(share) else f"{share:.1f}")
+        ends = zip(lines["worst case"], low, high, strict=True)
+        lines["worst case"] = [f"{left} ({least:.1f}–{most:.1f})" for left, least, most in ends]
+        return lines.T.rename_axis(index=None, columns="accuracy in %")
 
     def _about(self) -> str:
         attack, others = self.settings.get("attack"), [check.name for check in self.checks if not check.passed]
@@ -214,7 +215,7 @@ class GridResult:
         write_text(path.with_suffix(".csv"), self.to_csv())
 
     @classmethod
-    def read(cls, path: Path) -> GridResult:
+    def read(cls, path: str | Path) -> GridResult:
         """Read what `save` wrote.
 
         Args:
@@ -223,6 +224,7 @@ class GridResult:
         Raises:
             InputError: the file cannot be read, or holds something else.
         """
+        path = Path(path)
         try:
             plain = read_json(path)
             rows = plain["defenses"]

@@ -87,7 +87,7 @@ def usual_defenses(settings: Mapping[str, Any], reduction: EntropyReduction) -> 
 
 
 def verified(
-    folder: Path,
+    folder: str | Path,
     model: nn.Module,
     x: Pixels,
     y: Labels,
@@ -110,6 +110,7 @@ def verified(
         InputError: the evaluation is not finished, kept no adversaries, or was of another model, other images or other
             rows, or its norm is none of Linf, L2 and L1.
     """
+    folder = Path(folder)
     with Store.read(folder / FILE) as store:
         assemble(store)
         manifest, kept = store.manifest, folder / ADVERSARIES

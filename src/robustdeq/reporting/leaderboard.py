@@ -39,8 +39,9 @@ _NOTES = (
 )
 
 
-def read_entries(folder: Path) -> list[Entry]:
+def read_entries(folder: str | Path) -> list[Entry]:
     """The entries in a folder; raises `InputError` where there are none or one is damaged."""
+    folder = Path(folder)
     found = [Entry.read(path) for path in sorted(folder.glob("*.json"))]
     require(found, f"{folder} holds no entries; make them with `robustdeq submit`.")
     return found

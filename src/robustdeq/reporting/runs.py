@@ -45,7 +45,7 @@ class ReportedRun:
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_run(folder: Path) -> ReportedRun:
+def read_run(folder: str | Path) -> ReportedRun:
     """Read everything in a folder that a report shows.
 
     Args:
@@ -54,6 +54,7 @@ def read_run(folder: Path) -> ReportedRun:
     Raises:
         InputError: there is no such folder, it holds no results, its evaluation is not finished, or a file is damaged.
     """
+    folder = Path(folder)
     require(folder.is_dir(), f"{folder} is no folder; give one that `robustdeq evaluate` or `reproduce` wrote.")
     evaluated = any((folder / name).is_file() for name in (STORE, _RESULTS))
     result, alignment = _evaluation(folder) if evaluated else (None, None)
@@ -74,7 +75,7 @@ def _note(path: Path) -> str:
         raise InputError(f"{path} is not UTF-8; save it as that.") from error
 
 
-def read_evaluation(folder: Path) -> GridResult:
+def read_evaluation(folder: str | Path) -> GridResult:
     """The table of an evaluation, from its store, or where there is none from its `results.json`.
 
     Args:
@@ -83,6 +84,7 @@ def read_evaluation(folder: Path) -> GridResult:
     Raises:
         InputError: there is neither, the evaluation is not finished, or a file is damaged.
     """
+    folder = Path(folder)
     stored = folder / _RESULTS
     if not (folder / STORE).is_file() and stored.is_file():
         return GridResult.read(stored)

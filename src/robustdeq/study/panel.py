@@ -141,17 +141,19 @@ class Reproduction:
         parts = {name: [part.plain() for part in getattr(self, name)] for name in ("findings", "panels")}
         return vars(self) | parts | {"provenance": dict(self.provenance)}
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write it as JSON, whole or not at all."""
+        path = Path(path)
         write_plain(path, self.plain())
 
     @classmethod
-    def read(cls, path: Path) -> Reproduction:
+    def read(cls, path: str | Path) -> Reproduction:
         """Read what `save` wrote.
 
         Raises:
             InputError: the file cannot be read, or holds something else.
         """
+        path = Path(path)
 
         def made(plain: dict[str, Any]) -> Reproduction:
             panels = tuple(map(Panel.from_plain, plain["panels"]))

@@ -12,7 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import chain
@@ -30,7 +30,7 @@ from robustdeq.base.files import write_text
 from robustdeq.base.occupancy import alone_in
 from robustdeq.base.plain import read_json
 from robustdeq.base.processes import is_first_process, together
-from robustdeq.base.progress import Report, silent
+from robustdeq.base.progress import Report, silent, told
 from robustdeq.base.provenance import ABOVE, code_fingerprint
 from robustdeq.data import Images, Splits
 from robustdeq.data.batches import Batches
@@ -62,7 +62,7 @@ def fit(
     model: nn.Module,
     splits: Splits,
     recipe: Recipe,
-    folder: Path,
+    folder: str | Path,
     report: Report | None = None,
     resume: bool = False,
     hardware: Hardware | None = None,
@@ -78,7 +78,8 @@ def fit(
         folder: where `model.safetensors` (the best weights on the development split, with the early state chosen
             there) and its card, `training.json` (the recipe, the data and the history), `metrics.csv`, logs for
             TensorBoard and `checkpoints/` go.
-        report: called with the share of the work that is done and the latest metrics.
+        report: called with the share of the work that is done and the latest metrics; by default a progress bar, in a
+            terminal or a notebook.
         resume: go on from the newest checkpoint in the folder that is whole; from the start where there is none.
         hardware: where it takes place; by default on one device. On several, torchrun starts the program, and each
             of its processes calls this.
@@ -93,6 +94,7 @@ def fit(
         KeyboardInterrupt: it was interrupted, at the step it names; its best weights so far and its checkpoints are in
             the folder.
     """
+    folder = Path(folder)
     hardware = hardware or Hardware()
     train, development = splits.require("train"), splits.require("development")
     schedule, weights = recipe.schedule, folder / "model.safetensors"
@@ -115,8 +117,9 @@ def fit(
         return weights
     module = Training(model, recipe)
     best = KeepBest(weights, recipe.objective.aim, factory)
-    record = Record(folder / METRICS, schedule.log_every, report or silent)
     with _quiet(), ExitStack() as stack:
+        shown = told("training", report) if is_first_process() else nullcontext(silent)
+        record = Record(folder / METRICS, schedule.log_every, stack.enter_context(shown))
         trainer, checkpoints = _trainer(recipe, folder, hardware, [best, record], held_out, len(train))
         if is_first_process():
             stack.enter_context(alone_in(folder))

@@ -27,7 +27,7 @@ from robustdeq.reporting.wording import count, label
 from robustdeq.study import Reproduction
 
 
-def save_page(runs: Sequence[ReportedRun], path: Path, title: str = "How robust is it?") -> None:
+def save_page(runs: Sequence[ReportedRun], path: str | Path, title: str = "How robust is it?") -> None:
     """Write the report of some runs as one HTML file that needs no network, whole or not at all.
 
     Args:
@@ -38,6 +38,7 @@ def save_page(runs: Sequence[ReportedRun], path: Path, title: str = "How robust 
     Raises:
         InputError: there are no runs.
     """
+    path = Path(path)
     require(runs, "there is nothing to report; give at least one folder of results.")
     evaluated = [(run.name, run.result) for run in runs if run.result is not None]
     page = rendered(
