@@ -57,7 +57,7 @@ def with_card(weights: Path, path: Path, change: Callable[[dict[str, Any]], obje
     ],
 )
 def test_card_whose_sizes_make_no_sense_is_refused(
-    change: Callable[[dict[str, Any]], object], weights: Path, tmp_path: Path
+    change: Callable[[dict[str, Any]], object], weights: Path, tmp_path: Path, unchecked: None
 ) -> None:
     with pytest.raises(InputError, match=r"(holds a model that|does not say which model|do not fit the model)") as said:
         rd.load(with_card(weights, tmp_path / "other.safetensors", change))
