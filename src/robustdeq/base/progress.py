@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.progress import (
@@ -26,11 +27,12 @@ def silent(share: float, what: str) -> None:
 
 
 def told(title: str, report: Report | None) -> AbstractContextManager[Report]:
-    """The report that was given, or else a bar where somebody may look: in a terminal or a notebook."""
+    """The report that was given, or else a bar where somebody may look: a terminal, or a notebook with ipywidgets."""
     if report is not None:
         return nullcontext(report)
     console = Console(stderr=True)
-    return progress_bar(title, console) if console.is_terminal or console.is_jupyter else nullcontext(silent)
+    shown = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    return progress_bar(title, console) if shown else nullcontext(silent)
 
 
 @contextmanager
