@@ -86,10 +86,9 @@ class Entry:
             outcomes = {name: None if plain[name] is None else parsed(plain[name]) for name in _OUTCOMES}
             found = made_of(cls, plain, **outcomes)
             ThreatModel(found.eps)
-            if {len(outcome) for outcome in outcomes.values() if outcome is not None} != {len(found.clean)} or not len(
-                found.clean
-            ):
-                raise ValueError("outcomes of different images")
+            counts = {len(outcome) for outcome in outcomes.values() if outcome is not None}
+            if counts != {len(found.clean)} or 0 in counts:
+                raise ValueError("outcomes of different images, or of none")
             return found
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}).") from error
