@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,16 +71,22 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
     return rd.data.load("digits").require("test").head(2).tensors()
 
 
-@pytest.mark.parametrize("looked_at", [True, False])
-def test_a_bar_is_shown_where_somebody_looks(
-    looked_at: bool, deq: rd.DEQ, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(("looked_at", "rank"), [(True, 0), (False, 0), (True, 1)])
+def test_a_bar_is_shown_by_the_first_process_where_somebody_looks(
+    looked_at: bool,
+    rank: int,
+    deq: rd.DEQ,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    unchecked: None,
 ) -> None:
     shown = io.StringIO()
     monkeypatch.setattr(progress, "Console", lambda **_: Console(file=shown, force_terminal=looked_at))
     attack = rd.attacks.PGD(eps=0.1, step_size=0.1, steps=1)
     gradients, defenses = {"phantom": rd.gradients.Phantom()}, {"final": rd.defenses.FinalState()}
-    measure(deq, *images(), Chosen(attack), defenses=defenses, gradients=gradients, folder=str(tmp_path))
-    assert ("measuring" in shown.getvalue()) == looked_at
+    process: Any = SimpleNamespace(device=torch.device("cpu"), global_rank=rank, world_size=1)
+    measure(deq, *images(), Chosen(attack), defenses=defenses, gradients=gradients, fabric=process)
+    assert ("measuring" in shown.getvalue()) == (looked_at and rank == 0)
     assert not "".join(capsys.readouterr())
 
 

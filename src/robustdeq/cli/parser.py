@@ -22,7 +22,7 @@ from robustdeq.recipes import check_yaml
 
 Function = Callable[..., None]
 
-
+_CONFIG: dict[str, Any] = {"action": "config", "help": "A YAML file of options."}
 _usual = get_loader("yaml")
 
 
@@ -33,7 +33,6 @@ def _loaded(text: str) -> Any:
 
 
 set_loader("yaml", _loaded, (yaml.YAMLError, ValueError))
-_CONFIG: dict[str, Any] = {"action": "config", "help": "A YAML file of options."}
 
 
 def parse(arguments: list[str], commands: Mapping[str, Function]) -> tuple[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from robustdeq.base.errors import InputError, require
 from robustdeq.data.decoding import decode
 from robustdeq.data.images import Images
 from robustdeq.data.splits import Splits, assemble
-from robustdeq.data.tables import check_described, columns_of, images_from_table
+from robustdeq.data.tables import ROWS_AT_ONCE, check_described, columns_of, images_from_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +25,7 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", "
 ROLES = {"train": "train", "val": "validation", "test": "test"}
 
 Item = TypeVar("Item")
-_ROWS_AT_ONCE, _BYTES_AT_ONCE = 1024, 2**30
+_BYTES_AT_ONCE = 2**30
 
 
 def from_parquet(path: Path) -> Splits:
@@ -117,7 +117,7 @@ def _read(files: Sequence[Path], source: str) -> Images:
     require(same, f"{source} has files with different columns: give all of them the same.")
     columns = columns_of(features, source)
     rows = sum(file.metadata.num_rows for file in opened)
-    at_once = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // max(1, *map(_longest, opened))))
+    at_once = max(1, min(ROWS_AT_ONCE, _BYTES_AT_ONCE // max(1, *map(_longest, opened))))
 
     def batches() -> Iterator[pa.RecordBatch]:
         with _readable(source):

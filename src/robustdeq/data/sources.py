@@ -13,7 +13,7 @@ from robustdeq.data.decoding import regular
 from robustdeq.data.images import Images
 from robustdeq.data.local import by_role, from_folder, from_parquet
 from robustdeq.data.splits import Splits, assemble, hold_out_stratified
-from robustdeq.data.tables import columns_of, images_from_table
+from robustdeq.data.tables import ROWS_AT_ONCE, columns_of, images_from_table
 
 HUB = {
     "cifar10": ("uoft-cs/cifar10", None),
@@ -21,7 +21,6 @@ HUB = {
     "svhn": ("ufldl-stanford/svhn", "cropped_digits"),
     "fashion_mnist": ("zalando-datasets/fashion_mnist", None),
 }
-_ROWS_AT_ONCE = 1024
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -97,6 +96,6 @@ def _from_hub(hub_id: str, config: str | None) -> Splits:
         split = found[names[0]]
         source = f"{hub_id} {names[0]}"
         columns = columns_of(split.features, source)
-        batches = split.select_columns(list(columns)).with_format("arrow").iter(_ROWS_AT_ONCE)
+        batches = split.select_columns(list(columns)).with_format("arrow").iter(ROWS_AT_ONCE)
         parts[role] = images_from_table(batches, len(split), columns, split.features, source)
     return assemble(**parts)

@@ -22,6 +22,7 @@ IMAGE_NAMES = ("image", "img")
 LABEL_NAMES = ("label", "fine_label")
 MOST_CLASSES = 100_000
 MOST_ROWS = 10_000_000
+ROWS_AT_ONCE = 1024
 
 
 def check_described(schema: pa.Schema) -> None:

@@ -68,10 +68,8 @@ class Exhibits:
         """
         try:
             kept, said = read_sealed(path)
-            words, tensors = (
-                {name: from_json(text) for name, text in said.items()},
-                {name: kept[name] for name in _TENSORS},
-            )
+            words = {name: from_json(text) for name, text in said.items()}
+            tensors = {name: kept[name] for name in _TENSORS}
             classes, estimates = (tuple(words[name]) for name in ("classes", "estimates"))
             return cls(**tensors, classes=classes, estimates=estimates, attack=words["attack"])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:

@@ -109,7 +109,8 @@ def measure(
         model, x, y = model.to(fabric.device), x.to(fabric.device), y.to(fabric.device)
     protocol = _usual(model) if protocol is None else protocol
     held = None if certified is None else guaranteed(certified, protocol.attack.threat, x, y)
-    with told("measuring", report) as report:
+    first = fabric is None or fabric.global_rank == 0
+    with told("measuring", report if first else silent) as report:
         job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report, beside, attacks)
         result = finish(job, folder, overwrite, adversaries, fabric, report)
     return result if certified is None or held is None else bracketed(result, certified, held)

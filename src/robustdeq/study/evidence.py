@@ -61,6 +61,11 @@ class Evidence:
         study.used.update(about["models"])
         return cls(path, replace(study, used=about["models"]), arrays, about["code"])
 
+    @classmethod
+    def of_model(cls, study: Study, kind: str, name: str, fingerprint: str) -> Evidence:
+        """What is kept of one model, whatever study it was measured in; raises `InputError` as `of`."""
+        return cls.of(study, kind, f"{name}-{fingerprint[:12]}", ways=None, weights=None, model=fingerprint)
+
     def once(self, title: str, measure: Callable[[], np.ndarray]) -> np.ndarray:
         """What `measure` finds, from the file if it was measured before."""
         if title not in self.arrays:

@@ -12,7 +12,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from itertools import chain
@@ -26,7 +26,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 
 from robustdeq.base.errors import InputError
-from robustdeq.base.files import write_text
+from robustdeq.base.files import file_digest, write_text
 from robustdeq.base.occupancy import alone_in
 from robustdeq.base.plain import read_json
 from robustdeq.base.processes import is_first_process, together
@@ -118,8 +118,8 @@ def fit(
     module = Training(model, recipe)
     best = KeepBest(weights, recipe.objective.aim, factory)
     with _quiet(), ExitStack() as stack:
-        shown = told("training", report) if is_first_process() else nullcontext(silent)
-        record = Record(folder / METRICS, schedule.log_every, stack.enter_context(shown))
+        shown = stack.enter_context(told("training", report if is_first_process() else silent))
+        record = Record(folder / METRICS, schedule.log_every, shown)
         trainer, checkpoints = _trainer(recipe, folder, hardware, [best, record], held_out, len(train))
         if is_first_process():
             stack.enter_context(alone_in(folder))
@@ -160,7 +160,7 @@ def fit(
                 }
                 early = _early_state(model, recipe, held_out, device)
                 save(model, weights, early, found, threat=recipe.threat, factory=factory)
-                found["files"] = {name: _digest(folder / name) for name in _SEALED}
+                found["files"] = {name: file_digest(folder / name) for name in _SEALED}
                 write_text(folder / "training.json", json.dumps(found | {"seal": _seal(found)}, indent=1) + "\n")
             trainer.strategy.barrier()
     return weights
@@ -236,19 +236,14 @@ def _check_finished(folder: Path) -> None:
     """Raise `InputError` where a finished run is not what it left; older versions sealed nothing."""
     path = folder / "training.json"
     try:
-        found = dict(json.loads(path.read_text(encoding="utf-8")))
-        damaged = [name for name, digest in found.get("files", {}).items() if _digest(folder / name) != digest]
+        found = dict(read_json(path))
+        damaged = [name for name, digest in found.get("files", {}).items() if file_digest(folder / name) != digest]
         if "seal" in found and found.pop("seal") != _seal(found):
             damaged.append(path.name)
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):
         damaged = [path.name]
     for name in damaged[:1]:
         raise InputError(f"{folder / name} is damaged; put back a copy of it, or train again with --overwrite.")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _seal(record: dict[str, Any]) -> str:

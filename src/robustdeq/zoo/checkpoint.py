@@ -13,7 +13,6 @@ from typing import Any
 from zipfile import ZipFile, is_zipfile
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from robustdeq.base.errors import InputError, require
@@ -47,7 +46,7 @@ def state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} is not a checkpoint of tensors alone, and anything else could run code when it is read; "
             "save the state_dict by itself with torch.save."
         ) from error
-    except (SafetensorError, Exception) as error:
+    except Exception as error:
         raise InputError(f"{path} is not a whole checkpoint ({reason(error)}); write it anew.") from error
     if isinstance(content, Mapping):
         content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)

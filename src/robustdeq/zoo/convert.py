@@ -7,7 +7,6 @@ find its place. How the equilibrium is solved for, and what follows it, is not i
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from itertools import count, takewhile
@@ -17,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.files import file_digest
 from robustdeq.base.imports import reason
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Solver
@@ -130,7 +130,7 @@ def convert_checkpoint(
     """
     source = Path(source)
     model = from_checkpoint(source, config, solver, tail)
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    digest = file_digest(source)
     save(model, path, provenance={"checkpoint": source.name, "sha256": digest})
     return model
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+from robustdeq.base.files import file_digest
 from robustdeq.base.tensors import read_sealed
 from robustdeq.zoo import hub
 from robustdeq.zoo.card import card_markdown
@@ -41,7 +41,7 @@ def push(
     """
     files = locate(name_or_path)
     named = dict(zip(row_names(hub.NAME, len(files)), files, strict=True))
-    digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in named.items()}
+    digests = {name: file_digest(file) for name, file in named.items()}
     card, model = read_card(files[0]), load(files[0], trust)
     shards = {name: read_sealed(file)[0] for name, file in named.items()}
     if license is not None:

@@ -6,7 +6,6 @@ Weights too big for one file are a row of shards (`zoo.shards`), each with the s
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError, require
-from robustdeq.base.files import write_text
+from robustdeq.base.files import file_digest, write_text
 from robustdeq.base.plain import from_json, made_of
 from robustdeq.base.tensors import read_sealed
 from robustdeq.base.threat import ThreatModel
@@ -93,7 +92,7 @@ def save(
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
         folder = Path(name)
         written = write(folder, target.name, shards, metadata)
-        digests = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in shards}
+        digests = {file: file_digest(folder / file) for file in shards}
         text = folder / text_path.name
         write_text(text, card_markdown(card, loaded, target.name, digests, stored_type(weights)))
         text_path.unlink(missing_ok=True)

@@ -83,8 +83,7 @@ def ranking(found: Mapping[str, Bool[np.ndarray, "seeds readings samples"]]) -> 
 
 def _once(study: Study, name: str, trained: Trained, title: str) -> Outcomes:
     """The readings of one model, from what is kept of it if it was ever attacked so."""
-    known = trained.fingerprint
-    evidence = Evidence.of(study, "overestimate", f"{name}-{known[:12]}", ways=None, weights=None, model=known)
+    evidence = Evidence.of_model(study, "overestimate", name, trained.fingerprint)
     return evidence.once("readings", lambda: attacked(study, trained.deq, strict_protocol(study), title))
 
 

@@ -50,9 +50,9 @@ def panels(titles: tuple[str, ...], found: Matrix) -> Panels:
 
 def _sides(study: Study, trained: Trained, name: str, title: str) -> Matrix:
     """What is found of one model on both sides, from what is kept of it if it was ever measured so."""
-    strict, known = strict_protocol(study), trained.fingerprint
+    strict = strict_protocol(study)
     protocols = (strict, WorstCase(**{setting.name: getattr(strict, setting.name) for setting in fields(strict)}))
-    evidence = Evidence.of(study, "price", f"{name}-{known[:12]}", ways=None, weights=None, model=known)
+    evidence = Evidence.of_model(study, "price", name, trained.fingerprint)
 
     def side(name: str, protocol: Protocol) -> Matrix:
         return evidence.once(name, lambda: besieged(study, trained, protocol, f"{name}, {title}"))
