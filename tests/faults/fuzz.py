@@ -27,6 +27,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import huggingface_hub
 import numpy as np
 import PIL.Image
 import pyarrow as pa
@@ -50,12 +52,15 @@ from robustdeq.leaderboard import Entry, Statement
 from robustdeq.reporting import export, markdown, read_evaluation, read_run, reproduction_latex
 from robustdeq.reporting.leaderboard import save_leaderboard_page
 from robustdeq.reporting.page import save_page
-from robustdeq.study import Reproduction
+from robustdeq.study import Reproduction, Study, scale_named
+from robustdeq.study.beyond.overestimate import READINGS, panels
+from robustdeq.study.evidence import Evidence
 from robustdeq.study.panel import accuracies
 from robustdeq.training.fitting import _run_of
 from robustdeq.training.record import _rows_until, seconds_trained
 from robustdeq.zoo import convert_checkpoint
 from robustdeq.zoo.card import card_markdown
+from robustdeq.zoo.hub import downloaded
 from robustdeq.zoo.registry import read_card
 
 SECONDS, MEMORY, CHUNK = 5, 2**30, 50
@@ -320,15 +325,35 @@ def _of_models(folder: Path) -> dict[str, Reader]:
         torch.save({"state_dict": resnet.state_dict()}, folder / "c.pt", **settings)
         return (folder / "c.pt").read_bytes()
 
-    def described(path: Path) -> object:
+    def described(path: Path | str) -> object:
         card, model = read_card(path), rd.load(path)
-        return card_markdown(card, model, "m", {path.name: "0"})
+        return card_markdown(card, model, "m", {"m.safetensors": "0"})
+
+    def of_the_hub(path: Path) -> object:
+        """Loads what the Hub gives where its answers on a repository and the headers of its files are those here."""
+        info, tree, headers = [*path.read_bytes().split(b"\n\n"), b"", b""][:3]
+        named = [tuple(line.split(b": ", 1)) for line in headers.split(b"\n") if b": " in line]
+
+        def answer(request: httpx2.Request) -> httpx2.Response:
+            if "/resolve/" in request.url.path:
+                return httpx2.Response(200, headers=named, content=models[0] * (request.method == "GET"))
+            return httpx2.Response(200, content=tree if "/tree/" in request.url.path else info)
+
+        huggingface_hub.constants.HF_HUB_CACHE = str(path.parent / "cache")
+        huggingface_hub.set_client_factory(lambda: httpx2.Client(transport=httpx2.MockTransport(answer)))
+        downloaded.cache_clear()
+        return described("hf://me/net")
 
     from robustdeq.models import ResNet, ResNetConfig
 
     resnet = ResNet(ResNetConfig((1,), width=2), 3, 1)
     models = [stored(rd.models.conv("digits", 2, 1)), stored(resnet), stored(rd.models.monotone("digits", 2, 1))]
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    listed = [{"type": "file", "path": "model.safetensors", "size": len(models[0]), "oid": commit}]
+    headers = f"X-Repo-Commit: {commit}\nETag: {commit}\nContent-Length: {len(models[0])}"
+    answers = "\n\n".join([json.dumps({"id": "me/net", "sha": commit}), json.dumps(listed), headers])
     return {
+        "answers of the Hub": Reader("answers", (answers.encode(),), of_the_hub, text=True),
         "weights": Reader("m.safetensors", (*models, *map(unsealed, models)), described),
         "checkpoint": Reader(
             "c.pt",
@@ -379,14 +404,27 @@ def _of_results(folder: Path) -> dict[str, Reader]:
         found = Certified.read(path)
         return markdown(certified_table(found, [("0.5", 0.5)]))
 
+    def evidence(path: Path) -> object:
+        study = Study(scale_named("nano"), splits, splits.require("test").head(4), path.parent)
+        place = Evidence.of_model(study, "overestimate", "a", "0").path
+        place.parent.mkdir()
+        path.rename(place)
+        kept = Evidence.of_model(study, "overestimate", "a", "0")
+        return [*panels({"a": kept.once("readings", (len(READINGS), 4), lambda: outcomes)}, study.attack.steps)]
+
     def row(path: Path) -> object:
         return save_leaderboard_page([Entry.read(path)], path.parent / "page.html")
 
+    splits, outcomes = load_data("digits"), np.ones((len(READINGS), 4), bool)
+    about = np.array(json.dumps({"code": {"readings": "0"}, "models": {"a": "0"}}))
+    for save in (np.savez, np.savez_compressed):
+        save(folder / f"{save.__name__}.npz", readings=outcomes, about=about)
     return {
         "evaluation store": Reader(FILE, ((measured / FILE).read_bytes(),), evaluation),
         "results.json": Reader("results.json", ((measured / "results.json").read_bytes(),), evaluation, text=True),
         "reproduction": Reader("table1.json", ((folder / "r.json").read_bytes(),), reproduction, text=True),
         "certificates": Reader("certified.json", ((folder / "certified.json").read_bytes(),), certificates, text=True),
+        "evidence": Reader("a.npz", tuple(file.read_bytes() for file in folder.glob("*.npz")), evidence),
         "leaderboard row": Reader("row.json", (entry.read_bytes(),), row, text=True),
     }
 

@@ -13,17 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 
 from robustdeq.base.errors import InputError
 from robustdeq.base.files import replace_with
-from robustdeq.base.plain import from_json
+from robustdeq.base.plain import fits, from_json
 from robustdeq.base.provenance import DISPLAY, code_fingerprint, digest
 from robustdeq.study.study import Study
 
 _ABOUT = "about"
+_MOST_BYTES = 2**28
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +67,25 @@ class Evidence:
         """What is kept of one model, whatever study it was measured in; raises `InputError` as `of`."""
         return cls.of(study, kind, f"{name}-{fingerprint[:12]}", ways=None, weights=None, model=fingerprint)
 
-    def once(self, title: str, measure: Callable[[], np.ndarray]) -> np.ndarray:
-        """What `measure` finds, from the file if it was measured before."""
+    def once(self, title: str, shape: tuple[int | None, ...], measure: Callable[[], np.ndarray]) -> np.ndarray:
+        """What is found, from the file if it was measured before.
+
+        Args:
+            title: under which it is kept.
+            shape: of what is found; None for any length.
+            measure: finds it.
+
+        Raises:
+            InputError: what is kept has another shape.
+        """
         if title not in self.arrays:
             self.arrays[title] = measure()
             self.code[title] = code_fingerprint(unrelated=DISPLAY)
             self._write()
-        return self.arrays[title]
+        kept = self.arrays[title]
+        if kept.ndim != len(shape) or any(n not in (None, here) for n, here in zip(shape, kept.shape, strict=True)):
+            raise _damaged(self.path)
+        return kept
 
     def _write(self) -> None:
         about = np.array(json.dumps({"code": self.code, "models": self.study.used}))
@@ -85,8 +98,18 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, dict[str, str]]]
     if not path.is_file():
         return {}, {"code": {}, "models": {}}
     try:
+        with ZipFile(path) as file:
+            sizes = [member.file_size for member in file.infolist()]
         with np.load(path, allow_pickle=False) as file:
-            kept = {name: file[name] for name in file.files}
-        return kept, from_json(str(kept.pop(_ABOUT)))
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise InputError(f"{path} is damaged; delete it, and it is measured again.") from error
+            kept = {name: file[name] for name in file.files} if sum(sizes) <= _MOST_BYTES else {}
+        about = from_json(str(kept.pop(_ABOUT)))
+    except Exception as error:
+        raise _damaged(path) from error
+    sound = fits(about, dict[str, dict[str, str]]) and {"code", "models"} <= about.keys()
+    if not (sound and kept.keys() <= about["code"].keys() and all(a.dtype.kind in "biuf" for a in kept.values())):
+        raise _damaged(path)
+    return kept, about
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{path} is damaged; delete it, and it is measured again.")

@@ -90,7 +90,6 @@ def _explained(what: str, repository: str) -> Iterator[None]:
     """Tell what the Hub answers as an `InputError`."""
     from huggingface_hub.errors import (
         GatedRepoError,
-        HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -108,6 +107,6 @@ def _explained(what: str, repository: str) -> Iterator[None]:
         raise InputError(f"{what}: {repository} has no such revision; check what stands behind the @.") from error
     except LocalEntryNotFoundError as error:
         raise InputError(f"{what}: the Hub is out of reach and the cache lacks it; go online once.") from error
-    except (HTTPError, OSError, ValueError) as error:
-        reason = textwrap.shorten(str(error), 200).rstrip(".")
+    except Exception as error:
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200).rstrip(".")
         raise InputError(f"{what} ({reason}); try again, or log in by `hf auth login`.") from error

@@ -84,7 +84,8 @@ def ranking(found: Mapping[str, Bool[np.ndarray, "seeds readings samples"]]) -> 
 def _once(study: Study, name: str, trained: Trained, title: str) -> Outcomes:
     """The readings of one model, from what is kept of it if it was ever attacked so."""
     evidence = Evidence.of_model(study, "overestimate", name, trained.fingerprint)
-    return evidence.once("readings", lambda: attacked(study, trained.deq, strict_protocol(study), title))
+    shape = len(READINGS), len(study.images)
+    return evidence.once("readings", shape, lambda: attacked(study, trained.deq, strict_protocol(study), title))
 
 
 def _measure(study: Study) -> Panels:

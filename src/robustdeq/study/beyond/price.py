@@ -55,7 +55,8 @@ def _sides(study: Study, trained: Trained, name: str, title: str) -> Matrix:
     evidence = Evidence.of_model(study, "price", name, trained.fingerprint)
 
     def side(name: str, protocol: Protocol) -> Matrix:
-        return evidence.once(name, lambda: besieged(study, trained, protocol, f"{name}, {title}"))
+        shape = len(trained.defenses) + 1, len(study.images)
+        return evidence.once(name, shape, lambda: besieged(study, trained, protocol, f"{name}, {title}"))
 
     return np.stack([*map(side, SIDES, protocols)])
 

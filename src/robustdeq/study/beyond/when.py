@@ -226,8 +226,9 @@ def measured(
     evidence = Evidence.of(study, "when", name, **settled)
     known_as = f"{variation.base.scale} {variation.way.name} {variation.change}".strip()
     deq = cache(lambda: evidence.study.planned(plan, variation.way, known_as).deq)
-    outcomes = evidence.once("outcomes", lambda: attacked(study, deq(), protocol, title)[: len(_SEEN)])
-    found = evidence.once("signs", lambda: signs(study, deq(), title))
+    shape = len(_SEEN), len(study.images)
+    outcomes = evidence.once("outcomes", shape, lambda: attacked(study, deq(), protocol, title)[: len(_SEEN)])
+    found = evidence.once("signs", (len(SIGNS),), lambda: signs(study, deq(), title))
     study.used.update(evidence.study.used)
     return outcomes, found
 

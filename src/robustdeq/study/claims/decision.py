@@ -61,6 +61,8 @@ def contrasts(statements: Sequence[Statement], study: Study, seed: int) -> Evide
     evidence = Evidence.of(study, "claims", f"seed-{seed}")
     found = Seed(evidence.study, seed)
     for statement in statements:
-        evidence.once(statement.title, lambda statement=statement: np.asarray(statement.contrast(found), float))
+        evidence.once(
+            statement.title, (None,), lambda statement=statement: np.asarray(statement.contrast(found), float)
+        )
     study.used.update(evidence.study.used)
     return evidence
