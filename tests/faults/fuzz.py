@@ -189,6 +189,14 @@ def fuzz(reader: Reader, inputs: int, seed: int, kept: Path | None = None) -> Ta
     return tally
 
 
+def import_for(reader: Reader) -> None:
+    """Let a reader import what it needs, once for all children: it reads the valid files."""
+    for content in reader.valid:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / reader.name).write_bytes(content)
+            reader.read(Path(folder) / reader.name)
+
+
 def _input(reader: Reader, i: int, seed: int) -> bytes:
     chance = random.Random(f"{seed} {reader.name} {i}")
     return mutated(chance.choice(reader.valid), chance, reader.text)
@@ -483,23 +491,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", help="names of readers; all by default")
+    parser.add_argument("--only", nargs="*", help="names of readers, beside those in the output; all by default")
     parser.add_argument("--kept", type=Path, help="a folder for the inputs that failed")
     parser.add_argument("--output", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     pa.set_cpu_count(1)
+    kept = chosen.only and chosen.output and chosen.output.exists()
     summary: dict[str, Any] = {
         "command": f"python tests/faults/fuzz.py --inputs {chosen.inputs} --seed {chosen.seed}",
         "seed": chosen.seed,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "limits": {"seconds": SECONDS, "memory_mib": MEMORY >> 20},
-        "readers": {},
+        "readers": json.loads(chosen.output.read_text())["readers"] if kept else {},
     }
     for name, reader in readers().items():
         if chosen.only and name not in chosen.only:
             continue
+        import_for(reader)
         tally = fuzz(reader, chosen.inputs, chosen.seed, chosen.kept and chosen.kept / name.replace(" ", "-"))
         summary["readers"][name] = vars(tally)
         print(f"{name}: {vars(tally)}", flush=True)
