@@ -69,8 +69,12 @@ def _loaded(found: dict[str, Any]) -> tuple[str, str]:
 
 
 def _machines(found: dict[str, Any]) -> tuple[str, str]:
-    rows = [(name, f"{run['tests']:,}", run["skipped"], len(run["failed"])) for name, run in found["machines"].items()]
-    return "Other machines", _table(("instructions and threads", "tests", "skipped", "failed"), rows)
+    about = ("machine", "python", "torch", "numpy")
+    rows = [
+        (*(run[name] for name in about), f"{run['tests']:,}", run["skipped"], len(run["failed"]))
+        for run in found["runs"]
+    ]
+    return "Other machines", _table(("instructions and threads", *about[1:], "tests", "skipped", "failed"), rows)
 
 
 _RUNS = {"machines": _machines, "faults": _faults, "fuzz": _fuzzed, "load": _loaded}

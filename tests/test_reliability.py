@@ -27,7 +27,7 @@ def test_stored_runs_lost_nothing(path: Path) -> None:
         "faults": lambda: [found["total"][name] for name in ("lost", "wrong", "crashed")],
         "fuzz": lambda: [reader["failed"] for reader in found["readers"].values()],
         "load": lambda: [found["written_beside_readers"]["torn"]],
-        "machines": lambda: [len(run["failed"]) for run in found["machines"].values()],
+        "machines": lambda: [len(run["failed"]) for run in found["runs"]],
     }[path.stem]()
     assert bad
     assert not any(bad)

@@ -1,7 +1,9 @@
 """The tests that compute, run as other machines would: other instructions of the processor, another number of threads.
 
-python tests/faults/machines.py             # all of them, one after another
-python tests/faults/machines.py --today     # the core alone, on the one whose turn it is
+    python tests/faults/machines.py             # all of them, one after another
+    python tests/faults/machines.py --today     # the core alone, on the one whose turn it is
+
+Another Python, with whatever torch and numpy it has, runs them likewise; its figures stand beside the others.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import torch
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +31,7 @@ MACHINES = {
     "AVX2, two threads": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "2"},
     "as it comes, two threads": {"OMP_NUM_THREADS": "2"},
 }
+SOFTWARE = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
 
 
 def tested(machine: dict[str, str], rooms: tuple[str, ...]) -> dict[str, Any]:
@@ -48,19 +52,24 @@ def main() -> None:
     """Run the tests and say what came of them; the status is 1 where one failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--today", action="store_true", help="the core alone, on the one machine whose turn it is")
-    parser.add_argument("--output", type=Path)
-    chosen, names, rooms = parser.parse_args(), [*MACHINES], ROOMS
+    parser.add_argument("--only", nargs="*", default=[*MACHINES], choices=[*MACHINES], help="names of machines")
+    parser.add_argument("--output", type=Path, help="figures of other machines and other software in it are kept")
+    chosen = parser.parse_args()
+    names, rooms = chosen.only, ROOMS
     if chosen.today:
         names, rooms = [names[datetime.date.today().toordinal() % len(names)]], CORE
-    about = {"command": "python tests/faults/machines.py", "processor": torch.backends.cpu.get_cpu_capability()}
-    found: dict[str, Any] = {}
+    failed = False
     for name in names:
-        found[name] = outcome = {"settings": MACHINES[name], **tested(MACHINES[name], rooms)}
+        about = {"machine": name, **SOFTWARE}
+        outcome = tested(MACHINES[name], rooms)
+        failed |= bool(outcome["failed"])
         print(f"{name}: {outcome['tests']} tests, {len(outcome['failed'])} failed", *outcome["failed"], sep="\n  ")
         if chosen.output is not None:
-            made = about | {"python": platform.python_version(), "torch": torch.__version__, "machines": found}
+            before = json.loads(chosen.output.read_text())["runs"] if chosen.output.is_file() else []
+            others = [run for run in before if not about.items() <= run.items()]
+            made = {"command": "python tests/faults/machines.py", "runs": [*others, about | outcome]}
             chosen.output.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    sys.exit(any(outcome["failed"] for outcome in found.values()))
+    sys.exit(failed)
 
 
 if __name__ == "__main__":
