@@ -165,6 +165,14 @@ def test_what_cannot_be_loaded_is_told_in_a_sentence(reference: str, sentence: s
             use(reference)
 
 
+@pytest.mark.parametrize("commit", ["/dev/zero", "../../../elsewhere", "", "0123"])
+def test_what_is_no_commit_is_not_taken_for_a_path(commit: str, hub: Hub, tmp_path: Path) -> None:
+    hub.repositories["me/net"] = {commit: {"model.safetensors": b"x"}}
+    with pytest.raises(InputError, match=r"the Hub calls '.*' a commit of me/net; try again later\."):
+        rd.load("hf://me/net")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_push_without_the_right_to_is_told_in_a_sentence(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ NAME = "model"
 
 _SCHEME = "hf://"
 _FILES = re.compile(rf"{NAME}(-\d{{5}}-of-\d{{5}})?\{SUFFIX}(\.index\.json)?")
+_COMMIT = re.compile("[0-9a-f]{40}")
 _CARD = "README.md"
 
 
@@ -52,12 +53,22 @@ def downloaded(reference: str) -> tuple[Path, ...]:
     file = stem(Path(place.path_in_repo or NAME))
     pattern = glob.escape(str(file))
     with _explained(f"{reference} cannot be downloaded", place.id):
+        _check_commit(place.id, place.revision)
         folder = huggingface_hub.snapshot_download(
             place.id, revision=place.revision, allow_patterns=[f"{pattern}{SUFFIX}", f"{pattern}-*-of-*{SUFFIX}"]
         )
     found = files_at(Path(folder) / file)
     require(found, f"{place.id} has no {file}{SUFFIX}; name the file as hf://{place.id}/FILE{SUFFIX}.")
     return tuple(found)
+
+
+def _check_commit(repository: str, revision: str | None) -> None:
+    """Raise `InputError` where the Hub calls something a commit that is none: `huggingface_hub` takes it for a path."""
+    try:
+        commit = huggingface_hub.HfApi().model_info(repository, revision=revision).sha
+    except (huggingface_hub.errors.HTTPError, OSError):
+        return  # what is wrong, the download says, or does without
+    require(_COMMIT.fullmatch(str(commit)), f"the Hub calls {commit!r:.80} a commit of {repository}; try again later.")
 
 
 def upload(repository: str, files: Mapping[str, Path | bytes], card: str, private: bool | None) -> str:
@@ -107,6 +118,8 @@ def _explained(what: str, repository: str) -> Iterator[None]:
         raise InputError(f"{what}: {repository} has no such revision; check what stands behind the @.") from error
     except LocalEntryNotFoundError as error:
         raise InputError(f"{what}: the Hub is out of reach and the cache lacks it; go online once.") from error
+    except InputError:
+        raise
     except Exception as error:
         reason = textwrap.shorten(str(error) or type(error).__name__, 200).rstrip(".")
         raise InputError(f"{what} ({reason}); try again, or log in by `hf auth login`.") from error
