@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 import robustdeq as rd
+from diverging import CLASS, DIM, diverging
 from robustdeq.attacks import PGD, Attack, Cost, Linf, ThreatModel
 from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
@@ -190,6 +191,8 @@ def test_defense_of_an_explicit_network_is_attacked_through_itself(data: tuple[T
 def test_explicit_network_under_the_protocol_of_a_deq_is_refused(data: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(InputError, match="has no states to read"):
         measure(nn.Linear(2, 2), *data, Paper(ATTACK), defenses={"network": AsIs()})
+    with pytest.raises(InputError, match=r"a DEQ as it is hides that a solve diverged; read it by FinalState\(\)"):
+        measure(diverging(), DIM, CLASS, Chosen(ATTACK), defenses={"network": AsIs()})
 
 
 def test_other_settings_of_the_defense_are_other_results(

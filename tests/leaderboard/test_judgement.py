@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import robustdeq as rd
+from diverging import BRIGHT, CLASS, DIM, diverging
 from monotone_networks import DENSE, images, trained
 from robustdeq.attacks import PGD
 from robustdeq.attacks.losses import correct
@@ -105,6 +106,16 @@ def test_weak_adversaries_are_refused(model: nn.Module, data: tuple[Tensor, Tens
     share = 100 * left(model, data, x).mean()
     with pytest.raises(InputError, match=r"short attacks of ours break \d+ of 40 images that the adversaries leave"):
         judged(said(share), model, *data, x, None, EFFORT, **KNOWN)
+
+
+def test_adversary_that_makes_the_solver_diverge_counts_as_an_error() -> None:
+    model = diverging()
+    with torch.no_grad():
+        assert correct(model(BRIGHT), CLASS).all()
+    found = judged(said(0, norm="Linf", eps=0.2), model, DIM, CLASS, BRIGHT, None, EFFORT, **KNOWN)
+    assert found.clean.all()
+    assert found.standing is not None
+    assert not found.standing.any()
 
 
 def test_broken_certified_image_is_told_loudly(

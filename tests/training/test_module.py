@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import dense
 import robustdeq as rd
 from cells import CLASSES, IMAGE, make_deq
+from diverging import BRIGHT, CLASS, DIM, diverging
 from robustdeq.attacks import PGD
 from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
@@ -370,6 +371,13 @@ def test_validation_measures_the_whole_model_in_full_precision() -> None:
     assert not {"spectral_radius", "lipschitz"} & module.logged.keys()
     module.validation_step((x, Y), 0)
     assert module.logged["lipschitz"] >= module.logged["spectral_radius"] > 0
+
+
+def test_sample_whose_solve_diverges_is_an_error_in_validation() -> None:
+    module = Step(diverging(), validation=Validation(PGD(0.0, 0.1, steps=1), None))
+    for images, share in ((DIM, 1.0), (BRIGHT, 0.0)):
+        module.validation_step((images.double(), CLASS), 1)
+        assert {name: float(module.logged[name]) for name in ("clean", "robust")} == {"clean": share, "robust": share}
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,10 @@ class AsIs(Defense):
     title: ClassVar[str] = "as it is"
 
     @override
+    def check(self, model: nn.Module) -> None:
+        require(not isinstance(model, DEQ), "a DEQ as it is hides that a solve diverged; read it by FinalState().")
+
+    @override
     def logits(self, model: nn.Module, x: Pixels) -> Logits:
         return model(x)
 
@@ -361,3 +365,8 @@ def as_deq(model: nn.Module) -> DEQ:
     if not isinstance(model, DEQ):
         raise InputError(f"a {type(model).__name__} has no states to read; measure it as it is, with AsIs().")
     return model
+
+
+def as_deployed(model: nn.Module) -> Defense:
+    """How a model is read where no defense is meant: a DEQ by its final state, any other module as it is."""
+    return FinalState() if isinstance(model, DEQ) else AsIs()

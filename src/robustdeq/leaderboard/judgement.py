@@ -17,7 +17,8 @@ from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.certificates import Certificate, Certified
-from robustdeq.deq import DEQ, FinalState
+from robustdeq.deq import DEQ, Defended, FinalState
+from robustdeq.deq.defenses import as_deployed
 from robustdeq.deq.modes import evaluating
 from robustdeq.evaluation import CheckVerdict, Estimators, GridResult, Network, WorstCase, measure, state_profile
 from robustdeq.leaderboard.entry import Entry
@@ -135,9 +136,10 @@ def _left(
         )
     adversaries = adversaries.to(x)
     statement.threat().check_adversaries(adversaries, x)
-    with evaluating(model), torch.no_grad():
+    judge = Defended(model, as_deployed(model))
+    with evaluating(judge), torch.no_grad():
         parts = zip(x.split(batch_size), adversaries.split(batch_size), y.split(batch_size), strict=True)
-        found = [correct(model(clean), labels) & correct(model(moved), labels) for clean, moved, labels in parts]
+        found = [correct(judge(clean), labels) & correct(judge(moved), labels) for clean, moved, labels in parts]
     left = torch.cat(found).cpu().numpy()
     share = 100 * left.mean()
     if abs(share - statement.worst_case) > max(_AGREEMENT, 100 / len(left)):

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
+from robustdeq.deq.defenses import Defended, as_deployed
 from robustdeq.deq.modes import evaluating
 from robustdeq.training.learner import Adversaries, Learner, learner
 from robustdeq.training.objectives import Moment, Reading, Standard
@@ -112,9 +113,11 @@ class Training(lightning.LightningModule):
             adversaries = validation.attack(pupil.surrogate(validation.gradient), x, y)
             with torch.no_grad():
                 logits, solution = pupil.respond(Adversaries(x))
-                measured = {"clean": correct(logits, y), "robust": correct(model(adversaries), y)}
+                robust = correct(Defended(model, as_deployed(model))(adversaries), y)
+                measured = {"clean": correct(logits, y), "robust": robust}
             if solution is not None:
                 trajectory = solution.trajectory
+                measured["clean"] &= ~trajectory.diverged
                 measured |= {"diverged": trajectory.diverged, "final_residual": trajectory.residuals[-1]}
                 if batch_idx == 0:
                     draws = torch.Generator(x.device).manual_seed(self.recipe.schedule.seed)
