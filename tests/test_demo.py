@@ -1,11 +1,13 @@
 """The demo, with trainings of a few steps: two processes, one table, and the same numbers in every file."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from robustdeq import cli
+from robustdeq.base.errors import InputError
 from robustdeq.cli import demo
 from robustdeq.evaluation import GridResult
 from robustdeq.study.beyond.overestimate import readings
@@ -59,6 +61,15 @@ def failing(report: object) -> None:
 def reporting(report: object) -> int:
     report(0.5, "half")  # pyright: ignore[reportCallIssue]
     return 7
+
+
+def test_more_digits_than_there_are_is_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_asked(tasks: dict[str, partial[GridResult]]) -> dict[str, GridResult]:
+        raise InputError(f"{next(iter(tasks.values())).args[2]} digits are attacked.")
+
+    monkeypatch.setattr(demo, "_in_processes", first_asked)
+    with pytest.raises(InputError, match=r"^400 digits are attacked"):
+        demo.demo(output=tmp_path, n=1000)
 
 
 def test_what_one_process_cannot_do_is_told_by_the_other() -> None:

@@ -1,7 +1,7 @@
 """Intervals and tests, against closed forms, scipy's, and by counting all cases."""
 
 from itertools import product
-from math import comb, sqrt
+from math import comb, isnan, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy import stats
 
 from robustdeq.base.statistics import holm, paired_effect, paired_test, weakest, wilson_intervals
 from robustdeq.evaluation import wilson_interval
+from robustdeq.study.finding import Verdict, verdict
 
 
 def wilson(successes: int, trials: int, confidence: float) -> tuple[float, float]:
@@ -96,6 +97,17 @@ def test_the_sign_flip_test_of_outcomes_under_one_seed_is_mcnemars(differences: 
     gained, lost = differences.count(1.0), differences.count(-1.0)
     expected = stats.binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
     assert paired_effect(np.array([differences])).p == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("value", [12.0, 0.0, -100.0])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_equal_differences_do_not_show_how_far_others_vary(value: float, seeds: int) -> None:
+    """None of 20 images right, three times: as many as one in six may be."""
+    effect = paired_effect(np.full((seeds, 20), value))
+    assert effect.mean == value
+    assert isnan(effect.low)
+    assert isnan(effect.high)
+    assert verdict(effect.low, effect.high, effect.p, 3) == Verdict.NOT_SEEN
 
 
 def test_the_sign_flip_test_of_many_images_is_near_mcnemars() -> None:

@@ -106,6 +106,9 @@ def paired_effect(differences: Float[np.ndarray, "seeds images"], confidence: fl
         differences: of the same images under every seed.
         confidence: the coverage of the interval.
 
+    Returns:
+        The effect; its interval is nan where all differences are equal, since they do not show how far others vary.
+
     Source: Judd, Westfall and Kenny, "Treating stimuli as a random factor in social psychology", JPSP 2012.
     """
     from scipy.stats import t
@@ -126,7 +129,7 @@ def _crossed_variance(differences: Float[np.ndarray, "seeds images"]) -> tuple[f
     squares = np.array(sums) / freedoms
     total = max(squares[0] + squares[1] - squares[2], squares[0], squares[1])
     if not total > 0:
-        return float(total), 1.0
+        return math.nan, 1.0
     return float(total / differences.size), float(1 / ((squares / total) ** 2 / freedoms).sum())
 
 
@@ -135,12 +138,14 @@ def _sign_flip(values: Float[np.ndarray, "images"]) -> float:
     values = values[values != 0]
     if not len(values) or not np.isfinite(values.sum()):
         return 1.0
-    every = 2 ** len(values) <= _FLIPS
-    bits = np.arange(2 ** len(values))[:, None] >> np.arange(len(values)) if every else None
-    flips = np.random.default_rng(0).integers(0, 2, (_FLIPS, len(values))) if bits is None else bits & 1
-    sums = abs((2.0 * flips - 1.0) @ values)
-    extreme = int((sums >= abs(values.sum()) * (1 - 1e-9)).sum())
-    return extreme / len(sums) if every else (extreme + 1) / (len(sums) + 1)
+    every, generator = 2 ** len(values) <= _FLIPS, np.random.default_rng(0)
+    count = 2 ** len(values) if every else _FLIPS
+    extreme = 0
+    for few in np.array_split(np.arange(count), max(1, count * len(values) // 2**22)):
+        bits = few[:, None] >> np.arange(len(values)) if every else generator.integers(0, 2, (len(few), len(values)))
+        sums = abs((2.0 * (bits & 1) - 1.0) @ values)
+        extreme += int((sums >= abs(values.sum()) * (1 - 1e-9)).sum())
+    return extreme / count if every else (extreme + 1) / (count + 1)
 
 
 def holm(ps: Sequence[float]) -> tuple[float, ...]:

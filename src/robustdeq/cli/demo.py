@@ -45,11 +45,11 @@ def demo(*, output: Path = Path("runs/demo"), n: int = 200, seed: int = 0) -> No
 
     Args:
         output: the folder for weights, results and pictures; a demo that was interrupted there goes on.
-        n: how many held-out digits are attacked.
+        n: how many held-out digits are attacked, at most; there are 400.
         seed: of both trainings.
     """
     refuse_file(output)
-    load_data("digits").require("test").head(n)
+    n = len(load_data("digits").require("test").head(n))
     titles = {name: title for name, (title, _) in TRAININGS.items()}
     tasks = {title: partial(_attacked, recipe, output / name, n, seed) for name, (title, recipe) in TRAININGS.items()}
     results: dict[str, GridResult] = _in_processes(tasks)

@@ -210,9 +210,13 @@ def averages(
     samples: Float[np.ndarray, "rows columns samples"],
     **shown: Any,
 ) -> Panel:
-    """A panel of means over samples with their normal 95 % intervals; settings as in `accuracies`."""
+    """A panel of means over samples with their normal 95 % intervals; settings as in `accuracies`.
+
+    Equal samples have none: they do not show how far others vary.
+    """
     mean = samples.mean(axis=-1)
     error = 1.96 * samples.std(axis=-1, ddof=min(1, samples.shape[-1] - 1)) / math.sqrt(samples.shape[-1])
+    error = np.where(np.ptp(samples, axis=-1) > 0, error, np.nan)
     return Panel(title, unit, tuple(rows), tuple(columns), mean, low=mean - error, high=mean + error, **shown)
 
 
