@@ -65,3 +65,12 @@ def test_what_is_said_is_sealed_too(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"8/255", b"4/255"))
     with pytest.raises(SafetensorError, match="its content is not what was written"):
         read_sealed(path)
+
+
+def test_tensors_that_share_memory_are_written(tmp_path: Path) -> None:
+    whole = torch.arange(6.0)
+    tied = {"whole": whole, "again": whole, "part": whole[2:4], "turned": whole.reshape(2, 3).T}
+    write_tensors(tmp_path / "t", tied, {})
+    found, _ = read_sealed(tmp_path / "t")
+    assert found.keys() == tied.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tied.items())

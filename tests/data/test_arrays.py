@@ -41,6 +41,13 @@ def test_bytes_are_images(tmp_path: Path) -> None:
     assert len(splits.require("development")) == 4
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.int8], ids=["int64", "uint16", "int8"])
+def test_integers_that_are_bytes_are_images_of_whatever_type(dtype: type) -> None:
+    pictures = PICTURES // 2
+    x, _ = from_arrays({"x_test": pictures.astype(dtype), "y_test": LABELS}, "own").require("test").tensors()
+    assert torch.equal(x, torch.tensor(pictures)[:, None] / 255)
+
+
 @settings(max_examples=20, deadline=None)
 @given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=3), count=st.integers(1, 5))
 def test_batches_hold_features_of_any_shape(shape: list[int], count: int) -> None:

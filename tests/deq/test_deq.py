@@ -188,3 +188,10 @@ def test_defaults_are_those_of_the_published_model() -> None:
     assert deq.tail == Unroll(steps=1, damping=1.0)
     assert deq.last_state == 9
     assert EarlyState(9).until(deq.last_state) == 9
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_refused_in_one_sentence(dtype: torch.dtype) -> None:
+    deq = make_deq().to(dtype)
+    with pytest.raises(InputError, match=rf"the model is in {dtype}, which solvers do not take; convert it to float32"):
+        deq(images().to(dtype))

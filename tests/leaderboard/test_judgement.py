@@ -101,10 +101,10 @@ def test_adversaries_that_leave_another_share_are_refused(
 
 
 def test_weak_adversaries_are_refused(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
-    """An entry whose authors hardly attacked looks robust; short attacks of ours say that it is not."""
+    """An entry whose authors hardly attacked looks robust; our own say that it is not."""
     x, _ = data
     share = 100 * left(model, data, x).mean()
-    with pytest.raises(InputError, match=r"short attacks of ours break \d+ of 40 images that the adversaries leave"):
+    with pytest.raises(InputError, match=r"our own attacks break \d+ of 40 images that the adversaries leave"):
         judged(said(share), model, *data, x, None, EFFORT, **KNOWN)
 
 

@@ -40,7 +40,7 @@ def test_what_is_said_is_read(tmp_path: Path) -> None:
     ("changed", "sentence"),
     [
         ({"name": None}, "does not say name; add it"),
-        ({"worst_cas": "3"}, "says worst_cas, which means nothing here; is it worst_case?"),
+        ({"worst_cas": "3"}, "says worst_cas, which means nothing here; did you mean worst_case?"),
         ({"images": '"many"'}, "says images = 'many'; give a number"),
         ({"images": "true"}, "says images = True; give a number"),
         ({"images": "0"}, "images is 0"),
@@ -48,7 +48,7 @@ def test_what_is_said_is_read(tmp_path: Path) -> None:
         ({"name": '" "'}, "name and training are empty"),
         ({"eps": '"tenth"'}, "eps is 'tenth'; give a number, or a fraction"),
         ({"eps": '"1/0"'}, "eps is '1/0'"),
-        ({"eps": "nan"}, "eps is nan"),
+        ({"eps": "nan"}, "says eps = nan; give a number"),
         ({"norm": '"L7"'}, "L7"),
         ({"worst_case": "120"}, "worst_case is 120"),
         ({"worst_case": None}, "say how many images withstand"),

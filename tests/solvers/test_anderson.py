@@ -43,6 +43,13 @@ def test_iterates_solve_the_constrained_least_squares(cell: str, history: int, m
     assert_close(trajectory.states, torch.stack(expected[1:]), rtol=1e-8, atol=1e-8)
 
 
+def test_parallel_residuals_are_mixed_without_a_ridge() -> None:
+    """Of f(z) = z/2 + 1 all residuals are parallel, so that their products cannot be inverted."""
+    trajectory = Anderson(max_steps=40, tol=1e-6, ridge=0.0).solve(lambda z: z / 2 + 1, torch.zeros(2, 3))
+    assert not trajectory.diverged.any()
+    assert_close(trajectory.final, torch.full((2, 3), 2.0), rtol=1e-5, atol=1e-5)
+
+
 def test_streams_what_it_keeps() -> None:
     deq, x = make_deq("expansive"), images()
     function, initial = dense.cell_of(deq, x), dense.start_of(deq, x)

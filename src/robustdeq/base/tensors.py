@@ -25,13 +25,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     Args:
         path: the file.
-        tensors: by name; they may lie on any device.
+        tensors: by name; they may lie on any device, and share their memory.
         metadata: what is said of them.
 
     Raises:
         OSError: the file cannot be written.
     """
-    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    contents: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        contents[name] = own.clone() if place in places else own
+        places.add(place)
     said = {**metadata, SEAL: _digest(contents, metadata)}
 
     def write(temporary: Path) -> None:

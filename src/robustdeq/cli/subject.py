@@ -17,7 +17,7 @@ from robustdeq.data import Images
 from robustdeq.deq import Around, Defense
 from robustdeq.deq.gradients import Gradient
 from robustdeq.zoo import load
-from robustdeq.zoo.factory import Factory, as_deq, check_takes
+from robustdeq.zoo.factory import Factory, check_takes, ready
 from robustdeq.zoo.registry import read_card
 
 Kind = TypeVar("Kind")
@@ -76,7 +76,7 @@ def opened(
         card = read_card(network)
         found = Subject(load(network, trust), short(network), card.early, card.trained_within)
     check_takes(found.model, images, network)
-    return replace(found, model=as_deq(found.model, images))
+    return replace(found, model=ready(found.model, images))
 
 
 def defenses_at(paths: Mapping[str, str]) -> dict[str, Defense]:

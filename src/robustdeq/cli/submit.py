@@ -37,7 +37,7 @@ def submit(
 ) -> None:
     """Check an entry of the leaderboard and write its row; nothing that the entry says is taken for granted.
 
-    Its adversaries must lie within the threat model and are judged again, short attacks of ours must not do much
+    Its adversaries must lie within the threat model and are judged again, attacks of ours must not do much
     better, and a certificate is computed again.
 
     Args:

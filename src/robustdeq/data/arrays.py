@@ -57,8 +57,9 @@ def _samples(x: Any, labels: torch.Tensor, classes: tuple[str, ...], source: str
         raise InputError(f"{source} has samples of shape {x.shape} and type {x.dtype}; give numbers, (n, …).")
     if len(x) != len(labels):
         raise InputError(f"{source} has {len(x)} samples but {len(labels)} labels: give one label per sample.")
-    if x.dtype == np.uint8 and x.ndim in (3, 4):
-        return Images(torch.from_numpy(x if x.ndim == 4 else x[:, None]), labels, classes, source)
+    if x.dtype.kind in "iu" and x.ndim in (3, 4) and x.min() >= 0 and x.max() <= 255:
+        pixels = torch.from_numpy(x.astype(np.uint8))
+        return Images(pixels if x.ndim == 4 else pixels[:, None], labels, classes, source)
     features = torch.from_numpy(x.astype(np.float32))
     require(bool(features.isfinite().all()), f"{source} has features that are not finite; take these samples out.")
     return Images(features, labels, classes, source, scale=1)

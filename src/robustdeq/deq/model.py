@@ -172,17 +172,22 @@ class DEQ(nn.Module):
             )
 
     def evaluations(self, until: int | None) -> int:
-        """How often f is evaluated, at most, to reach z_until; None (or N + 1) for the final state."""
+        """How often f is evaluated, at most, to reach z_until without a gradient; None for the final state."""
         if until is not None and until <= self.solver.max_steps:
             return until
         known = 0 if self.tail.from_image or self.tail.steps == 0 else 1
         return self.solver.max_steps + 1 + self.tail.steps - known
 
     def check_input(self, x: Tensor) -> None:
-        """Raise `InputError` unless x is a batch of floating-point inputs in the precision of the weights."""
+        """Raise `InputError` unless x is a batch of inputs in the precision of the weights, single or double."""
         require(x.is_floating_point(), f"x has dtype {x.dtype}; convert it to floating-point pixels in [0, 1].")
         require(x.ndim >= 2 and len(x), f"x has shape {tuple(x.shape)}; give a batch of at least one sample.")
         weight = next(self.parameters(), x)
+        if weight.dtype not in (torch.float32, torch.float64):
+            raise InputError(
+                f"the model is in {weight.dtype}, which solvers do not take; convert it to float32, and compute f in "
+                "half precision by execution=Execution('bfloat16')."
+            )
         if x.dtype != weight.dtype:
             raise InputError(f"x has dtype {x.dtype} and the model {weight.dtype}; convert one of them.")
 

@@ -46,7 +46,7 @@ def judged(
 ) -> Entry:
     """The row of a model.
 
-    Its adversaries are judged anew; short attacks of ours must not break many images that they leave, and the row
+    Its adversaries are judged anew; attacks of ours must not break many images that they leave, and the row
     counts what either breaks. A certificate is computed anew.
 
     Args:
@@ -155,6 +155,6 @@ def _compare(result: GridResult, left: Bool[np.ndarray, "samples"]) -> None:
     broken = left & ~result.standing[0]
     if broken.mean() > STRONGER:
         raise InputError(
-            f"short attacks of ours break {broken.sum()} of {len(left)} images that the adversaries leave; "
-            "attack harder, with --protocol worst-case."
+            f"our own attacks break {broken.sum()} of {len(left)} images that the adversaries leave; "
+            "attack harder, on what still stands."
         )

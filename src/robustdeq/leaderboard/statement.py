@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import tomllib
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import get_type_hints
 
-from robustdeq.base.errors import InputError, require
+from robustdeq.base.errors import InputError, hint, require
 from robustdeq.base.files import read_text
 from robustdeq.base.numbers import number
+from robustdeq.base.plain import fits
 from robustdeq.base.threat import ThreatModel
 
 CERTIFICATES = ("", "lipschitz", "interval", "smoothing")
@@ -107,23 +107,14 @@ class Statement:
             raise InputError(f"{path} is no TOML ({error}).") from error
         known = {setting.name: setting for setting in fields(cls)}
         for name in given:
-            near = difflib.get_close_matches(name, known, 1)
-            require(
-                name in known,
-                f"{path} says {name}, which means nothing here" + (f"; is it {near[0]}?" if near else "."),
-            )
+            require(name in known, f"{path} says {name}, which means nothing here; {hint(name, known, 'take it out.')}")
         missing = [name for name, setting in known.items() if setting.default is MISSING and name not in given]
         require(not missing, f"{path} does not say {', '.join(missing)}; add it.")
         kinds = get_type_hints(cls)
         for name, value in given.items():
-            fits = isinstance(value, _WRITTEN[kinds[name]]) and not isinstance(value, bool)
             wanted = "text" if kinds[name] is str else "a number"
-            require(fits, f"{path} says {name} = {value!r}; give {wanted}.")
+            require(fits(value, kinds[name]), f"{path} says {name} = {value!r}; give {wanted}.")
         return cls(**given)
-
-
-_WRITTEN = {str: (str,), int: (int,), float: (int, float), float | str: (int, float, str)}
-"""How TOML writes what a setting is."""
 
 
 def _either(names: tuple[str, ...]) -> str:

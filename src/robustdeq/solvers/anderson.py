@@ -94,4 +94,6 @@ class Anderson(Solver):
         ridge = self.ridge * torch.eye(size, dtype=gram.dtype, device=gram.device)
         weights, _ = torch.linalg.solve_ex(gram + ridge, gram.new_ones(len(gram), size))
         weights = weights / weights.sum(dim=1, keepdim=True)
+        newest = torch.eye(size, dtype=gram.dtype, device=gram.device)[-1]
+        weights = torch.where(weights.isfinite().all(dim=1, keepdim=True), weights, newest)  # of parallel residuals
         return -weights.cumsum(dim=1)[:, :-1], self.mixing * weights

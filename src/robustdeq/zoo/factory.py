@@ -134,6 +134,6 @@ def check_takes(model: nn.Module, images: Images, name: str = "the model") -> No
         raise InputError(f"{name} gives {logits.shape[1]} logits for the {classes} classes of {images.source}.")
 
 
-def as_deq(model: nn.Module, images: Images) -> nn.Module:
+def ready(model: nn.Module, images: Images) -> nn.Module:
     """The model in eval mode, ready to be attacked: one with a TorchDEQ core as a `DEQ` that shares its weights."""
     return from_torchdeq(model, images.head(_TRIED).tensors()[0]) if has_core(model) else model.eval()
