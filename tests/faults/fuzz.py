@@ -57,7 +57,7 @@ from robustdeq.study.beyond.overestimate import READINGS, panels
 from robustdeq.study.evidence import Evidence
 from robustdeq.study.panel import accuracies
 from robustdeq.training.fitting import _run_of
-from robustdeq.training.record import _rows_until, seconds_trained
+from robustdeq.training.metrics import rows_until, seconds_trained
 from robustdeq.zoo import convert_checkpoint
 from robustdeq.zoo.card import card_markdown
 from robustdeq.zoo.hub import downloaded
@@ -472,7 +472,7 @@ def _of_settings(folder: Path) -> dict[str, Reader]:
         return parse(["train", *arguments], train)[1]
 
     def metrics(path: Path) -> object:
-        return seconds_trained(path.parent), _rows_until(path, 10)
+        return seconds_trained(path.parent), rows_until(path, 10)
 
     rows = b"step,seconds,images_per_second,learning_rate,loss,robust\n10,1.5,20,0.1,2.3,\n20,3.5,20,0.1,2.2,0.5\n"
     return {

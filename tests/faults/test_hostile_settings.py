@@ -15,7 +15,7 @@ from robustdeq.base.files import read_text, write_text
 from robustdeq.cli.commands import main
 from robustdeq.data import load
 from robustdeq.training.fitting import _run_of
-from robustdeq.training.record import METRICS, _rows_until, seconds_trained
+from robustdeq.training.metrics import METRICS, rows_until, seconds_trained
 
 
 def sentence(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -70,7 +70,7 @@ def test_word_of_a_run_that_is_none_ends_in_one_sentence(content: str, tmp_path:
 def test_garbage_in_metrics_ends_in_one_sentence(content: bytes, tmp_path: Path) -> None:
     (tmp_path / METRICS).write_bytes(content)
     with pytest.raises(InputError, match=r"metrics.csv is damaged; delete it"):
-        _rows_until(tmp_path / METRICS, 10)
+        rows_until(tmp_path / METRICS, 10)
     assert seconds_trained(tmp_path) == 0
 
 

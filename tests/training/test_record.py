@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.training import JacobianRegularization, Regularization, Standard
+from robustdeq.training.metrics import rows_until
 from robustdeq.training.objectives import Adversaries, Moment, Reading
-from robustdeq.training.record import _rows_until
 
 
 @pytest.mark.parametrize(("validations", "steps"), [(1, [10]), (2, [5, 10]), (3, [4, 8, 10]), (99, list(range(1, 11)))])
@@ -76,6 +76,6 @@ def test_loss_of_a_step_is_the_mean_of_its_parts(tmp_path: Path) -> None:
 def test_rows_beyond_a_step_and_rows_cut_short_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     path.write_text("step,loss\n1,2.5\n2,2.4\n2,\n3,2.3\n1,2")
-    assert [row["step"] for row in _rows_until(path, 2)] == ["1", "2", "2"]
-    assert _rows_until(path, 0) == []
-    assert _rows_until(tmp_path / "missing.csv", 2) == []
+    assert [row["step"] for row in rows_until(path, 2)] == ["1", "2", "2"]
+    assert rows_until(path, 0) == []
+    assert rows_until(tmp_path / "missing.csv", 2) == []

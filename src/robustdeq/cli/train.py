@@ -18,8 +18,8 @@ from robustdeq.deq.gradients import Phantom, StateGradient
 from robustdeq.recipes import read_recipe
 from robustdeq.reporting import save_training_figure
 from robustdeq.training import Hardware, Recipe, fit
+from robustdeq.training.metrics import METRICS
 from robustdeq.training.plan import Plan
-from robustdeq.training.record import METRICS
 
 
 def settings_of(word: str) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from robustdeq.evaluation.store import seconds_spent
 from robustdeq.study.configurations import Configuration
 from robustdeq.study.scales import Budget, Scale
 from robustdeq.training import fit, seconds_trained
+from robustdeq.training.metrics import METRICS
 from robustdeq.training.plan import Plan
-from robustdeq.training.record import METRICS
 from robustdeq.zoo import load
 from robustdeq.zoo.card import fingerprint
 from robustdeq.zoo.factory import check_takes

@@ -4,6 +4,7 @@ from robustdeq.training.fitting import fit
 from robustdeq.training.hardware import Hardware
 from robustdeq.training.inner import NFGSM
 from robustdeq.training.margins import LipschitzMargin
+from robustdeq.training.metrics import seconds_trained
 from robustdeq.training.module import Training
 from robustdeq.training.objectives import (
     TRADES,
@@ -16,7 +17,6 @@ from robustdeq.training.objectives import (
 )
 from robustdeq.training.plan import Plan, read_plan
 from robustdeq.training.recipe import Guard, OverfittingWatch, Pretraining, Recipe, Schedule, Validation
-from robustdeq.training.record import seconds_trained
 from robustdeq.training.regularizers import (
     FixedPointCorrection,
     JacobianRegularization,

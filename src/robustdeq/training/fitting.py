@@ -42,9 +42,10 @@ from robustdeq.training.batchnorm import synchronized
 from robustdeq.training.checkpoints import Checkpoints, SealedCheckpoints, newest, step_of
 from robustdeq.training.guards import DivergenceGuard, OverfittingGuard
 from robustdeq.training.hardware import Hardware
+from robustdeq.training.metrics import METRICS
 from robustdeq.training.module import Training
 from robustdeq.training.recipe import Recipe
-from robustdeq.training.record import METRICS, KeepBest, Record
+from robustdeq.training.record import KeepBest, Record
 from robustdeq.zoo import Card, save
 from robustdeq.zoo.card import card_of
 from robustdeq.zoo.factory import Factory, check_takes

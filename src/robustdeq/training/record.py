@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,18 +15,12 @@ from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError
-from robustdeq.base.files import read_text, write_text
+from robustdeq.base.files import write_text
 from robustdeq.base.progress import Report
+from robustdeq.training.metrics import COLUMNS, TRAINED, VALIDATED, line, rows_until
 from robustdeq.training.module import Training
 from robustdeq.zoo import save
 from robustdeq.zoo.factory import Factory
-
-METRICS = "metrics.csv"
-
-_TRAINED = ("loss", "accuracy", "jacobian", "correction", "residual", "solver_steps")
-_VALIDATED = ("clean", "robust", "diverged", "final_residual", "spectral_radius", "lipschitz")
-_COLUMNS: tuple[str, ...] = ("step", "seconds", "images_per_second", "learning_rate", *_TRAINED, *_VALIDATED)
 
 _SHOWN = {
     "clean": "clean {:.0%}",
@@ -129,8 +120,8 @@ class Record(Callback):
         self._step = trainer.global_step
         if trainer.is_global_zero:
             if self._lines is None:
-                self._lines = [*map(_line, _rows_until(self._path, trainer.global_step))]
-            write_text(self._path, "".join([_line(dict(zip(_COLUMNS, _COLUMNS, strict=True))), *self._lines]))
+                self._lines = [*map(line, rows_until(self._path, trainer.global_step))]
+            write_text(self._path, "".join([line(dict(zip(COLUMNS, COLUMNS, strict=True))), *self._lines]))
 
     @override
     def on_train_batch_start(
@@ -147,7 +138,7 @@ class Record(Callback):
         assert isinstance(pl_module, Training)
         step, logged = trainer.global_step, trainer.callback_metrics
         self._images += len(batch[1]) * trainer.world_size
-        self._parts.append({name: logged[name].detach() for name in _TRAINED if name in logged})
+        self._parts.append({name: logged[name].detach() for name in TRAINED if name in logged})
         if step == self._step:
             return
         parts, self._parts, self._step = self._parts, [], step
@@ -176,11 +167,11 @@ class Record(Callback):
         if not trainer.is_global_zero:
             return
         row = {"step": trainer.global_step, "seconds": round(self.seconds, 1)}
-        line = _line(row | {name: f"{value:.6g}" for name, value in metrics.items()})
+        written = line(row | {name: f"{value:.6g}" for name, value in metrics.items()})
         assert self._lines is not None
-        self._lines.append(line)
+        self._lines.append(written)
         with self._path.open("a", newline="", encoding="utf-8") as file:
-            file.write(line)
+            file.write(written)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -192,47 +183,6 @@ class Record(Callback):
         self._lines = state_dict.get("lines")  # which older versions did not keep
 
 
-def seconds_trained(folder: Path) -> float:
-    """How long the training in a folder has taken so far; 0 where there is none, or its metrics are damaged.
-
-    Args:
-        folder: of the run.
-    """
-    try:
-        rows = _rows(folder / METRICS)
-    except InputError:
-        return 0.0
-    return float(rows[-1].get("seconds") or 0) if rows else 0.0
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    """A row of the table as it is written."""
-    line = io.StringIO(newline="")
-    csv.DictWriter(line, _COLUMNS, restval="", lineterminator="\n").writerow(row)
-    return line.getvalue()
-
-
 def _validated(trainer: lightning.Trainer) -> dict[str, float]:
     """What a validation measured."""
-    return {name: float(trainer.callback_metrics[name]) for name in _VALIDATED if name in trainer.callback_metrics}
-
-
-def _rows_until(path: Path, step: int) -> list[dict[str, str]]:
-    """The rows of an earlier piece of the run, up to a step, without one that was cut short."""
-    return [row for row in _rows(path) if int(row["step"]) <= step] if step else []
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a file of metrics, without one that was cut short; raises `InputError` where they are none."""
-    if not path.is_file():
-        return []
-    try:
-        lines = [line for line in read_text(path).splitlines(keepends=True) if line.endswith("\n")]
-        rows = list(csv.DictReader(lines))
-        for row in rows:
-            numbers = {name: float(value) for name, value in row.items() if value}
-            if not row.keys() <= set(_COLUMNS) or int(row["step"]) < 0 or not math.isfinite(numbers.get("seconds", 0)):
-                raise ValueError("a row that was not written here")
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise InputError(f"{path} is damaged; delete it, and the run goes on without what it held.") from error
-    return rows
+    return {name: float(trainer.callback_metrics[name]) for name in VALIDATED if name in trainer.callback_metrics}
