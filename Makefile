@@ -15,7 +15,7 @@ INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/py
 
 .PHONY: demo test test-all lint types docs bench audit faults fuzz load machines install clean
 
-# What the developers need on top of what the package runs with.
+# What the developers need on top of what the command line runs with.
 install: .venv/developed
 
 .venv/installed: pyproject.toml constraints.txt
@@ -23,11 +23,11 @@ install: .venv/developed
 		|| { echo "Python 3.11 or later is needed: make PYTHON=python3.11 ..."; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(INSTALL) --constraint constraints.txt torch
-	$(INSTALL) --constraint constraints.txt --editable .
+	$(INSTALL) --constraint constraints.txt --editable '.[all]'
 	touch $@
 
 .venv/developed: .venv/installed
-	$(INSTALL) --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) --constraint constraints.txt --editable '.[all,dev,docs]'
 	touch $@
 
 demo: .venv/installed

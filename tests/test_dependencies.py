@@ -3,19 +3,16 @@
 import ast
 import re
 import sys
-import tomllib
-from collections.abc import Iterator
-from importlib.metadata import Distribution, PackageNotFoundError, distribution, packages_distributions
-from pathlib import Path
+from importlib.metadata import Distribution, packages_distributions
+from itertools import chain
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TO_RUN = [*map(Requirement, PROJECT["dependencies"])]
-TO_DEVELOP = [*map(Requirement, PROJECT["optional-dependencies"]["dev"])]
+from requirements import CORE, DEVELOPMENT, EXTRAS, ROOT, names, needed
+
+TO_RUN = [*CORE, *chain.from_iterable(EXTRAS.values())]
 ALLOWED = {
     *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0", "ISC", "LLVM-exception", "MIT"),
     *("MIT-CMU", "MPL-2.0", "PSF-2.0", "Zlib"),
@@ -23,33 +20,6 @@ ALLOWED = {
     *("Mozilla Public License 2.0 (MPL 2.0)", "Python Software Foundation License"),
 }
 """Names of the SPDX and of the classifiers that came before them."""
-OF_CUDA = ("cuda-", "nvidia-")
-"""What a CUDA build of torch brings along, under NVIDIA's own terms; the CPU build brings none of it."""
-
-
-def names(requirements: list[Requirement]) -> set[str]:
-    return {canonicalize_name(requirement.name) for requirement in requirements}
-
-
-def needed(requirements: list[Requirement], known: set[str]) -> Iterator[Distribution]:
-    """The installed distributions behind requirements, and behind theirs."""
-    for requirement in requirements:
-        name = canonicalize_name(requirement.name)
-        extras = ["", *requirement.extras]
-        applies = requirement.marker is None or any(requirement.marker.evaluate({"extra": one}) for one in extras)
-        if name in known or name.startswith(OF_CUDA) or not applies:
-            continue
-        known.add(name)
-        try:
-            found = distribution(name)
-        except PackageNotFoundError:  # a build of torch without it
-            continue
-        yield found
-        for further in map(Requirement, found.requires or []):
-            asked = [one for one in extras if further.marker is None or further.marker.evaluate({"extra": one})]
-            if asked:
-                further.marker = None
-                yield from needed([further], known)
 
 
 def licences(found: Distribution) -> set[str]:
@@ -62,13 +32,14 @@ def licences(found: Distribution) -> set[str]:
     return {part.strip(" ()") for part in re.split(r" AND | OR | WITH ", expression)}
 
 
-@pytest.mark.parametrize(("heading", "requirements"), [("to run", TO_RUN), ("to develop", TO_DEVELOP)])
-def test_every_dependency_has_a_reason(heading: str, requirements: list[Requirement]) -> None:
+@pytest.mark.parametrize(("heading", "groups"), [("to run", {"core": CORE, **EXTRAS}), ("to develop", DEVELOPMENT)])
+def test_every_dependency_has_a_reason(heading: str, groups: dict[str, list[Requirement]]) -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    rows = text.partition(f"| {heading} | what for |\n|---|---|\n")[2].partition("\n\n")[0].splitlines()
-    reasons = dict(re.fullmatch(r"\| (\S+) \| (.+) \|", row).groups() for row in rows)  # pyright: ignore
-    assert {*reasons} == names(requirements)
-    assert len(reasons) == len(rows)
+    rows = text.partition(f"| {heading} | extra | what for |\n|---|---|---|\n")[2].partition("\n\n")[0].splitlines()
+    known = [re.fullmatch(r"\| (\S+) \| ([\w, ]+) \| (.+) \|", row).groups() for row in rows]  # pyright: ignore
+    written = sorted((name, extra) for name, extras, _ in known for extra in extras.split(", "))
+    assert written == sorted((name, extra) for extra, asked in groups.items() for name in names(asked))
+    assert len({name for name, *_ in known}) == len(rows)
 
 
 def test_every_import_is_declared() -> None:

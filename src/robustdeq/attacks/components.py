@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib import import_module
+from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
-from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-from pyautoattack.fab_pt import FABAttack_PT
-from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -26,6 +25,7 @@ from robustdeq.attacks.base import BallAttack, Cost
 from robustdeq.attacks.judged import Judged
 from robustdeq.attacks.losses import checked, correct
 from robustdeq.base.errors import InputError, check_choice, check_counts, check_seed
+from robustdeq.base.extras import extra
 from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
 from robustdeq.base.shapes import Labels, Mask, Pixels
@@ -77,6 +77,12 @@ def _library() -> Iterator[None]:
             torch.set_default_dtype(before)
 
 
+def _authors() -> ModuleType:
+    """The authors' code; raises `InputError` where it is not installed."""
+    with extra("attacks"):
+        return import_module("robustdeq.attacks.authors")
+
+
 NORMS = ("Linf", "L2", "L1")
 """The norms that the library knows."""
 
@@ -95,7 +101,7 @@ class Component(BallAttack):
         bounds: the least and the greatest pixel.
 
     Raises:
-        InputError: a setting is out of its range.
+        InputError: a setting is out of its range, or the authors' code is not installed.
     """
 
     eps: float = 8 / 255
@@ -108,6 +114,7 @@ class Component(BallAttack):
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
+        _authors()
         check_seed(self.seed)
         check_counts(**{name: getattr(self, name, 1) for name in ("targets", "steps", "queries", "restarts")})
         if self.norm not in NORMS:
@@ -232,8 +239,8 @@ class APGD(_AutoPGD):
             raise InputError(f"the loss 'dlr' needs 3 classes and the model has {classes}; choose APGD(loss='ce').")
 
     @override
-    def build(self, model: nn.Module, classes: int, span: float) -> APGDAttack:
-        return APGDAttack(model, loss=str(self.loss), **self.shared_settings(span))
+    def build(self, model: nn.Module, classes: int, span: float) -> Any:
+        return _authors().APGDAttack(model, loss=str(self.loss), **self.shared_settings(span))
 
 
 @dataclass(frozen=True)
@@ -258,8 +265,9 @@ class TargetedAPGD(_AutoPGD):
         return Cost(runs * self.run_gradients, runs + 2)
 
     @override
-    def build(self, model: nn.Module, classes: int, span: float) -> APGDAttack_targeted:
-        return APGDAttack_targeted(model, n_target_classes=min(self.targets, classes - 1), **self.shared_settings(span))
+    def build(self, model: nn.Module, classes: int, span: float) -> Any:
+        targets = min(self.targets, classes - 1)
+        return _authors().APGDAttack_targeted(model, n_target_classes=targets, **self.shared_settings(span))
 
 
 @dataclass(frozen=True)
@@ -285,8 +293,8 @@ class FAB(Component):
         return Cost(self.restarts * self.steps, self.restarts * (self.steps + 2) + 2)
 
     @override
-    def build(self, model: nn.Module, classes: int, span: float) -> FABAttack_PT:
-        return FABAttack_PT(model, n_iter=self.steps, **self.shared_settings(span))
+    def build(self, model: nn.Module, classes: int, span: float) -> Any:
+        return _authors().FABAttack_PT(model, n_iter=self.steps, **self.shared_settings(span))
 
 
 @dataclass(frozen=True)
@@ -310,20 +318,10 @@ class TargetedFAB(FAB):
         return Cost(runs * self.steps, runs * (self.steps + 3) + 2)
 
     @override
-    def build(self, model: nn.Module, classes: int, span: float) -> FABAttack_PT:
+    def build(self, model: nn.Module, classes: int, span: float) -> Any:
         attack = super().build(model, classes, span)
         attack.targeted, attack.n_target_classes = True, min(self.targets, classes - 1)
         return attack
-
-
-class _Square(SquareAttack):
-    """The authors' attack with the same signs for all images, so that what becomes of one does not depend on others."""
-
-    def random_choice(self, shape: Sequence[int]) -> Tensor:
-        """Signs of a shape (B, C, 1 or H, 1 or W), or (C, 1, 1) for one square."""
-        return (
-            super().random_choice([1, *shape[1:]]).expand(*shape) if len(shape) == 4 else super().random_choice(shape)
-        )
 
 
 @dataclass(frozen=True)
@@ -371,5 +369,7 @@ class Square(Component):
                 )
 
     @override
-    def build(self, model: nn.Module, classes: int, span: float) -> SquareAttack:
-        return _Square(model, n_queries=self.queries, resc_schedule=False, **self.shared_settings(span))
+    def build(self, model: nn.Module, classes: int, span: float) -> Any:
+        return _authors().SharedSquareAttack(
+            model, n_queries=self.queries, resc_schedule=False, **self.shared_settings(span)
+        )

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-DISPLAY = ("cli", "base/progress", "reporting")
+DISPLAY = ("cli", "base/extras", "base/progress", "reporting")
 ABOVE = (*DISPLAY, "study", "leaderboard", "recipes")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _PACKAGE = Path(__file__).parents[1]

@@ -116,6 +116,7 @@ def evaluate(
         chosen = Network(climb)
     show_measured(
         launch(devices, nodes, place.type),
+        place,
         subject.model,
         images,
         chosen,

@@ -6,9 +6,9 @@ import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.fabric import Fabric
+import torch
 from torch import nn
 
 from robustdeq.base.progress import progress_bar
@@ -22,11 +22,15 @@ from robustdeq.evaluation.exhibits import exhibits
 from robustdeq.reporting import checks_table, grid_table, save_profile_figure, terminal
 from robustdeq.zoo import fingerprint
 
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
 _EXHIBITED = 6
 
 
 def show_measured(
-    fabric: Fabric,
+    fabric: Fabric | None,
+    place: torch.device,
     model: nn.Module,
     images: Images,
     protocol: Protocol,
@@ -39,7 +43,8 @@ def show_measured(
     """Measure with all processes; the first one shows the results and writes them.
 
     Args:
-        fabric: the processes, launched.
+        fabric: the processes, launched; None where there is only this one.
+        place: where one process alone computes.
         model: what is attacked.
         images: the images.
         protocol: the attacks.
@@ -49,8 +54,9 @@ def show_measured(
         exhibited: the model of which a few images are kept to look at; None for none.
         settings: further ones of `evaluation.measure`.
     """
-    x, y = images.tensors()
-    if not fabric.is_global_zero:
+    place = place if fabric is None else fabric.device
+    model, (x, y) = model.to(place), (tensor.to(place) for tensor in images.tensors())
+    if fabric is not None and not fabric.is_global_zero:
         measure(model, x, y, protocol, folder=folder, fabric=fabric, **settings)
         return
     attack = protocol.attack
@@ -68,7 +74,7 @@ def show_measured(
     if result.profiles:
         save_profile_figure(result, folder / "results.png")
     if exhibited is not None and not (folder / EXHIBITS).is_file():
-        x, y = (tensor.to(fabric.device) for tensor in images.head(_EXHIBITED).tensors())
+        x, y = (tensor.to(place) for tensor in images.head(_EXHIBITED).tensors())
         exhibits(exhibited, x, y, images.classes, attack, estimators).save(folder / EXHIBITS)
     title = f"{attack.norm} attacks with ε = {attack.eps:.4g}"
     if trained is not None and trained != attack.threat:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.extras import extra
 
 CHANNELS = {"L": 1, "RGB": 3}
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
@@ -52,6 +52,8 @@ def decode(
 
 
 def _decode_one(item: bytes | Path, name: str) -> np.ndarray:
+    with extra("data"):
+        from PIL import Image
     try:
         content = item if isinstance(item, bytes) else regular(item).read_bytes()
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from robustdeq.base.errors import InputError, require
+from robustdeq.base.extras import extra
 from robustdeq.data.decoding import decode
 from robustdeq.data.images import Images
 from robustdeq.data.splits import Splits, assemble
@@ -96,17 +97,17 @@ def _from_parquets(folder: Path, files: Iterable[Path]) -> Splits:
 
 
 def _rows(file: Path) -> int:
-    import pyarrow.parquet as pq
-
+    with extra("data"):
+        import pyarrow.parquet as pq
     with _readable(str(file)):
         return pq.read_metadata(file).num_rows
 
 
 def _read(files: Sequence[Path], source: str) -> Images:
     """The images of parquet files with the same columns; columns that hold no images and no labels are not read."""
-    import pyarrow.parquet as pq
-    from datasets import Features
-
+    with extra("data"):
+        import pyarrow.parquet as pq
+        from datasets import Features
     with _readable(source):
         opened = [pq.ParquetFile(file) for file in files]
         schemas = [file.schema_arrow for file in opened]

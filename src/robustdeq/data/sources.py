@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from robustdeq.base.errors import InputError
+from robustdeq.base.extras import extra
 from robustdeq.base.imports import is_import_path
 from robustdeq.data.arrays import from_function, from_npz
 from robustdeq.data.decoding import regular
@@ -67,7 +68,8 @@ def load(name_or_path: str | Path) -> Splits:
 
 
 def _digits() -> Splits:
-    from sklearn.datasets import load_digits
+    with extra("data"):
+        from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     whole = Images(
@@ -81,8 +83,8 @@ def _digits() -> Splits:
 
 
 def _from_hub(hub_id: str, config: str | None) -> Splits:
-    import datasets
-
+    with extra("data"):
+        import datasets
     try:
         found = datasets.load_dataset(hub_id, config)
     except Exception as error:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch.distributed
-from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
 
+from robustdeq.base.extras import extra
 from robustdeq.base.processes import check_devices, check_world, together
 from robustdeq.base.progress import Report
 from robustdeq.evaluation.assemble import assemble
@@ -22,13 +22,16 @@ from robustdeq.evaluation.job import Job
 from robustdeq.evaluation.result import GridResult
 from robustdeq.evaluation.store import FILE, Finished, Numbers, Store, part_name
 
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
 Part = tuple[list[tuple[str, int, Finished]], dict[tuple[str, int], Numbers]]
 """What one process has finished, and noted."""
 
 _PATIENCE = timedelta(days=7)  # how long a process that is done waits for the slowest one
 
 
-def launch(devices: int, nodes: int, device: str) -> Fabric:
+def launch(devices: int, nodes: int, device: str) -> Fabric | None:
     """Join the processes that torchrun has started, each of which calls this.
 
     Args:
@@ -36,13 +39,21 @@ def launch(devices: int, nodes: int, device: str) -> Fabric:
         nodes: how many machines.
         device: `"cpu"` or `"cuda"`.
 
+    Returns:
+        The processes; None where there is only this one.
+
     Raises:
         InputError: there are not so many devices, or processes.
     """
     check_devices(device, devices, nodes)
     check_world(devices, nodes)
+    if devices * nodes == 1:
+        return None
+    with extra("train"):
+        from lightning.fabric import Fabric
+        from lightning.fabric.strategies import DDPStrategy
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    strategy = DDPStrategy(process_group_backend="gloo", timeout=_PATIENCE) if devices * nodes > 1 else "auto"
+    strategy = DDPStrategy(process_group_backend="gloo", timeout=_PATIENCE)
     fabric = Fabric(accelerator=device, devices=devices, num_nodes=nodes, strategy=strategy)
     fabric.launch()
     return fabric

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from robustdeq.attacks import PGD, Attack
@@ -47,6 +46,9 @@ from robustdeq.evaluation.protocol import (
 from robustdeq.evaluation.protocols import protocol_named
 from robustdeq.evaluation.result import GridResult
 from robustdeq.evaluation.store import Store, discard
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 def measure(

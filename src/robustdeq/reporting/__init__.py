@@ -1,37 +1,40 @@
 """What people look at: tables in every medium, figures, documents, the page, and files for other tools."""
 
-from robustdeq.reporting.certified import certified_table, save_certified_figure
-from robustdeq.reporting.documents import (
-    performance_sections,
-    reproduction_index,
-    reproduction_pages,
-    save_document,
-    save_performance,
-)
-from robustdeq.reporting.figures import save_drawing, save_profile_figure, save_training_figure
-from robustdeq.reporting.formats import export, long_frame, robustbench_entries
-from robustdeq.reporting.latex import latex, reproduction_latex
-from robustdeq.reporting.leaderboard import (
-    entry_table,
-    leaderboard_sections,
-    leaderboard_tables,
-    read_entries,
-    save_leaderboard,
-    save_leaderboard_page,
-)
-from robustdeq.reporting.markdown import markdown
-from robustdeq.reporting.page import save_page
-from robustdeq.reporting.runs import ReportedRun, is_report, read_evaluation, read_run
-from robustdeq.reporting.tabulation import (
-    Table,
-    checks_table,
-    claims_table,
-    experiments_table,
-    findings_table,
-    grid_table,
-    panel_table,
-)
-from robustdeq.reporting.terminal import terminal
+from robustdeq.base.extras import extra
+
+with extra("report"):
+    from robustdeq.reporting.certified import certified_table, save_certified_figure
+    from robustdeq.reporting.documents import (
+        performance_sections,
+        reproduction_index,
+        reproduction_pages,
+        save_document,
+        save_performance,
+    )
+    from robustdeq.reporting.figures import save_drawing, save_profile_figure, save_training_figure
+    from robustdeq.reporting.formats import export, long_frame, robustbench_entries
+    from robustdeq.reporting.latex import latex, reproduction_latex
+    from robustdeq.reporting.leaderboard import (
+        entry_table,
+        leaderboard_sections,
+        leaderboard_tables,
+        read_entries,
+        save_leaderboard,
+        save_leaderboard_page,
+    )
+    from robustdeq.reporting.markdown import markdown
+    from robustdeq.reporting.page import save_page
+    from robustdeq.reporting.runs import ReportedRun, is_report, read_evaluation, read_run
+    from robustdeq.reporting.tabulation import (
+        Table,
+        checks_table,
+        claims_table,
+        experiments_table,
+        findings_table,
+        grid_table,
+        panel_table,
+    )
+    from robustdeq.reporting.terminal import terminal
 
 __all__ = [
     "ReportedRun",

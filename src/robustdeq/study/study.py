@@ -28,8 +28,7 @@ from robustdeq.evaluation.measure import finish, plan
 from robustdeq.evaluation.store import seconds_spent
 from robustdeq.study.configurations import Configuration
 from robustdeq.study.scales import Budget, Scale
-from robustdeq.training import fit, seconds_trained
-from robustdeq.training.metrics import METRICS
+from robustdeq.training.metrics import METRICS, seconds_trained
 from robustdeq.training.plan import Plan
 from robustdeq.zoo import load
 from robustdeq.zoo.card import fingerprint
@@ -252,6 +251,8 @@ class Study:
         Raises:
             InputError: the training came to nothing.
         """
+        from robustdeq.training import fit
+
         train = self.splits.require("train")
         named = digest([describe(training), train.fingerprint()])
         kind = training.model if training.factory is None else training.factory.name

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
 from robustdeq.base.errors import InputError, check_choice, require
 from robustdeq.base.processes import check_devices, check_world
@@ -68,6 +67,8 @@ class Hardware:
         """What Lightning's Trainer is told."""
         strategy = "auto"
         if self.world > 1:
+            from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+
             sharded = FSDPStrategy(state_dict_type="full", use_orig_params=True)
             strategy = sharded if self.strategy == "fsdp" else DDPStrategy()
         return {"accelerator": self.kind, "devices": self.devices, "num_nodes": self.nodes, "strategy": strategy}

@@ -16,7 +16,7 @@ from robustdeq.deq.gradients import Phantom
 from robustdeq.study.bench.benchmark import Bench, Measured, Setting
 from robustdeq.study.bench.options import OPTIONS, Option
 from robustdeq.study.panel import Drawing, Panel
-from robustdeq.training import Optimization, Recipe, Schedule, Validation, fit
+from robustdeq.training import Optimization, Recipe, Schedule, Validation
 from robustdeq.zoo import mdeq
 
 SEEDS = (0, 1, 2)
@@ -25,6 +25,8 @@ _DIGITS = PGD(eps=0.25, step_size=0.0625, steps=10)
 
 def _accuracies(option: Option, splits: Splits, seed: int, folder: Path) -> tuple[float, float]:
     """Clean and robust accuracy on the held-out digits, in percent, of a training in a folder, new or gone on with."""
+    from robustdeq.training import fit
+
     torch.manual_seed(seed)
     deq = mdeq("nano", in_channels=1)
     deq.gradient = option.gradient
