@@ -13,7 +13,7 @@ UNCHECKED := $(addprefix tests/,$(addsuffix .py,evaluation/test_distributed eval
 
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 
-.PHONY: demo test test-all lint types docs bench audit faults fuzz load machines install clean
+.PHONY: demo test test-all lint types docs bench audit dist faults fuzz load machines install clean
 
 # What the developers need on top of what the command line runs with.
 install: .venv/developed
@@ -62,6 +62,15 @@ audit:
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/python -m pip install --quiet pip-audit
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+# The source archive and the wheel made from it, checked, and tried in empty environments outside of this folder.
+dist:
+	$(PYTHON) -m venv .venv/dist
+	.venv/dist/bin/python -m pip install --quiet build twine
+	rm -rf dist
+	.venv/dist/bin/python -m build
+	.venv/dist/bin/twine check --strict dist/*
+	.venv/dist/bin/python tests/release.py dist/*.whl
 
 # The tests that compute, as other machines would run them; `.ci/run` has one of these a day.
 machines: install
