@@ -12,22 +12,25 @@ UNCHECKED := $(addprefix tests/,$(addsuffix .py,evaluation/test_distributed eval
 	training/test_distributed_training training/test_resumed_training))
 
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
+# Each file is held against the SHA-256 that is written down, but for torch, whose builds differ from index to index.
+LOCKED := $(INSTALL) --no-deps --require-hashes --requirement
 
-.PHONY: demo test test-all lint types docs bench audit dist faults fuzz load machines install clean
+.PHONY: demo test test-all lint types docs bench audit lock dist faults fuzz load machines install clean
 
 # What the developers need on top of what the command line runs with.
 install: .venv/developed
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml constraints.txt locked/run.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or later is needed: make PYTHON=python3.11 ..."; exit 2; }
 	$(PYTHON) -m venv .venv
+	$(LOCKED) locked/run.txt
 	$(INSTALL) --constraint constraints.txt torch
-	$(INSTALL) --constraint constraints.txt --editable '.[all]'
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
-.venv/developed: .venv/installed
-	$(INSTALL) --constraint constraints.txt --editable '.[all,dev,docs]'
+.venv/developed: .venv/installed locked/develop.txt
+	$(LOCKED) locked/develop.txt
 	touch $@
 
 demo: .venv/installed
@@ -62,6 +65,14 @@ audit:
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/python -m pip install --quiet pip-audit
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+# The versions of constraints.txt with the SHA-256 of every file that PyPI has of them.
+lock: install
+	$(PYTHON) -m venv .venv/lock
+	.venv/lock/bin/python -m pip install --quiet uv
+	for part in run develop; do $(BIN)/python tests/requirements.py $$part | .venv/lock/bin/uv pip compile - \
+		--constraint constraints.txt --no-deps --generate-hashes --no-annotate --no-header --quiet \
+		--output-file locked/$$part.txt; done
 
 # The source archive and the wheel made from it, checked, and tried in empty environments outside of this folder.
 dist:

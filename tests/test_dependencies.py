@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from requirements import CORE, DEVELOPMENT, EXTRAS, ROOT, names, needed
+from requirements import CORE, DEVELOPMENT, EXTRAS, ROOT, locked, names, needed
 
 TO_RUN = [*CORE, *chain.from_iterable(EXTRAS.values())]
 ALLOWED = {
@@ -60,3 +60,13 @@ def test_whatever_is_installed_to_run_may_be_used_by_anybody() -> None:
     found = {one.name: licences(one) for one in needed(TO_RUN, set())}
     assert len(found) > len(TO_RUN)
     assert {name: said for name, said in found.items() if not said <= ALLOWED} == {}
+
+
+@pytest.mark.parametrize("part", ["run", "develop"])
+def test_whatever_is_installed_is_held_against_a_digest(part: str) -> None:
+    written = (ROOT / "locked" / f"{part}.txt").read_text(encoding="utf-8").replace("\\\n", "")
+    digests = {pin: hashes for pin, *hashes in map(str.split, written.splitlines())}
+    constraints = re.findall(r"^(\S+)(==\S+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    pinned = {canonicalize_name(name): f"{canonicalize_name(name)}{version}" for name, version in constraints}
+    assert digests.keys() == {pinned[name] for name in locked()[part]}
+    assert all(re.fullmatch(r"(--hash=sha256:[0-9a-f]{64} ?)+", " ".join(hashes)) for hashes in digests.values())
