@@ -203,7 +203,7 @@ def test_frame_has_a_row_per_defense(result: GridResult) -> None:
     assert np.array_equal(frame[summary[2:]].to_numpy(), result.worst_case_intervals)
 
 
-def test_saved_files_parse_back_to_the_same_numbers(result: GridResult, tmp_path: Path) -> None:
+def test_saved_files_parse_back_to_the_same_numbers(deq: DEQ, result: GridResult, tmp_path: Path) -> None:
     result.save(tmp_path / "results.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "results.json"]
     table = pd.read_csv(tmp_path / "results.csv", index_col="defense", float_precision="round_trip")
@@ -212,6 +212,8 @@ def test_saved_files_parse_back_to_the_same_numbers(result: GridResult, tmp_path
     assert saved["samples"] == SAMPLES
     assert saved["settings"]["attack"]["eps"] == ATTACK.eps
     assert saved["settings"]["early"] == EARLY
+    size = sum(parameter.numel() for parameter in deq.parameters())
+    assert saved["settings"]["model"] == {"class": type(deq).__name__, "parameters": size}
     for i, row in enumerate(saved["defenses"]):
         assert row["name"] == result.defenses[i]
         assert row["worst_case"] == result.worst_case[i]

@@ -181,6 +181,8 @@ def plan(
     check_counts(batch_size=batch_size)
     gradients = gradients or {}
     settings = protocol.settings() | {"gradients": describe(gradients), "batch_size": batch_size}
+    size = sum(parameter.numel() for parameter in model.parameters())
+    settings["model"] = {"class": type(model).__name__, "parameters": size}
     titles = None if defenses is None else tuple(defenses)
     if defenses is not None:
         settings["defenses"] = describe(defenses)
