@@ -118,6 +118,24 @@ def test_latex_underlines_the_weakest_attack_of_the_paper() -> None:
     assert RESULT.accuracy[0, 2] < RESULT.robustness[0]
 
 
+def test_latex_caption_names_model_images_attack_and_radius(tmp_path: Path) -> None:
+    settings = RESULT.settings | {
+        "command": "robustdeq evaluate mine",
+        "model": {"class": "MDEQ", "parameters": 4321},
+        "data": "cifar10:test, first 40 of 10000",
+        "protocol": "strict",
+    }
+    (path,) = export(replace(RESULT, settings=settings), tmp_path / "grid.tex")
+    (caption,) = re.findall(r"\\caption{(.*)}", path.read_text(encoding="utf-8"))
+    for said in (
+        "mine, MDEQ, 4,321 parameters",
+        "cifar10:test, first 40 of",
+        r"$\varepsilon$ = 8/255 (L$\infty$)",
+        "strict",
+    ):
+        assert said in caption
+
+
 SPECIAL = r"[*] 100% & ~ ^ # $ {_} \alpha <|>"
 
 

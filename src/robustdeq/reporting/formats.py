@@ -24,6 +24,7 @@ from robustdeq.base.files import replace_with, write_text
 from robustdeq.evaluation import GridResult
 from robustdeq.reporting.latex import latex
 from robustdeq.reporting.markdown import markdown
+from robustdeq.reporting.settings import subject
 from robustdeq.reporting.tabulation import checks_table, grid_table
 from robustdeq.reporting.wording import radius
 
@@ -52,7 +53,7 @@ def export(result: GridResult, path: str | Path) -> list[Path]:
         case ".parquet":
             replace_with(path, lambda temporary: _write_long(result, temporary))
         case ".tex":
-            write_text(path, latex(grid_table(result), f"tab:{_slug(path.stem)}"))
+            write_text(path, latex(grid_table(result, subject(result.settings)), f"tab:{_slug(path.stem)}"))
         case ".robustbench.json" as suffix:
             start = path.name.removesuffix(suffix)
             entries = {f"{start}-{_slug(name)}{suffix}": entry for name, entry in robustbench_entries(result).items()}

@@ -2,6 +2,9 @@ r"""Tables in LaTeX; the document needs `\usepackage{booktabs}`."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from robustdeq.reporting.settings import subject
 from robustdeq.reporting.tabulation import Cell, Emphasis, Table, findings_table, panel_table
 from robustdeq.study import Reproduction
 
@@ -9,8 +12,16 @@ _CHARACTERS = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "[": "{[}", "*": "{*}"}
-    | {"ε": r"$\varepsilon$", "λ": r"$\lambda$", "β": r"$\beta$", "∂": r"$\partial$", "‖": r"$\|$", "₂": "$_2$"}
-    | {"\n": " ", '"': "''", "`": "{`}"}
+    | {
+        "ε": r"$\varepsilon$",
+        "λ": r"$\lambda$",
+        "β": r"$\beta$",
+        "∂": r"$\partial$",
+        "‖": r"$\|$",
+        "₂": "$_2$",
+        "∞": r"$\infty$",
+    }
+    | {"\n": " ", '"': "''", "`": "{`}", "∞": r"$\infty$"}
     | {"ᵀ": r"$^\top$", "−": "$-$", "–": "--", "×": r"$\times$", "↓": r"$\downarrow$", "≤": r"$\le$", "≥": r"$\ge$"}
 )
 
@@ -52,8 +63,10 @@ def _cell(cell: Cell) -> str:
 
 
 def reproduction_latex(reproduction: Reproduction) -> str:
-    """All panels of a reproduction in LaTeX."""
+    """All panels of a reproduction in LaTeX; the captions say of which model, images and attack."""
     label = f"tab:{reproduction.name}"
+    about = subject(reproduction.provenance)
     tables = [findings_table(reproduction.findings)] * bool(reproduction.findings)
     tables += map(panel_table, reproduction.panels)
+    tables = [replace(table, title="; ".join(filter(None, (table.title, about)))) for table in tables]
     return "\n".join(latex(table, f"{label}-{i}" if len(tables) > 1 else label) for i, table in enumerate(tables, 1))

@@ -14,7 +14,7 @@ from robustdeq.base.plain import fits
 
 _SUBSCRIPT = str.maketrans("0123456789n+", "₀₁₂₃₄₅₆₇₈₉ₙ₊")
 _INDEX = re.compile(r"\b([zu])_(?:(\d+|n)\b|\{([\dn+]+)\})")
-_NORMS = {"Linf": "L∞"}
+NORMS = {"Linf": "L∞"}
 
 
 def number(value: float, logarithmic: bool = False) -> str:
@@ -91,4 +91,4 @@ def threat(settings: Mapping[str, Any]) -> str:
     if not isinstance(attack, Mapping) or not radius(attack):
         return ""
     norm = str(attack.get("norm", ""))
-    return f"ε = {radius(attack)} ({_NORMS.get(norm, norm)})"
+    return f"ε = {radius(attack)} ({NORMS.get(norm, norm)})"
