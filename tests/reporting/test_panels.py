@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from robustdeq.base.errors import InputError
@@ -126,6 +127,76 @@ def test_latex_is_a_table_that_escapes_what_would_break_it() -> None:
     two = reproduction_latex(Reproduction("fig", "Fig. 9", "t", (PANEL, WIDE)))
     assert r"\label{tab:fig-1}" in two
     assert r"\label{tab:fig-2}" in two
+
+
+def test_latex_captions_of_a_reproduction_name_model_images_and_attack() -> None:
+    provenance = {
+        "scale": "nano",
+        "trained_on": "digits, 1197",
+        "data": "digits, 400",
+        "attack": "PGD(eps=0.03137254901960784, step_size=0.00784313725490196, steps=10, norm='Linf')",
+    }
+    text = reproduction_latex(Reproduction("fig", "Fig. 9", "t", (PANEL, WIDE), provenance=provenance))
+    captions = re.findall(r"\\caption{(.*)}", text)
+    assert len(captions) == 2
+    for caption in captions:
+        for said in (
+            "nano",
+            "digits, 1197",
+            "digits, 400",
+            r"$\varepsilon$ = 8/255 (L$\infty$)",
+            "PGD of 10 steps of 2/255",
+        ):
+            assert said in caption
+
+
+STORED = sorted((Path(__file__).parents[2] / "results").glob("reproduction-*/*.json"))
+LONG = "a name of many words that goes on and on " * 3
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    figures: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, *args: object, **settings: object) -> None:
+        save(figure, *args, **settings)
+        figures.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
+
+
+def assert_nothing_is_cropped(figure: Figure) -> None:
+    """All that is drawn, letters included, is within the picture."""
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert drawn.x0 >= 0 and drawn.x1 <= width
+    assert drawn.y0 >= 0 and drawn.y1 <= height
+
+
+@pytest.mark.parametrize("suffix", ["svg", "pdf", "png"])
+@pytest.mark.parametrize("drawing", Drawing)
+def test_no_word_of_a_figure_is_cropped(drawing: Drawing, suffix: str, drawn: list[Figure], tmp_path: Path) -> None:
+    values = np.arange(15.0).reshape(3, 5) + 1
+    columns = tuple(f"{i}: {LONG}"[:40] for i in range(5))
+    rows = tuple(f"{i}: {LONG}"[:60] for i in range(3))
+    panel = Panel(LONG, "%", rows, columns, values, "rows", "columns", drawing=drawing)
+    for panels in ((panel,), (panel, panel)):
+        save_drawing(Reproduction("n", "Table 1", LONG, panels), tmp_path / f"p.{suffix}")
+        assert_nothing_is_cropped(drawn[-1])
+
+
+@pytest.mark.parametrize("path", [path for path in STORED if path.stem == "table1"], ids=lambda path: path.parent.name)
+def test_no_word_of_table_1_is_cropped(path: Path, drawn: list[Figure], tmp_path: Path) -> None:
+    save_drawing(Reproduction.read(path), tmp_path / "p.svg")
+    assert_nothing_is_cropped(drawn[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", STORED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_no_word_of_a_stored_figure_is_cropped(path: Path, drawn: list[Figure], tmp_path: Path) -> None:
+    save_drawing(Reproduction.read(path), tmp_path / "p.svg")
+    assert_nothing_is_cropped(drawn[-1])
 
 
 @pytest.mark.parametrize("drawing", Drawing)

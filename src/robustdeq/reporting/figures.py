@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -18,16 +19,21 @@ from robustdeq.reporting.wording import label, number
 from robustdeq.study import Drawing, Panel, Reproduction
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.1,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "svg.hashsalt": "robustdeq",  # the same picture is the same file
 }
 _HEIGHTS = {Drawing.CURVES: 3.8, Drawing.SCATTER: 5.2}
 _DATED = {".svg": "Date", ".pdf": "CreationDate"}
+_NAMED = ("Date", "Creator", "Format", "Type")
+_PAPERS: dict[str, Any] = {"linestyle": "none", "markersize": 7, "markerfacecolor": "none"}
 
 
 def save_figure(
@@ -38,13 +44,33 @@ def save_figure(
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=size, layout="constrained")
-        figure.suptitle(draw(figure.subplots(*shape, squeeze=False).ravel().tolist()), fontsize=10)
+        title = draw(figure.subplots(*shape, squeeze=False).ravel().tolist())
+        figure.suptitle(_folded(title, int(12 * size[0])), fontsize=10)
         metadata = {_DATED[path.suffix]: None} if path.suffix in _DATED else {}
         replace_with(path, lambda temporary: figure.savefig(temporary, dpi=160, metadata=metadata))
 
 
+def panel_svg(panel: Panel) -> str:
+    """One panel as SVG, without title and legend, on nothing; what draws it is what draws the figures.
+
+    Returns:
+        The file, each of its series in a colour of `COLORS`.
+    """
+    with matplotlib.rc_context(_STYLE):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5, 0.8 * _height(panel)), layout="constrained")
+        axes = figure.subplots()
+        _DRAW[panel.drawing](panel, axes)
+        if legend := axes.get_legend():
+            legend.remove()
+        file = io.StringIO()
+        figure.savefig(file, format="svg", transparent=True, metadata=dict.fromkeys(_NAMED))
+    return file.getvalue()
+
+
 def _style(i: int) -> dict[str, Any]:
-    return {"color": COLORS[i % len(COLORS)], "marker": _MARKERS[i % len(_MARKERS)], "markersize": 4}
+    return {"color": COLORS[i % len(COLORS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4}
 
 
 def save_drawing(reproduction: Reproduction, path: Path) -> None:
@@ -57,16 +83,16 @@ def save_drawing(reproduction: Reproduction, path: Path) -> None:
     panels = reproduction.panels
     across = min(len(panels), 2)
     down = -(-len(panels) // across)
+    size = max(map(_width, panels)) * across, max(map(_height, panels)) * down
 
     def draw(axes: list[Any]) -> str:
         for panel, place in zip(panels, axes, strict=False):
             _DRAW[panel.drawing](panel, place)
-            place.set_title(panel.title, fontsize=9)
+            place.set_title(_folded(panel.title, int(8 * size[0] / across)), fontsize=9)
         for spare in axes[len(panels) :]:
             spare.set_visible(False)
         return f"{reproduction.source}: {reproduction.title}"
 
-    size = max(map(_width, panels)) * across, max(map(_height, panels)) * down
     save_figure(path, size, (down, across), draw)
 
 
@@ -81,15 +107,15 @@ def _height(panel: Panel) -> float:
 def _curves(panel: Panel, axes: Any) -> None:
     places = range(len(panel.columns))
     for i, name in enumerate(panel.rows):
-        axes.plot(places, panel.values[i], linewidth=1.5, label=name, **_style(i))
+        axes.plot(places, panel.values[i], linewidth=1.5, label=_folded(name, 40), **_style(i))
         if panel.low is not None and panel.high is not None:
             axes.fill_between(places, panel.low[i], panel.high[i], color=_style(i)["color"], alpha=0.12, linewidth=0)
-    every = -(-len(panel.columns) // 12)
-    axes.set_xticks(places[::every], [*map(label, panel.columns[::every])])
-    axes.set_xlabel(panel.column_axis)
+        if np.isfinite(panel.reported[i]).any():
+            axes.plot(places, panel.reported[i], **_style(i) | _PAPERS)
+    _name_columns(panel, axes, -(-len(panel.columns) // 12))
     axes.set_ylabel(panel.unit)
     if panel.logarithmic:
-        axes.set_yscale("log")
+        _logarithmic(axes, "y")
     elif panel.unit == "%":
         axes.set_ylim(0, 100)
     axes.grid(alpha=0.25, linewidth=0.6)
@@ -101,13 +127,17 @@ def _bars(panel: Panel, axes: Any) -> None:
     thick = 0.8 / columns
     for j, name in enumerate(panel.columns):
         places = np.arange(rows) + (j - (columns - 1) / 2) * thick
-        ends = None
+        ends, color = None, COLORS[j % len(COLORS)]
         if panel.low is not None and panel.high is not None:
             ends = np.abs([panel.values[:, j] - panel.low[:, j], panel.high[:, j] - panel.values[:, j]])
-        bars = axes.barh(places, panel.values[:, j], thick, xerr=ends, color=COLORS[j % len(COLORS)], label=name)
+        bars = axes.barh(places, panel.values[:, j], thick, xerr=ends, color=color, label=_folded(name, 40))
         axes.bar_label(bars, [*map(number, panel.values[:, j].tolist())], padding=3, fontsize=8)
-    axes.set_yticks(range(rows), panel.rows)
+        if np.isfinite(panel.reported[:, j]).any():
+            axes.plot(panel.reported[:, j], places, marker="D", color="black", **_PAPERS)
+    axes.set_yticks(range(rows), [_folded(row) for row in panel.rows])
     axes.invert_yaxis()
+    if panel.logarithmic:
+        _logarithmic(axes, "x")
     axes.set_xlabel(panel.unit)
     axes.margins(x=0.15)
     if columns > 1:
@@ -121,12 +151,14 @@ def _scatter(panel: Panel, axes: Any) -> None:
         ends = None
         if panel.low is not None and panel.high is not None:
             ends = np.abs([y - panel.low[kinds == kind, 1], panel.high[kinds == kind, 1] - y])
-        axes.errorbar(x, y, ends, linestyle="none", elinewidth=0.5, alpha=0.8, label=kind or None, **_style(i))
+        named = _folded(kind, 40) or None
+        axes.errorbar(x, y, ends, linestyle="none", elinewidth=0.5, alpha=0.8, label=named, **_style(i))
     if panel.line:
         axes.plot(*zip(*panel.line, strict=True), color="black", linewidth=1.2, linestyle="--")
-    axes.set_xscale("log" if panel.logarithmic else "linear")
-    axes.set_xlabel("\n".join([label(panel.columns[0]), *textwrap.wrap(panel.finding, 90)]))
-    axes.set_ylabel(label(panel.columns[1]))
+    if panel.logarithmic:
+        _logarithmic(axes, "x")
+    axes.set_xlabel(_folded(panel.columns[0], 60))
+    axes.set_ylabel(_folded(panel.columns[1], 40))
     axes.grid(alpha=0.25, linewidth=0.6)
     if panel.groups:
         axes.legend(frameon=False, fontsize=7)
@@ -134,17 +166,38 @@ def _scatter(panel: Panel, axes: Any) -> None:
 
 def _heatmap(panel: Panel, axes: Any) -> None:
     values = np.log10(panel.values) if panel.logarithmic else panel.values
-    low, high = (0.0, 100.0) if panel.unit == "%" else (np.nanmin(values), np.nanmax(values))
-    axes.imshow(values, cmap="cividis", vmin=low, vmax=high, aspect="auto")
+    image = axes.imshow(np.ma.masked_invalid(values), cmap="cividis", aspect="auto")
     for i, j in np.ndindex(values.shape):
-        dark = np.isfinite(values[i, j]) and values[i, j] < (low + high) / 2
+        dark = np.isfinite(values[i, j]) and image.norm(values[i, j]) < 0.5
         text = number(float(panel.values[i, j]), panel.logarithmic)
         axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-    axes.set_xticks(range(len(panel.columns)), [*map(label, panel.columns)])
-    axes.tick_params(axis="x", rotation=30 if max(map(len, panel.columns)) > 8 else 0)
-    axes.set_yticks(range(len(panel.rows)), [*map(label, panel.rows)])
-    axes.set_xlabel(panel.column_axis)
+    _name_columns(panel, axes)
+    axes.set_yticks(range(len(panel.rows)), [_folded(row) for row in panel.rows])
     axes.set_ylabel(panel.row_axis)
+
+
+def _logarithmic(axes: Any, side: str) -> None:
+    """A logarithmic axis, "x" or "y", with plain numbers, for which every viewer has the letters."""
+    from matplotlib.ticker import LogFormatter
+
+    axes.set(**{f"{side}scale": "log"})
+    axis = getattr(axes, f"{side}axis")
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(LogFormatter())
+
+
+def _name_columns(panel: Panel, axes: Any, every: int = 1) -> None:
+    """The columns below the axes, slanted where they would not stand beside each other."""
+    names = [_folded(column, 14) for column in panel.columns[::every]]
+    longest = max(len(line) for name in names for line in name.splitlines() or [""])
+    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if longest * len(names) > 60 else {}
+    axes.set_xticks(range(len(panel.columns))[::every], names, **slanted)
+    axes.set_xlabel(panel.column_axis)
+
+
+def _folded(name: str, letters: int = 24) -> str:
+    """A name as it is set, in lines of so many letters at most."""
+    return textwrap.fill(label(name), letters)
 
 
 _DRAW = {Drawing.CURVES: _curves, Drawing.BARS: _bars, Drawing.HEATMAP: _heatmap, Drawing.SCATTER: _scatter}
