@@ -1,6 +1,7 @@
 """Exhibits show what the model computes, and agreement is measured against the true gradient."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from torch.testing import assert_close
 import robustdeq as rd
 from cells import images, make_deq
 from robustdeq.attacks import PGD
+from robustdeq.attacks.losses import cross_entropy
 from robustdeq.base.errors import InputError
+from robustdeq.deq.defenses import state_logits
 from robustdeq.evaluation import Estimators
 from robustdeq.evaluation.agreement import cosine, equal_signs, estimated_gradients, true_gradients
 from robustdeq.evaluation.exhibits import Exhibits, exhibits
@@ -85,14 +88,23 @@ def test_exhibits_show_the_images_and_what_every_state_makes_of_them() -> None:
     assert found.cosines.shape == (len(found.estimates), 4, 3)
     assert found.cosines.abs().max() <= 1 + 1e-5
     assert not deq.training
-    assert "ε = 0.2 (Linf)" in found.attack
+    assert (found.attack["class"], found.attack["eps"], found.attack["norm"]) == ("PGD", 0.2, "Linf")
+
+
+@pytest.mark.usefixtures("float64")
+def test_residuals_and_directions_are_those_of_every_state() -> None:
+    deq, x, y, found = made()
+    for residuals, given in zip(found.residuals, (x, found.adversaries), strict=True):
+        assert_close(residuals.T, state_logits(deq, given)[1])
+    true = true_gradients(deq, x, partial(cross_entropy, y=y))
+    assert torch.equal(found.directions, true.sign().to(torch.int8))
 
 
 def test_exhibits_are_read_as_they_were_written(tmp_path: Path) -> None:
     *_, found = made()
     found.save(tmp_path / "e.safetensors")
     read = Exhibits.read(tmp_path / "e.safetensors")
-    for name in ("images", "adversaries", "labels", "clean", "attacked", "cosines"):
+    for name in ("images", "adversaries", "labels", "clean", "attacked", "residuals", "directions", "cosines"):
         assert_close(getattr(read, name), getattr(found, name), rtol=0, atol=0)
     assert (read.classes, read.estimates, read.attack) == (found.classes, found.estimates, found.attack)
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,7 @@ from robustdeq.attacks import PGD
 from robustdeq.attacks.losses import cross_entropy
 from robustdeq.base.errors import InputError
 from robustdeq.base.plain import from_json
+from robustdeq.base.provenance import describe
 from robustdeq.base.tensors import read_sealed, write_tensors
 from robustdeq.deq import DEQ
 from robustdeq.deq.defenses import FinalState, state_logits
@@ -38,9 +40,12 @@ class Exhibits:
         classes: the names of the classes.
         clean: the probability of every class, read from every state z_1 … z_{N+1}.
         attacked: the same for the adversaries.
+        residuals: of every state, relative, on the images as they are and on the adversaries.
+        directions: the sign of the gradient of the loss through the solver, read from every state, on the images as
+            they are.
         estimates: the names of the estimated gradients.
         cosines: the cosine of each with the gradient through the solver, on the images as they are.
-        attack: what made the adversaries, in words.
+        attack: what made the adversaries, in plain values: its class and its settings.
     """
 
     images: Float[Tensor, "n channels height width"]
@@ -49,9 +54,11 @@ class Exhibits:
     classes: tuple[str, ...]
     clean: Float[Tensor, "n states classes"]
     attacked: Float[Tensor, "n states classes"]
+    residuals: Float[Tensor, "2 n states"]
+    directions: Int[Tensor, "states n channels height width"]
     estimates: tuple[str, ...]
     cosines: Float[Tensor, "estimates states n"]
-    attack: str
+    attack: dict[str, Any]
 
     def save(self, path: Path) -> None:
         """Write them as safetensors, whole or not at all."""
@@ -76,7 +83,7 @@ class Exhibits:
             raise InputError(f"{path} holds no exhibits; evaluate the model again with --overwrite.") from error
 
 
-_TENSORS = ("images", "adversaries", "labels", "clean", "attacked", "cosines")
+_TENSORS = ("images", "adversaries", "labels", "clean", "attacked", "residuals", "directions", "cosines")
 
 
 def exhibits(
@@ -91,7 +98,8 @@ def exhibits(
     loss = partial(cross_entropy, y=y)
     with evaluating(deq):
         adversaries = attack(Surrogate(deq, ThroughSolver(FinalState())), x, y)
-        clean, attacked = (state_logits(deq, images)[0].softmax(dim=2).transpose(0, 1) for images in (x, adversaries))
+        logits, residuals = zip(*(state_logits(deq, images) for images in (x, adversaries)), strict=True)
+        clean, attacked = (read.softmax(dim=2).transpose(0, 1) for read in logits)
         true = true_gradients(deq, x, loss)
         estimated = estimated_gradients(deq, x, loss, estimators)
         cosines = torch.stack([cosine(gradient, true) for gradient in estimated.values()])
@@ -102,8 +110,9 @@ def exhibits(
         classes=classes,
         clean=clean,
         attacked=attacked,
+        residuals=torch.stack(residuals).transpose(1, 2),
+        directions=true.sign().to(torch.int8),
         estimates=tuple(estimated),
         cosines=cosines,
-        attack=f"PGD of {attack.steps} steps of {attack.step_size:.3g}, ε = {attack.eps:.3g} ({attack.norm}), "
-        "through the solver, against the final state",
+        attack=describe(attack),
     )

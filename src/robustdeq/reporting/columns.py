@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from robustdeq.evaluation import GridResult
+from robustdeq.reporting.settings import said
 
 
 class ShownColumn(NamedTuple):
@@ -23,7 +24,7 @@ def shown_columns(result: GridResult) -> list[ShownColumn]:
     for j, label in enumerate(result.columns):
         cumulative, beyond = bool(result.cumulative) and result.cumulative[j], result.beyond_paper[j]
         kind = ("beyond the paper" if beyond else "the paper's") + ", on survivors" * cumulative
-        columns.append(ShownColumn(j, label + " ↓" * cumulative, kind, result.gradients[j], beyond))
+        columns.append(ShownColumn(j, label + " ↓" * cumulative, kind, said(result.gradients[j]), beyond))
     return sorted(columns, key=lambda column: column.beyond_paper)
 
 

@@ -6,12 +6,7 @@ import re
 
 from robustdeq.reporting.tabulation import Cell, Emphasis, Table
 
-_EMPHASIS = {
-    Emphasis.NONE: "{}",
-    Emphasis.WEAKEST: "<ins>{}</ins>",
-    Emphasis.GOOD: "{}",
-    Emphasis.BAD: "**{}**",
-}
+_EMPHASIS = {Emphasis.WEAKEST: "<ins>{}</ins>", Emphasis.BAD: "**{}**"}
 _WIDE = 12
 
 
@@ -35,7 +30,7 @@ def _line(cells: list[str]) -> str:
 
 
 def _cell(cell: Cell) -> str:
-    value = _EMPHASIS[cell.emphasis].format(escaped(cell.value))
+    value = _EMPHASIS.get(cell.emphasis, "{}").format(escaped(cell.value))
     interval = f" ({escaped(cell.interval)})" if cell.interval else ""
     return value + interval + (f" / *{escaped(cell.reported)}*" if cell.reported else "")
 

@@ -5,6 +5,7 @@ A cell reads the same everywhere: the number, its interval in parentheses, and a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -28,6 +29,7 @@ class Emphasis(Enum):
 
     NONE = auto()
     WEAKEST = auto()
+    WORST = auto()
     GOOD = auto()
     BAD = auto()
 
@@ -41,12 +43,14 @@ class Cell:
         interval: the ends of its interval; empty where it has none.
         reported: the paper's number in the same place; empty where it has none.
         emphasis: what it stands out for.
+        number: the number itself, in the unit of the table, where a colour may show it; nan where none may.
     """
 
     value: str
     interval: str = ""
     reported: str = ""
     emphasis: Emphasis = Emphasis.NONE
+    number: float = math.nan
 
     @property
     def text(self) -> str:
@@ -144,7 +148,7 @@ class Table:
 
 
 def _share(share: float, ends: Float[np.ndarray, "two"], emphasis: Emphasis = Emphasis.NONE) -> Cell:
-    return Cell(percent(share), percents(ends), emphasis=emphasis)
+    return Cell(percent(share), percents(ends), emphasis=emphasis, number=100 * share)
 
 
 def outcome_cell(outcome: Bool[np.ndarray, "samples"] | None) -> Cell:
@@ -158,7 +162,7 @@ def grid_table(result: GridResult, title: str = "") -> Table:
     Below the attacks stand the paper's measure (the minimum) and the worst case per image over everything.
     """
     columns, defenses = shown_columns(result), range(len(result.defenses))
-    clean = map(_share, result.clean.mean(axis=1), wilson_intervals(result.clean))
+    clean = (replace(outcome_cell(outcome), number=math.nan) for outcome in result.clean)
     attacks = []
     for column in columns:
         j = column.place
@@ -167,10 +171,10 @@ def grid_table(result: GridResult, title: str = "") -> Table:
         cells = map(_share, result.accuracy[:, j], result.intervals[:, j], marks)
         attacks.append(Line(column.name, tuple(cells), (column.kind, column.climbs)))
     papers = sum(not column.beyond_paper for column in columns)
-    worst = map(_share, result.worst_case, result.worst_case_intervals)
+    worst = map(_share, result.worst_case, result.worst_case_intervals, [Emphasis.WORST] * len(defenses))
     summary = [Line("worst case per image, all attacks", tuple(worst), ("all of them", "–"), summary=True)]
     if papers:
-        minimum = tuple(Cell(percent(share)) for share in result.robustness)
+        minimum = tuple(Cell(percent(share), number=100 * share) for share in result.robustness)
         summary.insert(0, Line("minimum of the paper's columns", minimum, ("the paper's measure", "–"), summary=True))
     if result.certified is not None:
         held = _share(result.certified.mean(), wilson_intervals(result.certified))
@@ -219,9 +223,9 @@ def panel_table(panel: Panel) -> Table:
     low, high = (nowhere if ends is None else ends for ends in (panel.low, panel.high))
 
     def cell(i: int, j: int) -> Cell:
-        reported = panel.reported[i, j]
+        value, reported = panel.values[i, j], panel.reported[i, j]
         ends = span(low[i, j], high[i, j], log)
-        return Cell(number(panel.values[i, j], log), ends, number(reported) if np.isfinite(reported) else "")
+        return Cell(number(value, log), ends, number(reported) if np.isfinite(reported) else "", number=value)
 
     rows = (Line(name, tuple(cell(i, j) for j in range(len(panel.columns)))) for i, name in enumerate(panel.rows))
     notes = tuple(filter(None, (panel.unit and f"in {panel.unit}", panel.finding)))

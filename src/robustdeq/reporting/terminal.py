@@ -13,7 +13,7 @@ from rich.text import Text
 
 from robustdeq.reporting.tabulation import Cell, Emphasis, Table
 
-_STYLES = {Emphasis.NONE: "", Emphasis.WEAKEST: "underline", Emphasis.GOOD: "green", Emphasis.BAD: "bold red"}
+_STYLES = {Emphasis.WEAKEST: "underline", Emphasis.GOOD: "green", Emphasis.BAD: "bold red"}
 _NARROW, _NAMES = 10, 24
 
 
@@ -103,7 +103,7 @@ def _widths(table: Table, between: str, broken: bool) -> list[int]:
 
 
 def _cell(cell: Cell, between: str) -> Text:
-    parts = [(cell.value, _STYLES[cell.emphasis])]
+    parts = [(cell.value, _STYLES.get(cell.emphasis, ""))]
     parts += [(f"{between}({cell.interval})", "dim")] * bool(cell.interval)
     parts += [(f"{between}/ {cell.reported}", "cyan")] * bool(cell.reported)
     return Text.assemble(*parts)

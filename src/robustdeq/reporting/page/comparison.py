@@ -1,74 +1,90 @@
-"""All runs side by side, and the paper's rows with them (Table 4, and the ensemble rows of Tables 2 and 3)."""
+"""Runs of one kind side by side, with the paper's of that kind (Table 4, and the ensemble rows of Tables 2 and 3)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import GridResult
-from robustdeq.reporting.page.charts import Chart, dots
-from robustdeq.reporting.tabulation import Cell, panel_table
-from robustdeq.reporting.wording import label, number, threat
-from robustdeq.study import Panel, published
+from robustdeq.reporting.page.charts import Chart
+from robustdeq.reporting.settings import plain
+from robustdeq.reporting.tabulation import Cell, Line, Table
+from robustdeq.reporting.wording import label, percent, percents, threat
+from robustdeq.study import published
 
 _ENSEMBLE = 2
-_MEASURES = ("clean", "PGD", "AutoAttack", "worst case per image")
-_NONE = (np.nan, np.nan, np.nan)
-_Model = tuple[str, str, Sequence[tuple[float, ...]]]
-"""A model: its name, its images and bound, and for each measure the share and the ends of its interval, or nan."""
+_MEASURES = ("images", "clean", "PGD", "AutoAttack", "worst case per image")
+_PUBLISHED = "cifar10", "ε = 8/255 (L∞)"
+_NONE = Cell("–")
 
 
-def comparison_chart(results: Sequence[tuple[str, GridResult]]) -> Chart:
-    """Clean accuracy, the weakest column of each attack, and the worst case, ours first, then the paper's.
+def comparison_charts(results: Sequence[tuple[str, GridResult]]) -> list[Chart]:
+    """Clean accuracy, the weakest column of each attack, and the worst case; a chart for what is comparable.
 
     Args:
         results: the name of every run, and its table.
+
+    Returns:
+        A chart for every data set and threat model that more than one row is of; ours first, then the paper's.
     """
-    ours, papers = [_ours(name, result) for name, result in results], _papers()
-    names, places, found = zip(*ours, *papers, strict=True)
-    values, low, high = np.moveaxis(100 * np.array(found, float), -1, 0)
-    interval = "Wilson 95 % interval"
-    panel = Panel("All runs, and the paper's", "%", names, _MEASURES, values, "model", "", low, high, interval=interval)
-    table = panel_table(panel)
-    rows = (replace(row, cells=(Cell(place), *row.cells)) for row, place in zip(table.rows, places, strict=True))
-    kept = "; ".join(f"{name}: {number(100 * worst)} %" for name, _, (*_, (worst, *_)) in ours)
-    return Chart(
-        panel.title,
-        dots(panel, (len(ours),)),
-        f"Worst case per image, on the images and within the bound of each run; {kept}.",
-        replace(
-            table,
-            columns=("images and bound", *_MEASURES),
-            groups=(tuple(rows),),
-            notes=(*table.notes, "a dash where there is no number"),
-        ),
-        note="PGD and AutoAttack: the weakest of the paper's columns. The paper's models are full-sized, trained and "
-        "tested on all of CIFAR-10, within 8/255 in L∞; it used PGD-10 and AutoAttack only, so it has no worst case "
-        "over all attacks, and numbers on other images or bounds do not compare with it.",
-    )
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for name, result in results:
+        groups.setdefault(_about(result), []).append(_ours(name, result))
+    charts = (_chart(about, rows, _papers() if _comparable(*about) else ()) for about, rows in groups.items())
+    return [chart for chart in charts if len(chart.table.rows) > 1]
 
 
-def _ours(name: str, result: GridResult) -> _Model:
+def _about(result: GridResult) -> tuple[str, str]:
+    """The data set, and the threat model."""
+    settings = result.settings
+    data = str(settings.get("data", "")).partition(",")[0]
+    return data or "images that the runs do not name", threat({"attack": plain(settings.get("attack"))})
+
+
+def _comparable(data: str, bound: str) -> bool:
+    """Whether the numbers of the paper are of such data and such a threat model."""
+    name, published_bound = _PUBLISHED
+    return name in data.lower().replace("-", "") and bound == published_bound
+
+
+def _chart(about: tuple[str, str], ours: Sequence[Line], papers: Sequence[Line]) -> Chart:
+    kept = "; ".join(f"{row.name}: {row.cells[-1].value} %" for row in ours)
+    note = "PGD and AutoAttack: the weakest of the paper's columns. The more colour, the fewer images stand."
+    if papers:
+        note += (
+            " The paper's models are full-sized, trained and tested on all of CIFAR-10; it used PGD-10 and AutoAttack "
+            "only, so it has no worst case over all attacks, and numbers on other images do not compare with it."
+        )
+    groups = tuple(map(tuple, filter(None, (ours, papers))))
+    table = Table("", "model", _MEASURES, groups, ("in %, a dash where there is no number",), "Wilson 95 % interval")
+    title = "; ".join(filter(None, about))
+    return Chart(title, f"Worst case per image, on the images of each run; {kept}.", table, note, falling=True)
+
+
+def _ours(name: str, result: GridResult) -> Line:
     i, paper = 0, _NONE
     columns = [j for j, beyond in enumerate(result.beyond_paper) if not beyond]
     if columns:
         weakest = min(columns, key=lambda j: result.accuracy[i, j])
-        paper = (result.accuracy[i, weakest], *result.intervals[i, weakest])
-    measures = (
-        (result.clean[i].mean(), *wilson_intervals(result.clean)[i]),
-        *((_NONE, paper) if result.settings.get("protocol") == "autoattack" else (paper, _NONE)),
-        (result.worst_case[i], *result.worst_case_intervals[i]),
+        paper = _share(result.accuracy[i, weakest], result.intervals[i, weakest])
+    climbed = (_NONE, paper) if result.settings.get("protocol") == "autoattack" else (paper, _NONE)
+    cells = (
+        Cell(f"{result.clean.shape[1]:,}"),
+        Cell(percent(result.clean[i].mean()), percents(wilson_intervals(result.clean)[i])),
+        *climbed,
+        _share(result.worst_case[i], result.worst_case_intervals[i]),
     )
     defense = f", {label(result.defenses[i])}" if len(result.defenses) > 1 else ""
-    data = str(result.settings.get("data", ""))
-    where = "; ".join(filter(None, (f"{result.clean.shape[1]:,} images", data, threat(result.settings))))
-    return f"{name}{defense}", where, measures
+    return Line(f"{name}{defense}", cells)
 
 
-def _papers() -> list[_Model]:
+def _share(share: float, ends: np.ndarray) -> Cell:
+    return Cell(percent(share), percents(ends), number=100 * share)
+
+
+def _papers() -> list[Line]:
     """The networks of Table 4, and every DEQ under the ensemble defense."""
     deqs = {
         "DEQ-Large, exact, ensemble (Table\u00a02)": (published.EXACT_LARGE, None),
@@ -81,6 +97,10 @@ def _papers() -> list[_Model]:
         auto = np.nan if automatic is None else automatic[_ENSEMBLE, 1:].min()
         numbers[name] = (climbed[_ENSEMBLE, 0], climbed[_ENSEMBLE, 1:].min(), auto)
     return [
-        (f"paper: {name}", "CIFAR-10; ε = 8/255 (L∞)", [(value / 100, np.nan, np.nan) for value in (*values, np.nan)])
-        for name, values in numbers.items()
+        Line(f"paper: {name}", (Cell("10,000"), Cell(f"{clean:.1f}"), *map(_reported, attacked), _NONE))
+        for name, (clean, *attacked) in numbers.items()
     ]
+
+
+def _reported(value: float) -> Cell:
+    return Cell(f"{value:.1f}", number=float(value)) if np.isfinite(value) else _NONE

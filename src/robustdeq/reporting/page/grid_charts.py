@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import Check, GridResult, StateProfile
-from robustdeq.reporting.columns import ready_made, shown_columns
-from robustdeq.reporting.page.charts import Chart, curves, heat_map, wrapped
+from robustdeq.reporting.columns import ready_made
+from robustdeq.reporting.page.charts import Chart, Plot
 from robustdeq.reporting.profiles import profile_panels
 from robustdeq.reporting.tabulation import Table, grid_table, panel_table
 from robustdeq.reporting.wording import count, label, measured, number, percent, percents, threat
@@ -87,57 +85,9 @@ def _certified(result: GridResult) -> list[Measure]:
 
 
 def grid_chart(result: GridResult) -> Chart:
-    """The defense × attack table as a heat map, attacks downwards."""
-    columns, samples = shown_columns(result), result.clean.shape[1]
-    defenses = tuple(map(label, result.defenses))
-    clean = ("clean", result.clean.mean(axis=1), wilson_intervals(result.clean), ())
-    worst = ("worst case per image", result.worst_case, result.worst_case_intervals, ("all of them",))
-    attacks = [
-        (
-            label(column.name),
-            result.accuracy[:, column.place],
-            result.intervals[:, column.place],
-            (wrapped(f"gradient: {column.climbs}", 60), column.kind),
-        )
-        for column in columns
-    ]
-    lines = [clean, *attacks, worst]
-    details = [
-        [
-            "<br>".join(
-                (
-                    f"<b>{wrapped(name, 48)}</b>, {wrapped(defense, 48)}",
-                    f"{percent(share)} % of {samples:,} images; 95 % interval {percents(end)} %",
-                    *behind,
-                )
-            )
-            for defense, share, end in zip(defenses, shares, ends, strict=True)
-        ]
-        for name, shares, ends, behind in lines
-    ]
-    names, shares = [name for name, *_ in lines], np.array([shares for _, shares, *_ in lines])
-    texts = [[percent(share) for share in row] for row in shares]
-    papers = sum(not column.beyond_paper for column in columns)
-    note = "Accuracy in %. The pointer shows the interval and the gradient behind a number; the table has both."
-    if any(result.cumulative):
-        note += " ↓: made on what withstood all attacks above, which it includes."
-    for why in dict.fromkeys(result.missing.values()):
-        note += f" Not made: {'; '.join(name for name, its in result.missing.items() if its == why)}. {why}"
-    return Chart(
-        "Defense × attack",
-        heat_map(
-            names,
-            defenses,
-            100 * shares,
-            texts,
-            details,
-            (0.0, 100.0),
-            rules=sorted({1, 1 + papers, len(names) - 1}),
-        ),
-        _found(result),
-        grid_table(result),
-        note=note,
-    )
+    """The defense × attack table, its cells coloured, attacks downwards."""
+    note = "The more colour, the fewer images stand; framed, what all attacks leave together."
+    return Chart("Defense × attack", _found(result), grid_table(result), note, falling=True)
 
 
 def _found(result: GridResult) -> str:
@@ -169,7 +119,7 @@ def profile_charts(profiles: Mapping[str, StateProfile]) -> tuple[Chart, ...]:
     )
     found = f"Mean relative residual; {'; '.join(falls)}.", f"Accuracy when the state is read; {'; '.join(tops)}."
     return tuple(
-        Chart(panel.title, curves(panel), finding, panel_table(panel).turned())
+        Chart(panel.title, finding, panel_table(panel).turned(), plot=Plot.of(panel))
         for panel, finding in zip((residuals, accuracies), found, strict=True)
     )
 
@@ -187,10 +137,8 @@ def check_table(check: Check) -> Table:
 def unchecked(result: GridResult) -> str:
     """Why an evaluation has no checks, and what makes them."""
     if result.settings.get("protocol") == "network":
-        return (
-            "None were made: they ask whether the gradients of a solver can be trusted, and this network has no solver."
-        )
+        return "No checks were made: they ask whether a solver's gradients can be trusted; this network has no solver."
     return (
-        "None were made: the protocols worst-case and strict check their attacks; `robustdeq evaluate WEIGHTS "
+        "No checks were made: the protocols worst-case and strict check their attacks; `robustdeq evaluate WEIGHTS "
         "--protocol worst-case` does."
     )

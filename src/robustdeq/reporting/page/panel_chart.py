@@ -6,60 +6,24 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from plotly import graph_objects as go
 
-from robustdeq.reporting.page.charts import Chart, bars, curves, heat_map, scatter, wrapped
-from robustdeq.reporting.tabulation import Table, panel_table
+from robustdeq.reporting.page.charts import Chart, Plot
+from robustdeq.reporting.tabulation import panel_table
 from robustdeq.reporting.wording import label, number
 from robustdeq.study import Drawing, Panel
 
 
-def panel_chart(panel: Panel, span: tuple[float, float] | None = None) -> Chart:
-    """The chart of a panel, of the kind that the panel names.
-
-    Args:
-        panel: the panel.
-        span: the numbers at the ends of a heat map's scale of colours; 0 and 100 %, or else the least and the greatest.
-    """
+def panel_chart(panel: Panel) -> Chart:
+    """The chart of a panel, of the kind that the panel names."""
     table, reports = panel_table(panel), bool(np.isfinite(panel.reported).any())
+    title, finding = label(panel.title), _finding(panel)
     if panel.drawing is Drawing.HEATMAP:
-        figure = _heat_map(panel, table, span)
-        notes = [f"Rows: {panel.row_axis.lower()}."] * bool(panel.row_axis)
-        notes += ["Beside ours, after a stroke, the paper's number."] * reports
-    elif panel.drawing is Drawing.SCATTER:
-        figure, notes = scatter(panel), [f"The thin lines: {panel.interval}."] * (panel.low is not None)
-        notes += ["The dashed line: the fit."] * bool(panel.line)
-    else:
-        lines = panel.drawing is Drawing.CURVES
-        figure, symbols = (curves(panel), "open symbols") if lines else (bars(panel), "hatched bars")
-        notes = [f"The thin lines: {panel.interval}."] * (panel.low is not None)
-        notes += [f"The paper's numbers are the {symbols}."] * reports
-    return Chart(label(panel.title), figure, _finding(panel), table, " ".join(notes))
-
-
-def _heat_map(panel: Panel, table: Table, span: tuple[float, float] | None) -> go.Figure:
-    """The heat map, whose cells say our number and the paper's."""
-    values = _logarithm(panel.values) if panel.logarithmic else panel.values
-    finite = values[np.isfinite(values)]
-    ends = span or (0.0, 100.0)
-    if span is None and len(finite) and (panel.unit != "%" or panel.logarithmic):
-        ends = float(finite.min()), float(finite.max())
-    rows, columns = tuple(map(label, panel.rows)), tuple(map(label, panel.columns))
-    texts = [[f"{c.value} / {c.reported}" if c.reported else c.value for c in row.cells] for row in table.rows]
-    details = []
-    for row, found in zip(rows, table.rows, strict=True):
-        details.append([])
-        for column, cell in zip(columns, found.cells, strict=True):
-            parts = [f"{cell.value} {panel.unit}".strip()]
-            parts += [f"{panel.interval} {cell.interval}"] * bool(cell.interval)
-            parts += [f"paper {cell.reported}"] * bool(cell.reported)
-            place = f"<b>{wrapped(row, 48)}</b>, {wrapped(column, 48)}"
-            details[-1].append(f"{place}<br>{wrapped('; '.join(parts), 60)}")
-    return heat_map(rows, columns, values, texts, details, ends, panel.column_axis)
-
-
-def _logarithm(values: np.ndarray) -> np.ndarray:
-    return np.log10(values, out=np.full(values.shape, np.nan), where=values > 0)
+        return Chart(title, finding, table, "The more colour, the greater.", logarithmic=panel.logarithmic)
+    band = "The bands" if panel.drawing is Drawing.CURVES else "The thin lines"
+    notes = [f"{band}: {panel.interval}."] * (panel.low is not None)
+    notes += ["The dashed line: the fit."] * bool(panel.line)
+    notes += ["The paper's numbers are the open symbols."] * reports
+    return Chart(title, finding, table, " ".join(notes), Plot.of(panel))
 
 
 def _finding(panel: Panel) -> str:
@@ -96,5 +60,7 @@ def alignment_chart(panel: Panel) -> Chart:
         chart,
         title="Alignment of the adjoint with the forward pass",
         finding=finding if later else chart.finding,
-        note="Accuracy in % of every state (columns) under the attack on every adjoint state (rows).",
+        note="Accuracy in % of every state (columns) under the attack on every adjoint state (rows). The more colour, "
+        "the fewer images stand.",
+        falling=True,
     )

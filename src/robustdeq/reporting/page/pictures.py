@@ -1,22 +1,40 @@
-"""What the page shows of a few images: the images, the perturbation, and the model's opinion state by state."""
+"""What the page shows of a few images: the images, the perturbation, and the solver at work on them, state by state."""
 
 from __future__ import annotations
 
 import base64
 import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
+import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from robustdeq.evaluation.exhibits import Exhibits
-from robustdeq.reporting.page.charts import Chart, curves
-from robustdeq.reporting.page.panel_chart import panel_chart
+from robustdeq.reporting.page.charts import Chart
 from robustdeq.reporting.tabulation import panel_table
-from robustdeq.reporting.wording import count, label, states
-from robustdeq.study import Drawing, Panel
+from robustdeq.reporting.wording import count, label, number, percent, states
+from robustdeq.study import Panel
+
+
+@dataclass(frozen=True)
+class Step:
+    """One state of the solver on an image and on its adversary.
+
+    Attributes:
+        name: of the state.
+        residuals: clean and attacked, in words.
+        shares: for each class that is shown its probability in percent, clean and attacked, in words.
+        direction: the sign of the gradient, as a data URI.
+        agreement: the share of pixels, in percent, whose sign is that at the final state.
+    """
+
+    name: str
+    residuals: tuple[str, ...]
+    shares: tuple[tuple[str, ...], ...]
+    direction: str
+    agreement: str
 
 
 @dataclass(frozen=True)
@@ -32,7 +50,8 @@ class Exhibit:
         seen: the class that the model gives it, with its probability.
         fooled: the class that it gives the attacked one.
         stands: whether that is still the true one.
-        chart: the probability of the classes that lead somewhere, state by state.
+        classes: those that lead at some state, the true one first.
+        steps: every state of the solve.
     """
 
     number: int
@@ -43,7 +62,8 @@ class Exhibit:
     seen: str
     fooled: str
     stands: bool
-    chart: Chart
+    classes: tuple[str, ...]
+    steps: tuple[Step, ...]
 
 
 def largest_change(exhibits: Exhibits) -> float:
@@ -65,6 +85,8 @@ def _exhibit(exhibits: Exhibits, i: int, span: float) -> Exhibit:
     opinions = [
         f"{exhibits.classes[k]} ({100 * float(last[k]):.0f} %)" for k, last in zip((seen, fooled), final, strict=True)
     ]
+    both = torch.stack([exhibits.clean[i], exhibits.attacked[i]])
+    leading = list(dict.fromkeys([true, *both.argmax(dim=2).flatten().tolist()]))
     return Exhibit(
         number=i + 1,
         clean=picture(image),
@@ -74,29 +96,21 @@ def _exhibit(exhibits: Exhibits, i: int, span: float) -> Exhibit:
         seen=opinions[0],
         fooled=opinions[1],
         stands=fooled == true,
-        chart=_opinions(exhibits, i, true),
+        classes=tuple(exhibits.classes[k] for k in leading),
+        steps=tuple(_step(exhibits, i, n, name, leading) for n, name in enumerate(states(both.shape[1]))),
     )
 
 
-def _opinions(exhibits: Exhibits, i: int, true: int) -> Chart:
-    """The probability of the true class, and of each that leads at some state, clean and attacked."""
-    both = np.stack([exhibits.clean[i].numpy(), exhibits.attacked[i].numpy()])
-    leading = dict.fromkeys([true, *both.argmax(axis=2).ravel().tolist()])
-    columns = states(both.shape[1])
-    names, lines = [], []
-    for k in leading:
-        for how, probabilities in zip(("clean", "attacked"), both, strict=True):
-            names.append(f"{exhibits.classes[k]}, {how}")
-            lines.append(100 * probabilities[:, k])
-    turned = [columns[n] for n in range(len(columns)) if both[1, n].argmax() != true]
-    finding = (
-        f"Attacked, the model reads another class than {exhibits.classes[true]} at {', '.join(turned)}."
-        if turned
-        else f"Attacked, the model reads {exhibits.classes[true]} at every state."
+def _step(exhibits: Exhibits, i: int, n: int, name: str, leading: list[int]) -> Step:
+    read = [probabilities[i, n] for probabilities in (exhibits.clean, exhibits.attacked)]
+    direction, last = exhibits.directions[n, i], exhibits.directions[-1, i]
+    return Step(
+        name=name,
+        residuals=tuple(number(float(residual), True) for residual in exhibits.residuals[:, i, n]),
+        shares=tuple(tuple(percent(float(shares[k])) for shares in read) for k in leading),
+        direction=picture(0.5 + direction / 2),
+        agreement=percent(float((direction == last).double().mean())),
     )
-    title = "Probability of the classes that lead at some state"
-    panel = Panel(title, "%", tuple(names), columns, np.array(lines), column_axis="state", drawing=Drawing.CURVES)
-    return Chart(title, curves(panel, paired=True), finding, panel_table(panel).turned())
 
 
 def agreement_chart(exhibits: Exhibits) -> Chart:
@@ -105,15 +119,15 @@ def agreement_chart(exhibits: Exhibits) -> Chart:
     rows, final = tuple(map(label, exhibits.estimates)), means[:, -1]
     title = "Agreement of the estimated gradients with the true one"
     panel = Panel(title, "", rows, states(means.shape[1]), means, "gradient", "state read")
-    chart = panel_chart(panel, (min(0.0, float(np.nanmin(means))), 1.0))
-    return replace(
-        chart,
-        finding=f"At the final state “{rows[int(final.argmax())]}” comes closest to the gradient through the solver "
+    return Chart(
+        title,
+        f"At the final state “{rows[int(final.argmax())]}” comes closest to the gradient through the solver "
         f"(mean cosine {final.max():.2f}), and “{rows[int(final.argmin())]}” stays farthest from it "
         f"({final.min():.2f}).",
-        table=replace(chart.table, notes=("mean cosine",)),
-        note="Mean cosine with the gradient through the solver, on "
-        f"{count(exhibits.cosines.shape[2], 'image')} only: an impression, no measurement.",
+        panel_table(panel),
+        "Mean cosine with the gradient through the solver, on "
+        f"{count(exhibits.cosines.shape[2], 'image')} only: an impression, no measurement. "
+        "The more colour, the closer.",
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
+import re
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from robustdeq.reporting.wording import label
 
@@ -31,11 +33,20 @@ def rendered(template: str, script: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["label"] = label
-    scripts = {"script": _text(script)} | {name: str(values[name]) for name in ("plotly",) if name in values}
-    allowed = " ".join(f"'sha256-{_digest(text)}'" for text in scripts.values())
-    shared = {"version": version("robustdeq"), "style": _text("style.css"), "allowed": Markup(allowed)}
-    return environment.get_template(template).render(shared, **values | scripts)
+    environment.filters |= {"label": label, "prose": prose}
+    environment.globals["number"] = itertools.count().__next__
+    text = _text(script)
+    allowed = Markup(f"'sha256-{_digest(text)}'")
+    shared = {"version": version("robustdeq"), "style": _text("style.css"), "allowed": allowed, "script": text}
+    return environment.get_template(template).render(shared, **values)
+
+
+def prose(text: str) -> Markup:
+    """A text with `code`, **what is stressed**, escapes and z_{N+1} set as Markdown and TeX would; else as it is."""
+    set_ = re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))
+    set_ = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", set_)
+    set_ = re.sub(r"\b([zu])_\{([^}]*)\}", r"\1<sub>\2</sub>", set_)
+    return Markup(re.sub(r"\\([*_`])", r"\1", set_))
 
 
 def _digest(script: str) -> str:

@@ -2,40 +2,21 @@
 (() => {
   const root = document.documentElement;
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-  const themes = JSON.parse(document.getElementById("templates").textContent);
-  const charts = [...document.querySelectorAll(".chart")];
   const sections = [...document.querySelectorAll(".run")];
   const radios = [...document.querySelectorAll("#runs input")];
   const toggle = document.getElementById("theme");
-  const config = { displayModeBar: false, responsive: false, showTips: false };
+  const still = matchMedia("(prefers-reduced-motion: reduce)");
 
-  const theme = () => {
-    if (root.classList.contains("printing")) return "light";
-    return root.dataset.theme ?? (prefersDark.matches ? "dark" : "light");
-  };
-
-  const draw = (chart) => {
-    if (chart.clientWidth === 0) return;
-    const { data, layout } = JSON.parse(chart.querySelector("script").textContent);
-    const template = themes[theme()];
-    const colors = template.layout.colorway;
-    for (const trace of data.filter((trace) => "meta" in trace)) {
-      const color = colors[trace.meta % colors.length];
-      trace.marker = { ...trace.marker, color };
-      trace.line = { ...trace.line, color };
-      if (trace.error_x) trace.error_x.color = color;
-      if (trace.error_y) trace.error_y.color = color;
-    }
-    Plotly.react(chart.querySelector(".canvas"), data, { ...layout, template, width: chart.clientWidth }, config);
-  };
+  const theme = () => root.dataset.theme ?? (prefersDark.matches ? "dark" : "light");
 
   const reachable = (region) => {
-    if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
+    const wide = region.scrollWidth > region.clientWidth;
+    if (wide) region.tabIndex = 0;
     else region.removeAttribute("tabindex");
+    region.previousElementSibling.hidden = !wide;
   };
 
   const refresh = () => {
-    charts.forEach(draw);
     document.querySelectorAll(".scroll").forEach(reachable);
     toggle.setAttribute("aria-pressed", String(theme() === "dark"));
   };
@@ -54,20 +35,41 @@
     } else if (!document.querySelector(".run.chosen")) choose(sections[0].dataset.run);
   };
 
-  let width = innerWidth;
-  addEventListener("resize", () => {
-    if (innerWidth === width) return;
-    width = innerWidth;
-    requestAnimationFrame(refresh);
-  });
-  addEventListener("beforeprint", () => {
-    root.classList.add("printing");
-    charts.forEach(draw);
-  });
-  addEventListener("afterprint", () => {
-    root.classList.remove("printing");
-    refresh();
-  });
+  const animate = (player) => {
+    const [button, slider] = player.querySelectorAll("button, input");
+    const steps = [...player.querySelectorAll(".step")];
+    let timer;
+    const name = () => (button.textContent = timer ? "Pause" : still.matches ? "Next state" : "Play");
+    const show = (n) => {
+      steps.forEach((step, i) => (step.hidden = i !== n));
+      slider.value = n;
+      slider.setAttribute("aria-valuetext", steps[n].dataset.state);
+    };
+    const pause = () => {
+      timer = clearInterval(timer);
+      name();
+    };
+    const next = () => {
+      show((slider.valueAsNumber + 1) % steps.length);
+      if (slider.value === slider.max) pause();
+    };
+    button.addEventListener("click", () => {
+      if (timer) return pause();
+      next();
+      if (!still.matches) timer = setInterval(next, 800);
+      name();
+    });
+    slider.addEventListener("input", () => {
+      pause();
+      show(slider.valueAsNumber);
+    });
+    still.addEventListener("change", pause);
+    player.querySelector(".controls").hidden = false;
+    show(steps.length - 1);
+    name();
+  };
+
+  addEventListener("resize", () => requestAnimationFrame(refresh));
   addEventListener("hashchange", follow);
   prefersDark.addEventListener("change", refresh);
   document.addEventListener("toggle", (event) => event.target.querySelectorAll(".scroll").forEach(reachable), true);
@@ -82,6 +84,7 @@
     }),
   );
 
+  document.querySelectorAll(".player").forEach(animate);
   toggle.hidden = false;
   document.getElementById("runs")?.removeAttribute("hidden");
   root.classList.add("scripted");
