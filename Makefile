@@ -66,8 +66,9 @@ audit:
 	.venv/audit/bin/python -m pip install --quiet pip-audit
 	.venv/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
-# The versions of constraints.txt with the SHA-256 of every file that PyPI has of them.
-lock: install
+# The versions of constraints.txt with the SHA-256 of every file that PyPI has of them, for all that pyproject.toml asks for.
+lock: .venv/installed
+	$(INSTALL) --constraint constraints.txt --editable '.[all,dev,docs]'
 	$(PYTHON) -m venv .venv/lock
 	.venv/lock/bin/python -m pip install --quiet uv
 	for part in run develop; do $(BIN)/python tests/requirements.py $$part | .venv/lock/bin/uv pip compile - \

@@ -23,7 +23,7 @@ DEVELOPMENT = {name: EXTRAS.pop(name) for name in ("dev", "docs")}
 ALL = EXTRAS.pop("all")
 EDITABLE = [*map(Requirement, [*BUILT["build-system"]["requires"], "editables"])]
 """What an editable installation is built by."""
-OF_CUDA = ("cuda-", "nvidia-")
+OF_CUDA = ("cuda-", "nvidia-", "triton")
 """What a CUDA build of torch brings along, under NVIDIA's own terms; the CPU build brings none of it."""
 
 

@@ -686,7 +686,7 @@ def test_options_before_the_command_hold_a_section_for_each() -> None:
     assert Path("new.safetensors").is_file()
 
 
-HEAVY = {"datasets", "lightning", "matplotlib", "plotly", "pyautoattack", "scipy"}
+HEAVY = {"datasets", "lightning", "matplotlib", "pyautoattack", "scipy"}
 
 
 @pytest.mark.parametrize(

@@ -278,8 +278,9 @@ def test_a_cumulative_column_is_never_called_a_single_attack() -> None:
 def test_column_of_the_ready_made_attack_is_found_in_every_protocol(name: str) -> None:
     deq = make_deq().eval()
     protocol = Network() if name == "network" else protocol_named(name)
-    rows = [Row(id, deq, defense) for id, defense in protocol.defenses(2).items()]
-    columns = [column for column in protocol.columns(deq, rows, {}) if column.role.shown]
+    model = torch.nn.Flatten() if name == "network" else deq
+    rows = [Row(id, model, defense) for id, defense in protocol.defenses(2).items()]
+    columns = [column for column in protocol.columns(model, rows, {}) if column.role.shown]
     labels = tuple(column.label for column in columns)
     one = np.ones((1, len(labels), 1), dtype=bool)
     marks = tuple(column.ready_made for column in columns)
