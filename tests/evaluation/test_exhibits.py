@@ -1,8 +1,10 @@
 """Exhibits show what the model computes, and agreement is measured against the true gradient."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,3 +118,45 @@ def test_file_that_holds_something_else_is_refused(content: bytes, tmp_path: Pat
         Exhibits.read(tmp_path / "e.safetensors")
     with pytest.raises(InputError, match="holds no exhibits"):
         Exhibits.read(tmp_path / "missing.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda e: {"adversaries": e.adversaries[:1]},
+        lambda e: {"labels": e.labels + len(e.classes)},
+        lambda e: {"labels": e.labels - 9},
+        lambda e: {"labels": e.labels.float()},
+        lambda e: {"clean": e.clean[..., :1]},
+        lambda e: {"attacked": e.attacked[:, :1]},
+        lambda e: {"residuals": e.residuals[0]},
+        lambda e: {"directions": e.directions[:1]},
+        lambda e: {"cosines": e.cosines[:1]},
+        lambda e: {"classes": e.classes[:1]},
+        lambda e: {"classes": (1,) * len(e.classes)},
+        lambda e: {"estimates": ()},
+        lambda e: {"attack": [1]},
+        lambda e: {
+            "images": e.images[:, :0],
+            "adversaries": e.adversaries[:, :0],
+            "directions": e.directions[:, :, :0],
+        },
+    ],
+    ids=[
+        *(
+            "adversaries",
+            "label too large",
+            "label too small",
+            "label with a fraction",
+            "clean",
+            "attacked",
+            "residuals",
+        ),
+        *("directions", "cosines", "classes", "classes as numbers", "no estimates", "attack", "no channels"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(change: Callable[[Exhibits], dict[str, Any]], tmp_path: Path) -> None:
+    *_, shown = made()
+    replace(shown, **change(shown)).save(tmp_path / "e")
+    with pytest.raises(InputError, match="holds no exhibits; evaluate the model again"):
+        Exhibits.read(tmp_path / "e")

@@ -45,7 +45,9 @@ from robustdeq.cli.commands import command
 from robustdeq.cli.parser import parse
 from robustdeq.data import load as load_data
 from robustdeq.deq import FinalState
-from robustdeq.evaluation import Chosen, measure
+from robustdeq.evaluation import Chosen, Estimators, measure
+from robustdeq.evaluation.exhibits import FILE as EXHIBITS
+from robustdeq.evaluation.exhibits import exhibits
 from robustdeq.evaluation.store import FILE
 from robustdeq.gradients import Phantom
 from robustdeq.leaderboard import Entry, Statement
@@ -321,13 +323,14 @@ def _used(path: Path) -> object:
     return images.tensors(), images.fingerprint()
 
 
+def unsealed(content: bytes) -> bytes:
+    return content.replace(f'"{SEAL}"'.encode(), b'"' + b"-" * len(SEAL) + b'"')
+
+
 def _of_models(folder: Path) -> dict[str, Reader]:
     def stored(model: torch.nn.Module) -> bytes:
         rd.save(model, folder / "m.safetensors", threat=rd.attacks.PGD().threat)
         return (folder / "m.safetensors").read_bytes()
-
-    def unsealed(content: bytes) -> bytes:
-        return content.replace(f'"{SEAL}"'.encode(), b'"' + b"-" * len(SEAL) + b'"')
 
     def saved(**settings: Any) -> bytes:
         torch.save({"state_dict": resnet.state_dict()}, folder / "c.pt", **settings)
@@ -420,19 +423,27 @@ def _of_results(folder: Path) -> dict[str, Reader]:
         kept = Evidence.of_model(study, "overestimate", "a", "0")
         return [*panels({"a": kept.once("readings", (len(READINGS), 4), lambda: outcomes)}, study.attack.steps)]
 
+    def looked_at(path: Path) -> object:
+        (path.parent / "results.json").write_bytes(table)
+        return save_page([read_run(path.parent)], path.parent / "page.html")
+
     def row(path: Path) -> object:
         return save_leaderboard_page([Entry.read(path)], path.parent / "page.html")
 
+    table, shown = (measured / "results.json").read_bytes(), folder / EXHIBITS
+    few = Estimators(steps=(1,), dampings=(1.0,))
+    exhibits(deq, x[:2], y[:2], ("a", "b", "c"), rd.attacks.PGD(steps=1), few).save(shown)
     splits, outcomes = load_data("digits"), np.ones((len(READINGS), 4), bool)
     about = np.array(json.dumps({"code": {"readings": "0"}, "models": {"a": "0"}}))
     for save in (np.savez, np.savez_compressed):
         save(folder / f"{save.__name__}.npz", readings=outcomes, about=about)
     return {
         "evaluation store": Reader(FILE, ((measured / FILE).read_bytes(),), evaluation),
-        "results.json": Reader("results.json", ((measured / "results.json").read_bytes(),), evaluation, text=True),
+        "results.json": Reader("results.json", (table,), evaluation, text=True),
         "reproduction": Reader("table1.json", ((folder / "r.json").read_bytes(),), reproduction, text=True),
         "certificates": Reader("certified.json", ((folder / "certified.json").read_bytes(),), certificates, text=True),
         "evidence": Reader("a.npz", tuple(file.read_bytes() for file in folder.glob("*.npz")), evidence),
+        "exhibits": Reader(EXHIBITS, (shown.read_bytes(), unsealed(shown.read_bytes())), looked_at),
         "leaderboard row": Reader("row.json", (entry.read_bytes(),), row, text=True),
     }
 

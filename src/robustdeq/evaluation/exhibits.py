@@ -16,7 +16,7 @@ from torch import Tensor
 from robustdeq.attacks import PGD
 from robustdeq.attacks.losses import cross_entropy
 from robustdeq.base.errors import InputError
-from robustdeq.base.plain import from_json
+from robustdeq.base.plain import from_json, made_of
 from robustdeq.base.provenance import describe
 from robustdeq.base.tensors import read_sealed, write_tensors
 from robustdeq.deq import DEQ
@@ -63,7 +63,7 @@ class Exhibits:
     def save(self, path: Path) -> None:
         """Write them as safetensors, whole or not at all."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        words = {name: json.dumps(getattr(self, name)) for name in ("classes", "estimates", "attack")}
+        words = {name: json.dumps(getattr(self, name)) for name in _WORDS}
         write_tensors(path, tensors, words)
 
     @classmethod
@@ -77,12 +77,34 @@ class Exhibits:
             kept, said = read_sealed(path)
             words = {name: from_json(text) for name, text in said.items()}
             tensors = {name: kept[name] for name in _TENSORS}
-            classes, estimates = (tuple(words[name]) for name in ("classes", "estimates"))
-            return cls(**tensors, classes=classes, estimates=estimates, attack=words["attack"])
+            found = made_of(cls, {name: words[name] for name in _WORDS}, **tensors)
+            found.check()
+            return found
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} holds no exhibits; evaluate the model again with --overwrite.") from error
 
+    def check(self) -> None:
+        """Raise `ValueError` unless the tensors belong together, and the labels to the classes."""
+        n, pixels = len(self.images), self.images.shape
+        states, classes = self.clean.shape[1], len(self.classes)
+        shapes = {
+            "adversaries": pixels,
+            "labels": (n,),
+            "clean": (n, states, classes),
+            "attacked": (n, states, classes),
+            "residuals": (2, n, states),
+            "directions": (states, *pixels),
+            "cosines": (len(self.estimates), states, n),
+        }
+        fits = all(getattr(self, name).shape == shape for name, shape in shapes.items())
+        empty = 0 in (states, self.images.numel(), len(self.estimates))
+        if not fits or empty or len(pixels) != 4 or pixels[1] not in (1, 3):
+            raise ValueError("the tensors do not belong together")
+        if self.labels.is_floating_point() or not all(0 <= label < classes for label in self.labels.tolist()):
+            raise ValueError("a label is of no class")
 
+
+_WORDS = ("classes", "estimates", "attack")
 _TENSORS = ("images", "adversaries", "labels", "clean", "attacked", "residuals", "directions", "cosines")
 
 
