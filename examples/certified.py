@@ -2,7 +2,7 @@
 
     python examples/certified.py                 # ε = 0.25 in L2, 200 digits
     python examples/certified.py 0.5 100 runs/certified
-    python examples/certified.py 0.25 100 runs/certified monotone-small test-exact.parquet
+    python examples/certified.py 0.25 100 runs/certified monotone-small cifar10
 
 The truth lies between the two. An attack that broke a certified image would be a bug, and the last check would say so.
 """

@@ -1,5 +1,6 @@
 """The whole way on real photographs: CIFAR-10 images, a small MDEQ, every attack, every defense."""
 
+import json
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -12,25 +13,28 @@ from torch import Tensor
 
 import robustdeq as rd
 from robustdeq.attacks import PGD
+from robustdeq.data.sources import FIRST
 from robustdeq.evaluation import Estimators, GridResult, white_box_grid
 from robustdeq.gradients import SimultaneousAdjoint, Surrogate, ThroughSolver
 
 pytestmark = pytest.mark.xdist_group("real")
-PARQUET = Path(__file__).parents[2] / "shared" / "data" / "cifar10" / "test-exact.parquet"
+ROOT = Path(__file__).parents[1]
+PARQUET = ROOT.parent / "shared" / "data" / "cifar10" / "test-exact.parquet"
 EPS = 8 / 255
 ATTACK = PGD(EPS, step_size=6 / 255, steps=2)
 
 
 def bundled() -> tuple[Tensor, Tensor]:
-    """The CIFAR-10 images that come with foolbox; the label ends the name of the file."""
-    paths = sorted(Path(str(files("foolbox") / "data")).glob("cifar10_*.png"))[:8]
+    """The first 20 test images of CIFAR-10, which come with foolbox; the label ends the name of the file."""
+    paths = sorted(Path(str(files("foolbox") / "data")).glob("cifar10_*.png"))
     pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255, torch.tensor([int(p.stem[-1]) for p in paths])
 
 
 @pytest.fixture(scope="module")
 def data() -> tuple[Tensor, Tensor]:
-    return rd.data.load(PARQUET).require("test").head(8).tensors() if PARQUET.is_file() else bundled()
+    x, y = bundled()
+    return x[:8], y[:8]
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +49,37 @@ def result(deq: rd.DEQ, data: tuple[Tensor, Tensor]) -> GridResult:
     return white_box_grid(deq, *data, attack=ATTACK, early=2, estimators=estimators)
 
 
+def test_the_documentation_names_the_images_that_are_checked() -> None:
+    count, fingerprint = FIRST
+    said = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    assert f"head({count}).fingerprint()" in said
+    assert fingerprint in said
+
+
 @pytest.mark.skipif(not PARQUET.is_file(), reason="the CIFAR-10 images are not there")
-def test_images_are_those_that_the_documentation_names() -> None:
-    said = (Path(__file__).parents[1] / "docs/cifar10.md").read_text(encoding="utf-8")
-    assert rd.data.load(PARQUET).require("test").head(500).fingerprint() in said
+def test_exact_images_stand_where_foolbox_numbers_them() -> None:
+    x, y = rd.data.load(PARQUET).require("test").tensors()
+    numbered, labels = bundled()
+    assert len(labels) == 20
+    assert torch.equal(x[:20], numbered)
+    assert torch.equal(y[:20], labels)
+
+
+@pytest.mark.skipif(not PARQUET.is_file(), reason="the CIFAR-10 images are not there")
+@pytest.mark.parametrize(
+    ("result", "images"),
+    [
+        ("small-cifar10-fast-strict/results.json", 64),
+        ("small-cifar10-aligned-paper/results.json", 100),
+        ("reproduction-conv-small/overestimate.json", 400),
+        ("reproduction-conv-small-exact-18-20/overestimate.json", 400),
+        ("reproduction-conv-small-500/overestimate.json", 500),
+    ],
+)
+def test_results_are_of_the_first_of_these_images(result: str, images: int) -> None:
+    stored = json.loads((ROOT / "results" / result).read_text(encoding="utf-8"))
+    known = stored["settings"] if "settings" in stored else stored["provenance"]
+    assert known["fingerprint"] == rd.data.load(PARQUET).require("test").head(images).fingerprint()
 
 
 def test_images_are_photographs(data: tuple[Tensor, Tensor]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from robustdeq.base.errors import InputError
-from robustdeq.data import load
+from robustdeq.data import Images, load, sources
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10"
 CLASSES = ["cat", "dog", "owl"]
@@ -240,7 +240,6 @@ def hub(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "hub_id", "config", "columns", "channels"),
     [
-        ("cifar10", "uoft-cs/cifar10", None, ("img", "label"), 3),
         ("svhn", "ufldl-stanford/svhn", "cropped_digits", ("image", "label"), 3),
         ("fashion_mnist", "zalando-datasets/fashion_mnist", None, ("image", "label"), 1),
         ("someone/birds.v2", "someone/birds.v2", None, ("photo", "species"), 3),
@@ -260,6 +259,58 @@ def test_named_datasets_come_from_the_hub(hub, name, hub_id, config, columns, ch
     assert same(splits.require("test"), test) and splits.require("test").labels.tolist() == labels[:4]
     assert splits.require("test").classes == tuple(CLASSES)
     assert splits.require("test").source == f"{hub_id} test"
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Thirty-two images that stand for CIFAR-10's test split, of which the first twenty are known."""
+    pixels, labels = pixels_of(32, seed=3), [i % 3 for i in range(32)]
+    first = Images(torch.from_numpy(pixels[:20].transpose(0, 3, 1, 2).copy()), torch.tensor(labels[:20]), CLASSES, "")
+    monkeypatch.setattr(sources, "FIRST", (20, first.fingerprint()))
+    return pixels, labels
+
+
+def encoded_again(array):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(array).save(buffer, "JPEG", quality=100)
+    return np.asarray(PIL.Image.open(buffer))
+
+
+def test_cifar10_of_the_hub_begins_with_the_images_that_are_known(hub, known):
+    pixels, labels = known
+    hub.answers["uoft-cs/cifar10"] = {"test": hub_table(pixels, labels)}
+    test = load("cifar10").require("test")
+    assert hub.asked == [("uoft-cs/cifar10", None)]
+    assert same(test, pixels) and test.source == "uoft-cs/cifar10 test"
+    assert test.head(20).fingerprint() == sources.FIRST[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pixels, labels: (np.stack([encoded_again(pixels[0]), *pixels[1:]]), labels),
+        lambda pixels, labels: (
+            np.stack([*pixels[:19], pixels[19] ^ np.eye(5, 4, dtype=np.uint8)[..., None]]),
+            labels[:20],
+        ),
+        lambda pixels, labels: (pixels, [1, *labels[1:]]),
+        lambda pixels, labels: (pixels[::-1], labels[::-1]),
+        lambda pixels, labels: (pixels[1:], labels[1:]),
+        lambda pixels, labels: (pixels[:19], labels[:19]),
+    ],
+    ids=["encoded again", "a last bit", "a label", "another order", "one left out", "too few"],
+)
+@pytest.mark.parametrize("where", ["hub", "file"])
+def test_others_under_the_name_of_cifar10_are_refused(hub, known, tmp_path, change, where):
+    pixels, labels = change(*known)
+    hub.answers["uoft-cs/cifar10"] = {"test": hub_table(pixels, labels)}
+    (tmp_path / "cifar10").mkdir()
+    file = tmp_path / "cifar10" / "test-exact.parquet"
+    write_parquet(file, pixels, labels=labels)
+    asked, source = {"hub": ("cifar10", "uoft-cs/cifar10 test"), "file": (file, "cifar10/test-exact.parquet")}[where]
+    sentence = refusal(asked)
+    assert sentence.startswith(f"{source} does not begin with the first 20 test images of CIFAR-10 (SHA-256 ")
+    assert sentence.endswith(f", not {sources.FIRST[1]}): give a copy in their order and not encoded again.")
 
 
 def test_cifar100_has_its_fine_labels(hub):
@@ -409,3 +460,16 @@ def test_real_cifar10():
     assert test.source == "cifar10/test-exact.parquet"
     assert train.pixels.shape[1:] == (3, 32, 32) and train.classes[:2] == ("airplane", "automobile")
     assert train.labels[:5].tolist() == [6, 9, 9, 4, 1] and test.labels[:5].tolist() == [3, 8, 8, 0, 6]
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"the CIFAR-10 files are not in {REAL}")
+def test_the_500_exact_images_are_the_first_500_of_the_hub(hub):
+    kept = load(REAL / "test-exact.parquet").require("test")
+    pixels, labels = kept.pixels.numpy().transpose(0, 2, 3, 1), kept.labels.tolist()
+    more = hub_table(np.concatenate([pixels, pixels[:3]]), labels + labels[:3], names=kept.classes)
+    hub.answers["uoft-cs/cifar10"] = {"test": more}
+    first = load("cifar10").require("test").head(500)
+    assert same(first, pixels) and first.fingerprint() == kept.fingerprint() == sources.FIRST[1]
+    again = np.stack(list(map(encoded_again, pixels)))
+    hub.answers["uoft-cs/cifar10"] = {"test": hub_table(again, labels, names=kept.classes)}
+    assert "does not begin with the first 500 test images of CIFAR-10" in refusal("cifar10")

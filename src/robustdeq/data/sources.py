@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.extras import extra
 from robustdeq.base.imports import is_import_path
 from robustdeq.data.arrays import from_function, from_npz
@@ -22,6 +22,10 @@ HUB = {
     "svhn": ("ufldl-stanford/svhn", "cropped_digits"),
     "fashion_mnist": ("zalando-datasets/fashion_mnist", None),
 }
+EXACT = ("uoft-cs/cifar10 test", "cifar10/test-exact.parquet")
+"""Sources of CIFAR-10's test images in their order and to the pixel, whose first ones our results are measured on."""
+FIRST = (500, "13bbad9ac3528a46e40841dd55f12d5bbe997ce4495118cf0132410d091d8a7e")
+"""How many those are, and their fingerprint."""
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -38,8 +42,26 @@ def load(name_or_path: str | Path) -> Splits:
         has its development split held out of the training images.
 
     Raises:
-        InputError: nothing of that name can be found or reached, or what is found is not a set of labelled images.
+        InputError: nothing of that name can be found or reached, or what is found is not a set of labelled images, or
+            it is called CIFAR-10's test images and begins with others.
     """
+    found = _found(name_or_path)
+    if found.test is not None and found.test.source in EXACT:
+        _check_first(found.test)
+    return found
+
+
+def _check_first(images: Images) -> None:
+    count, expected = FIRST
+    fingerprint = images.head(count).fingerprint()
+    require(
+        fingerprint == expected,
+        f"{images.source} does not begin with the first {count} test images of CIFAR-10 (SHA-256 {fingerprint}, not "
+        f"{expected}): give a copy in their order and not encoded again.",
+    )
+
+
+def _found(name_or_path: str | Path) -> Splits:
     path = Path(name_or_path).expanduser()
     if name_or_path == "digits":
         return _digits()
