@@ -1,10 +1,10 @@
 """What the pages show of stored results, made from the JSON under `results/` when the documentation is built (mkdocs).
 
 A page says where with a line of its own: `<!-- evaluation: FOLDER -->`, `<!-- benchmarks: FOLDER -->`,
-`<!-- panels: FILE -->`, `<!-- leaderboard: FOLDER -->`, `<!-- reliability: FOLDER -->` or
+`<!-- panels: FILE -->`, `<!-- claims: FILE -->`, `<!-- leaderboard: FOLDER -->`, `<!-- reliability: FOLDER -->` or
 `<!-- reproductions: FOLDER FOLDER … -->`; places are relative to the repository. The reproductions become an index
 there, and a page for each experiment beside it; a heading of the leaderboard sorts its table.
-`<!-- readme: FILE -->` is the README without its links to what is no page.
+`<!-- readme: FILE -->` is the README without its links to what is no page, `<!-- source: FILE -->` a file of Python.
 """
 
 import re
@@ -14,6 +14,7 @@ from pathlib import Path
 from mkdocs.structure.files import File
 from pictures import THEMES, gradients
 from promises import figures
+from verdicts import verdicts
 
 from robustdeq.reporting import (
     grid_table,
@@ -55,8 +56,13 @@ def panels(file):
 
 
 def reproductions(folders):
-    """The claims, and all that was reproduced."""
-    return reproduction_index(runs(folders))
+    """All that was reproduced; the claims have a page of their own."""
+    return "".join(reproduction_index(runs(folders)).partition("## Tables and figures")[1:])
+
+
+def claims(file):
+    """The claims of the paper with their verdicts."""
+    return verdicts(ROOT / file)
 
 
 def leaderboard(folder):
@@ -77,8 +83,14 @@ def readme(name):
     return re.sub(r"^\[\w+\]: .*\n", "", text, flags=re.MULTILINE).replace("](docs/", "](")
 
 
+def source(file):
+    """A file of Python, to be copied."""
+    return f"```python\n{(ROOT / file).read_text(encoding='utf-8').strip()}\n```"
+
+
 MAKERS = {
-    maker.__name__: maker for maker in (evaluation, benchmarks, panels, leaderboard, reproductions, reliability, readme)
+    maker.__name__: maker
+    for maker in (evaluation, benchmarks, panels, leaderboard, reproductions, claims, reliability, readme, source)
 }
 MARK = re.compile(rf"^<!-- ({'|'.join(MAKERS)}): (.+) -->$", flags=re.MULTILINE)
 

@@ -2,7 +2,7 @@
 
     robustdeq evaluate examples/token_model.py:build --data digits --attack.eps 0.25
 
-takes each row of a digit for a token. `docs/own-model.md` attacks the same model of words, where they are embedded.
+takes each row of a digit for a token. `docs/tokens.md` attacks the same model of words, where they are embedded.
 """
 
 import torch

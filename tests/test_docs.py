@@ -9,14 +9,19 @@ import pytest
 import torch
 
 import robustdeq as rd
+import robustdeq.leaderboard  # its settings are made by protocols as they are, before any is shortened here
 from robustdeq import cli
 from robustdeq.data import Images
 from robustdeq.evaluation import Estimators, Paper, Strict, WorstCase
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SOURCES = ROOT / "src/robustdeq"
 BLOCK = re.compile(r"^```python\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(?: {4})?(robustdeq (?:[^\n]*\\\n)*[^\n]*)", flags=re.MULTILINE)
+PLACE = re.compile(r"`((?:tests|results|examples|src|docs|weights)/[\w./-]*\w)`")
+FILE = re.compile(r"`([\w/]+\.py)`")
+EQUATION = re.compile(r"^\| \((\d+)\)(?:\D+(\d+)\))? \|.*\| ([^|]+) \|$", flags=re.MULTILINE)
 ELSEWHERE = ("from robustbench", "from_checkpoint(")
 """What stands in blocks that need another package, or a file of somebody else's."""
 SEARCHED = Estimators(steps=(1,), dampings=(1.0,), states=1)
@@ -66,3 +71,21 @@ def test_command_lines_name_commands_and_options_that_exist(page: Path, capsys: 
             if argument.startswith("--"):
                 option = re.split(r"[=.]", argument)[0]
                 assert re.search(rf"{option}\b", described), f"{option} in {command}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    for place in PLACE.findall(page.read_text(encoding="utf-8")):
+        assert (ROOT / place).exists(), place
+
+
+def test_every_equation_is_named_in_a_file_that_computes_it() -> None:
+    page = (ROOT / "docs/mathematics.md").read_text(encoding="utf-8").partition("## Every equation")[2]
+    found: list[int] = []
+    for first, last, places in EQUATION.findall(page):
+        text = "".join((SOURCES / place).read_text(encoding="utf-8") for place in FILE.findall(places))
+        named = {int(number) for some in re.findall(r"Eqs?\. ([\d, –]+)", text) for number in re.findall(r"\d+", some)}
+        assert {int(first), int(last or first)} <= named, places
+        found += range(int(first), int(last or first) + 1)
+    assert found == [*range(1, 18)]
+    assert all((SOURCES / place).is_file() for place in FILE.findall(page))
