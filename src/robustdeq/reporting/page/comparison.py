@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from robustdeq.study import published
 
 _ENSEMBLE = 2
 _MEASURES = ("images", "clean", "PGD", "AutoAttack", "worst case per image")
-_PUBLISHED = "cifar10", "ε = 8/255 (L∞)"
+_PUBLISHED = re.compile(r"cifar-?10(?!\d)", re.IGNORECASE), "ε = 8/255 (L∞)"
 _NONE = Cell("–")
 
 
@@ -46,7 +47,7 @@ def _about(result: GridResult) -> tuple[str, str]:
 def _comparable(data: str, bound: str) -> bool:
     """Whether the numbers of the paper are of such data and such a threat model."""
     name, published_bound = _PUBLISHED
-    return name in data.lower().replace("-", "") and bound == published_bound
+    return bool(name.search(data)) and bound == published_bound
 
 
 def _chart(about: tuple[str, str], ours: Sequence[Line], papers: Sequence[Line]) -> Chart:

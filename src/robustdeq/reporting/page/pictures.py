@@ -25,14 +25,14 @@ class Step:
     Attributes:
         name: of the state.
         residuals: clean and attacked, in words.
-        shares: for each class that is shown its probability in percent, clean and attacked, in words.
+        shares: for each class that is shown its probability, clean and attacked; nan where the solve diverged.
         direction: the sign of the gradient, as a data URI.
         agreement: the share of pixels, in percent, whose sign is that at the final state.
     """
 
     name: str
     residuals: tuple[str, ...]
-    shares: tuple[tuple[str, ...], ...]
+    shares: tuple[tuple[float, ...], ...]
     direction: str
     agreement: str
 
@@ -107,7 +107,7 @@ def _step(exhibits: Exhibits, i: int, n: int, name: str, leading: list[int]) -> 
     return Step(
         name=name,
         residuals=tuple(number(float(residual), True) for residual in exhibits.residuals[:, i, n]),
-        shares=tuple(tuple(percent(float(shares[k])) for shares in read) for k in leading),
+        shares=tuple(tuple(float(shares[k]) for shares in read) for k in leading),
         direction=picture(0.5 + direction / 2),
         agreement=percent(float((direction == last).double().mean())),
     )

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from robustdeq.reporting.wording import label
+from robustdeq.reporting.wording import label, percent
 
 _FOLDER = files("robustdeq.reporting.page")
 
@@ -33,7 +33,7 @@ def rendered(template: str, script: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"label": label, "prose": prose}
+    environment.filters |= {"label": label, "percent": percent, "prose": prose}
     environment.globals["number"] = itertools.count().__next__
     text = _text(script)
     allowed = Markup(f"'sha256-{_digest(text)}'")
@@ -43,10 +43,10 @@ def rendered(template: str, script: str, **values: Any) -> str:
 
 def prose(text: str) -> Markup:
     """A text with `code`, **what is stressed**, escapes and z_{N+1} set as Markdown and TeX would; else as it is."""
-    set_ = re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))
-    set_ = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", set_)
-    set_ = re.sub(r"\b([zu])_\{([^}]*)\}", r"\1<sub>\2</sub>", set_)
-    return Markup(re.sub(r"\\([*_`])", r"\1", set_))
+    shown = re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text)))
+    shown = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", shown)
+    shown = re.sub(r"\b([zu])_\{([^}]*)\}", r"\1<sub>\2</sub>", shown)
+    return Markup(re.sub(r"\\([*_`])", r"\1", shown))
 
 
 def _digest(script: str) -> str:
