@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
-EVALUATED = ("evaluate", "monotone-digits-dense", "--data", "digits", "-n", "8", "--attack.steps", "2")
+FEW = "-n 8 --early 1 --attack.steps 2 --estimators.steps [1] --estimators.dampings [1.0] --estimators.states 1"
+EVALUATED = ("evaluate", "monotone-digits-dense", "--data", "digits", *FEW.split())
 
 
 def installed(wheel: Path, extra: str, folder: Path) -> Path:
