@@ -55,7 +55,7 @@ class Ending:
 
     @property
     def _sentences(self) -> int:
-        return sum(line.startswith("robustdeq: ") for line in self.said.splitlines())
+        return self.said.count("robustdeq: ")  # behind a bar, where a second Ctrl-C came before that was taken down
 
 
 @dataclass
@@ -124,6 +124,9 @@ class Child:
             _watch(told, self.strike)
             self.before()
             status = _status(self.command)
+        except KeyboardInterrupt:
+            os.write(said, b"robustdeq: interrupted before it began.\n")
+            status = 128 + signal.SIGINT
         except BaseException:
             traceback.print_exc()
         finally:

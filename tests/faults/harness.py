@@ -264,8 +264,9 @@ def damaged(damage: Callable[[bytes, np.random.Generator], bytes], trial: Trial,
 
 
 def _sqlite(files: Mapping[str, bytes]) -> set[tuple[str, bytes]]:
-    """What SQLite may put in order when it opens a store: its logs."""
-    return {item for item in files.items() if item[0].endswith(("-wal", "-shm"))}
+    """What SQLite may put in order when it opens a store: its logs, and the store that takes them over."""
+    logged = {name.removesuffix("-wal") for name in files if name.endswith("-wal")}
+    return {item for item in files.items() if item[0].endswith(("-wal", "-shm")) or item[0] in logged}
 
 
 def clock(trial: Trial, disk: Disk) -> None:
