@@ -141,13 +141,16 @@ def test_what_was_projected_is_accepted_whatever_the_precision(
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
-def test_adversaries_that_break_the_threat_model_are_refused(norm: str) -> None:
+def test_adversaries_that_break_the_threat_model_are_refused(norm: str, unchecked: None) -> None:
     threat, moved = ThreatModel(0.2, norm), X.clone()
     for value in (torch.nan, torch.inf):
         with pytest.raises(InputError, match="pixels that are not finite, which count for nothing"):
             threat.check_adversaries(with_pixel(value), X)
     with pytest.raises(InputError, match=r"pixels from 0.5 to 1.0001, outside \[0, 1\], which count for nothing"):
         threat.check_adversaries(with_pixel(1.0001), X)
+    for other in (X[:1], X[0], X[..., :1]):
+        with pytest.raises(InputError, match=r"from images of shape \(3, 1, 2, 2\); return one for each"):
+            threat.check_adversaries(other, X)
     moved[1, 0, 1, 1] += 0.2
     threat.check_adversaries(moved, X)
     moved[1, 0, 1, 1] += 1e-4

@@ -68,7 +68,7 @@ class ThreatModel:
             )
 
     def check_adversaries(self, adversaries: Float[Tensor, "batch *image"], x: Float[Tensor, "batch *image"]) -> None:
-        """Raise `InputError` unless every adversary is finite, within the bounds and in the ball around its image.
+        """Raise `InputError` unless there is one for every image, finite, within the bounds and in the ball around it.
 
         A norm may exceed ε by 8 u (ε + ‖m‖), where u is the precision of x (`torch.finfo(x.dtype).eps`) and m an image
         whose pixels are all of the greatest magnitude there is: what rounding x + δ and its norm can do.
@@ -77,6 +77,11 @@ class ThreatModel:
             adversaries: what an attack has made.
             x: the images it was made of.
         """
+        if adversaries.shape != x.shape:
+            raise InputError(
+                f"the attack made adversaries of shape {tuple(adversaries.shape)} from images of shape "
+                f"{tuple(x.shape)}; return one for each, of the same shape."
+            )
         if not bool(adversaries.isfinite().all()):
             raise InputError("the attack made pixels that are not finite, which count for nothing; mend the attack.")
         if self._leaves_bounds(adversaries):
