@@ -7,10 +7,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from typing_extensions import override
 
+from cells import cross_entropy, make_deq
+from cells import images as cell_images
 from robustdeq import InputError
 from robustdeq.attacks import PGD
 from robustdeq.attacks.losses import correct
-from robustdeq.defenses import AsIs, Defended, Defense, Randomised, Transformed
+from robustdeq.attacks.pgd import input_gradient
+from robustdeq.defenses import AsIs, Defended, Defense, EntropyReduction, Randomised, Transformed
 from robustdeq.evaluation import Network, measure
 from robustdeq.evaluation.column import Row
 
@@ -124,3 +127,19 @@ def test_what_holds_for_a_defense_holds_for_what_it_is_declared_as() -> None:
     for defense in (Transformed(rounded), Randomised(Transformed(rounded))):
         with pytest.raises(InputError, match="has no states to read"):
             Defended(model, defense)
+
+
+def test_what_an_inner_defense_is_climbed_by_is_climbed_through_what_is_around_it() -> None:
+    model, x = make_deq().double().eval(), cell_images().double().clamp(0, 1)
+    around = Transformed(rounded, EntropyReduction(interval=4, steps=2, step_size=0.01))
+    own = Row("inner", model, around.inner).surrogates
+    at = rounded(x)
+    assert len(own) == 3
+    for defense, label in ((around, "{}"), (Randomised(around, samples=2), "the mean of 2 draws, {}")):
+        found = Row("outer", model, defense).surrogates
+        assert [climbed.label for climbed in found] == [label.format(climbed.label) for climbed in own]
+        for inside, outside in zip(own, found, strict=True):
+            inner_gradient = input_gradient(inside.module.eval(), at, cross_entropy)
+            assert_close(input_gradient(outside.module.eval(), x, cross_entropy), inner_gradient)
+            with torch.no_grad():
+                assert_close(outside.module(x), inside.module(at))

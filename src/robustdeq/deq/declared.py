@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from robustdeq.base.errors import InputError, check_counts
 from robustdeq.base.shapes import Logits, Pixels
-from robustdeq.deq.defenses import Defense, FinalState
+from robustdeq.deq.defenses import Defended, Defense, FinalState, Mean
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Transformed(Defense):
     def check(self, model: nn.Module) -> None:
         self.inner.check(model)
 
-    @override
-    def logits(self, model: nn.Module, x: Pixels) -> Logits:
+    def transformed(self, x: Pixels) -> Pixels:
+        """The images transformed; where gradients are enabled, with the derivative that stands for the transform's."""
         made = self.transform(x)
         if self.backward is not None and torch.is_grad_enabled():
             stand_in = self.backward(x)
@@ -51,7 +51,17 @@ class Transformed(Defense):
                     f"the transform makes {tuple(made.shape)}, its backward {tuple(stand_in.shape)}; make them equal."
                 )
             made = stand_in + (made - stand_in).detach()
-        return self.inner.logits(model, made)
+        return made
+
+    @override
+    def logits(self, model: nn.Module, x: Pixels) -> Logits:
+        return self.inner.logits(model, self.transformed(x))
+
+    @override
+    def surrogates(self, defended: Defended) -> dict[str, nn.Module]:
+        """Those of the inner defense where it has its own, after the transform."""
+        own = _own_surrogates(self.inner, defended)
+        return {name: _Transformed(self, module) for name, module in own.items()} or super().surrogates(defended)
 
     @override
     def evaluations(self, model: nn.Module) -> int:
@@ -108,9 +118,34 @@ class Randomised(Defense):
         self.inner.check(model)
 
     @override
+    def surrogates(self, defended: Defended) -> dict[str, nn.Module]:
+        """The mean of draws of each of those of the inner defense where it has its own, or else of the defense."""
+        own, mean = _own_surrogates(self.inner, defended), f"the mean of {self.draws} draws"
+        found: dict[str, nn.Module] = {f"{mean}, {name}": Mean(module, self.draws) for name, module in own.items()}
+        return found or super().surrogates(defended)
+
+    @override
     def logits(self, model: nn.Module, x: Pixels) -> Logits:
         return self.inner.logits(model, x)
 
     @override
     def evaluations(self, model: nn.Module) -> int:
         return self.inner.evaluations(model)
+
+
+class _Transformed(nn.Module):
+    """A module after a transform."""
+
+    def __init__(self, defense: Transformed, module: nn.Module) -> None:
+        super().__init__()
+        self.defense, self.module = defense, module
+
+    def forward(self, x: Pixels) -> Logits:
+        return self.module(self.defense.transformed(x))
+
+
+def _own_surrogates(inner: Defense, defended: Defended) -> dict[str, nn.Module]:
+    """What an attack climbs of an inner defense of a model, none where that is no more than of any defense."""
+    alone = Defended(defended.deq, inner)
+    modules = inner.surrogates(alone)
+    return {} if modules.keys() == Defense.surrogates(inner, alone).keys() else modules
