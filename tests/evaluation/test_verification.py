@@ -3,17 +3,21 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import override
 
 import robustdeq as rd
+from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError
-from robustdeq.defenses import Defense, EarlyState, FinalState
-from robustdeq.evaluation import Estimators, Network, WorstCase, measure
+from robustdeq.defenses import AsIs, Defense, EarlyState, FinalState
+from robustdeq.deq.model import Loss
+from robustdeq.evaluation import Chosen, Estimators, Network, WorstCase, measure
 from robustdeq.evaluation.job import ADVERSARIES, adversaries_file
 from robustdeq.evaluation.store import MANIFEST
 from robustdeq.evaluation.verification import usual_defenses, verified
@@ -22,7 +26,17 @@ pytestmark = pytest.mark.xdist_group("measure")
 ROWS: dict[str, Defense] = {"final": FinalState(), "early": EarlyState(2)}
 EPS = 0.05
 EFFORT = {"steps": 2, "restarts": 2, "apgd_steps": 2, "targets": 1, "queries": 10, "probe_images": 4}
+AS_IT_IS: dict[str, Defense] = {"network": AsIs()}
 Evaluated = tuple[Path, rd.models.DEQ, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Scattered(PGD):
+    """Images that are projected from far outside the ball onto its surface."""
+
+    @override
+    def run(self, surrogate: nn.Module, x: Tensor, start: Tensor, loss: Loss) -> Tensor:
+        return self.threat.project(x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)), x)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +85,23 @@ def brighter(tensors: dict[str, Tensor]) -> None:
 
 def unreal(tensors: dict[str, Tensor]) -> None:
     tensors["adversaries"][1, 0, 0, 0] = torch.nan
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("L1", 12.0), ("L1", 75.0), ("L2", 3.0), ("Linf", 0.1)])
+def test_rounding_is_no_breach_of_the_ball_and_more_than_rounding_is(tmp_path: Path, norm: str, eps: float) -> None:
+    """Of images as large as those of CIFAR, in single precision."""
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(3072, 3)).eval(), 0.3 + 0.4 * torch.rand(24, 3, 32, 32)
+    attack = Scattered(eps, norm=norm)
+    protocol = Chosen(attack, {"scattered": (attack, None)})
+    measure(model, x, torch.arange(24) % 3, protocol, defenses=AS_IT_IS, folder=tmp_path, adversaries=True)
+    again = (tmp_path, model, x, torch.arange(24) % 3, AS_IT_IS)
+    found = verified(*again)
+    assert not found.problems
+    (file,) = (tmp_path / ADVERSARIES).iterdir()
+    tensors = load_file(file)
+    tensors["adversaries"][0] = x[0] + 1.001 * (tensors["adversaries"][0] - x[0])
+    save_file(tensors, file)
+    assert any("moves 1 images further than" in problem for problem in verified(*again).problems)
 
 
 def relabelled(tensors: dict[str, Tensor]) -> None:

@@ -32,8 +32,6 @@ from robustdeq.evaluation.protocols import protocol_named
 from robustdeq.evaluation.store import FILE, Outcome, Store
 from robustdeq.zoo.card import fingerprint
 
-SLACK = 1e-6
-"""How far beyond ε, in units of the greatest pixel where that is above 1, an adversary may lie by rounding."""
 _LENGTHS = {
     "Linf": lambda moved: np.abs(moved).max(axis=1),
     "L2": lambda moved: np.sqrt((moved**2).sum(axis=1)),
@@ -144,7 +142,7 @@ class _Again:
         self._model, self._exact = model, copy.deepcopy(model).double() if double else None
         self._rows = [Row(id, model, defense) for id, defense in defenses.items()]
         self._low, self._high = (float(end) for end in attack["bounds"])
-        self._slack = SLACK * max(1.0, float(x.abs().max()))
+        self._unit, self._greatest = torch.finfo(x.dtype).eps, float(x.abs().max())
         none = np.zeros(len(defenses), dtype=int)
         self.found = Verification(
             rows=tuple(row["title"] for row in manifest["rows"]),
@@ -211,10 +209,15 @@ class _Again:
         lengths = _LENGTHS[found.norm](pixels - _plain(x))
         if within:
             found.furthest = float(np.maximum(found.furthest, lengths.max()))
-            if beyond := int((~(lengths <= found.eps + self._slack)).sum()):
+            if beyond := int((~(lengths <= found.eps + self._rounding(pixels))).sum()):
                 far = f"by up to {lengths.max():.9g} in {found.norm}"
                 say(f"{file} moves {beyond} images further than ε = {found.eps:.9g}, {far}.")
         return adversaries.to(x)
+
+    def _rounding(self, pixels: Float[np.ndarray, "batch pixels"]) -> float:
+        """How far beyond ε adversaries may lie: 8 u (ε + ‖m‖), as `ThreatModel.check_adversaries` has it."""
+        greatest = np.full_like(pixels[:1], max(self._greatest, np.abs(pixels).max()))
+        return 8 * self._unit * (self.found.eps + float(_LENGTHS[self.found.norm](greatest)[0]))
 
     def _judge(
         self,
