@@ -119,6 +119,43 @@ PLANTED: dict[str, tuple[Function, Function, str]] = {
     ),
     "row of a table": (lambda x: WEIGHT[known(x)], lambda x: shares(x) @ WEIGHT, "argmax"),
     "embedding": (lambda x: F.embedding(known(x), WEIGHT), lambda x: shares(x) @ WEIGHT, "argmax"),
+    "round by name": (lambda x: torch.round(input=4 * x) @ WEIGHT, lambda x: 4 * x @ WEIGHT, "round"),
+    "detach by name": (lambda x: torch.detach(input=x) @ WEIGHT, lambda x: x @ WEIGHT, "detach"),
+    "rounded division by name": (
+        lambda x: torch.div(rounding_mode="trunc", other=0.1, input=x) @ WEIGHT,
+        lambda x: x / 0.1 @ WEIGHT,
+        "div",
+    ),
+    "comparison by name": (
+        lambda x: torch.gt(x, other=0.5).double() @ WEIGHT,
+        lambda x: torch.sigmoid(x - 0.5) @ WEIGHT,
+        "gt",
+    ),
+    "choice between two by name": (
+        lambda x: torch.where(input=torch.tensor(3.0), other=torch.tensor(1.0), condition=x > 0.5).double() @ WEIGHT,
+        lambda x: 2 * torch.sigmoid(x - 0.5) @ WEIGHT,
+        "gt",
+    ),
+    "mask by name": (
+        lambda x: torch.ones_like(x).masked_fill(value=0.0, mask=x > 0.5) @ WEIGHT,
+        lambda x: torch.where(x > 0.5, -1, 0) * torch.sigmoid(x - 0.5) @ WEIGHT,
+        "gt",
+    ),
+    "stack by name": (
+        lambda x: torch.stack(tensors=[x > 0.5, x > 0.7]).double().sum(dim=0) @ WEIGHT,
+        lambda x: (torch.sigmoid(x - 0.5) + torch.sigmoid(x - 0.7)) @ WEIGHT,
+        "gt",
+    ),
+    "index by name": (
+        lambda x: torch.index_select(input=WEIGHT, index=known(x), dim=0),
+        lambda x: shares(x) @ WEIGHT,
+        "argmax",
+    ),
+    "likeliest by name": (
+        lambda x: F.one_hot(torch.argmax(input=x @ WEIGHT, dim=1), CLASSES).double(),
+        likeliest,
+        "argmax",
+    ),
 }
 
 
@@ -138,7 +175,8 @@ def test_value_is_the_models_own_and_the_derivative_that_of_the_stand_in(name: s
 def smooth(x: Tensor) -> Tensor:
     hidden = torch.relu(x @ WEIGHT).clamp(0.1, 2).max(dim=1, keepdim=True).values * x.std(dim=1, keepdim=True)
     finite = torch.where(hidden.isfinite(), hidden, 0)
-    return F.softmax(finite + F.leaky_relu(x @ WEIGHT), dim=1) + torch.zeros_like(finite)
+    named = torch.sum(torch.stack(tensors=[torch.clamp(min=0.1, input=x), x]), dim=0)
+    return F.softmax(finite + F.leaky_relu(named @ WEIGHT), dim=1) + torch.zeros_like(input=finite)
 
 
 @given(st.integers(0, 10_000))
@@ -208,3 +246,25 @@ def test_model_that_cannot_be_watched_is_refused_in_a_sentence() -> None:
 
     with pytest.raises(InputError, match=r"cannot be differentiated straight through .*: no"):
         operations_without_derivative(Model(stubborn), batch())
+
+
+@pytest.mark.parametrize("error", [IndexError(), KeyError("width"), AttributeError("no"), AssertionError(), OSError()])
+def test_whatever_a_model_raises_under_watch_is_told_in_a_sentence(error: Exception) -> None:
+    def failing(x: Tensor) -> Tensor:
+        raise error
+
+    with pytest.raises(InputError, match="cannot be differentiated straight through"):
+        operations_without_derivative(Model(failing), batch())
+
+
+@pytest.mark.parametrize("stand_in", ["stand_in", "carried_on"])
+def test_an_operation_that_no_stand_in_is_found_for_is_left_as_it_is(
+    stand_in: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*arguments: object) -> None:
+        raise IndexError
+
+    monkeypatch.setattr(f"robustdeq.attacks.straight_through.{stand_in}", lost)
+    model, x = Model(lambda x: x @ WEIGHT + (x > 0.5).double() @ WEIGHT), batch()
+    assert [found.name for found in operations_without_derivative(model, x)] == ["gt"]
+    assert_close(gradient(StraightThrough(model), x), gradient(model, x))

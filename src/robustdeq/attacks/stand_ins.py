@@ -25,6 +25,13 @@ _REMAINDERS = frozenset({"remainder", "fmod", "__mod__"})
 _NOT = frozenset({"logical_not", "bitwise_not", "__invert__"})
 
 
+_LEADING = ("condition", "input", "other")
+"""What torch calls its first arguments, in order."""
+_FOLLOWING = ("dim", "mask", "index", "src", "value")
+"""What it calls those that come next where something is looked up or filled in, in order."""
+_LOOKING_UP = frozenset({"index_select", "scatter", "scatter_", "masked_fill", "masked_fill_"})
+
+
 @dataclass(frozen=True)
 class StandIn:
     """What stands for a tensor under differentiation.
@@ -45,12 +52,19 @@ class Call:
     Attributes:
         function: what is called.
         args: its arguments.
-        kwargs: those by name.
+        kwargs: those by name; the first ones are moved to `args`.
     """
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        names = _LEADING + (_FOLLOWING if self.name in _LOOKING_UP else ())
+        named = [self.kwargs[name] for name in names if name in self.kwargs]
+        rest = {name: own for name, own in self.kwargs.items() if name not in names}
+        object.__setattr__(self, "args", (*self.args, *named))
+        object.__setattr__(self, "kwargs", rest)
 
     @property
     def name(self) -> str:
@@ -100,7 +114,7 @@ def carried_on(call: Call, made: Tensor, known: Mapping[int, StandIn]) -> StandI
         made: its result.
         known: what stands for its arguments, by their `id`.
     """
-    args, own = call.args, known.get(id(call.args[0]))
+    args, own = call.args, known.get(id(call.args[0])) if call.args else None
     shares = next((stand_in.shares for stand_in in known.values() if stand_in.shares is not None), None)
     if shares is not None and (found := _looked_up(call, made, shares)) is not None:
         return StandIn(found)
@@ -110,11 +124,13 @@ def carried_on(call: Call, made: Tensor, known: Mapping[int, StandIn]) -> StandI
         return StandIn(known[id(args[1])].value * (made - args[0]).detach())
     if call.name in _NOT and own is not None:
         return StandIn(-own.value)
-    values = tree_map(lambda leaf: known[id(leaf)].value if id(leaf) in known else leaf, args)
+    values, named = tree_map(
+        lambda leaf: known[id(leaf)].value if id(leaf) in known else leaf, (args, dict(call.kwargs))
+    )
     if call.name in _DIVISIONS | _WHOLE_DIVISIONS:
         return StandIn(torch.true_divide(*values[:2]))
     try:
-        value = call.function(*values, **{name: own for name, own in call.kwargs.items() if name != "dtype"})
+        value = call.function(*values, **{name: own for name, own in named.items() if name != "dtype"})
     except (RuntimeError, TypeError, IndexError, ValueError):
         value = None
     if isinstance(value, Tensor) and value.requires_grad and value.shape == made.shape:

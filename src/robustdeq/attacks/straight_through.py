@@ -104,8 +104,8 @@ def _under(watch: _Watch, run: Callable[[], Tensor]) -> Tensor:
     try:
         with torch.enable_grad(), watch:
             return run()
-    except (RuntimeError, TypeError, ValueError) as error:
-        said = str(error).splitlines()[0]
+    except Exception as error:
+        said = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"the model cannot be differentiated straight through what has no derivative: {said}"
         ) from error
@@ -168,15 +168,16 @@ class _Watch(TorchFunctionMode):
             return self._stood_for(call.run(), lambda made: carried_on(call, made, known))
         if not any(tensor.requires_grad for tensor in tensors):
             return call.run()
-        name, own = call.name, call.args[0]
+        name, others = call.name, call.args[1:]
+        own: Any = next(iter(call.args), None)
         if name == "detach" or call.function == _DATA:
             return own.clone() if self._note("detach") else call.run()
         if name in _LEAVING:
             self._note(name)
-            return call.run(own.detach(), *call.args[1:])
+            return call.run(own.detach(), *others)
         if call.in_steps_in_place:
             self._note(name.removesuffix("_"))
-            return own.add_((call.run(own.detach().clone(), *call.args[1:]) - own).detach())
+            return own.add_((call.run(own.detach().clone(), *others) - own).detach())
         made = call.run()
         followed = any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(made))
         if self._blind and followed:
@@ -188,7 +189,10 @@ class _Watch(TorchFunctionMode):
 
     def _stood_for(self, made: Any, find: Callable[[Tensor], StandIn | None]) -> Any:
         """A result with the derivative of its stand-in, or, where it can have none, remembered with it."""
-        found = find(made) if isinstance(made, Tensor) else None
+        try:
+            found = find(made) if isinstance(made, Tensor) else None
+        except Exception:
+            found = None
         if found is None:
             return made
         if made.is_floating_point():
