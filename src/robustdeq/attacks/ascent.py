@@ -60,6 +60,11 @@ class Ascent:
         """With all images standing, as they are."""
         return cls(surrogate, judge, x, y, x.clone(), torch.arange(len(x), device=x.device), generators(x, seed))
 
+    @property
+    def by_chance(self) -> bool:
+        """Whether chance has a say, and the judge is a mean of draws."""
+        return getattr(self.judge, "readings", 1) > 1
+
     def begin_at(self, start: Callable[[Pixels, torch.Generator], Pixels]) -> None:
         """Put all that stand where a run starts.
 

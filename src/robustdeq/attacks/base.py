@@ -14,6 +14,7 @@ from robustdeq.base.errors import InputError
 from robustdeq.base.progress import Report, silent
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.base.threat import ThreatModel
+from robustdeq.deq.defenses import averaged
 from robustdeq.deq.model import DEQ
 
 
@@ -91,7 +92,8 @@ class Attack(metaclass=ABCMeta):
             surrogate: the model whose gradient is climbed: a `Surrogate`, or any module x → logits.
             x: the images, pixels within the bounds.
             y: their labels, or, targeted, the classes to reach.
-            target: the model that decides what has succeeded (a `Defended`, say); None for the surrogate.
+            target: the model that decides what has succeeded (a `Defended`, say); None for the surrogate. Where chance
+                plays a part, the mean of several of its draws decides.
             report: called with the share of the work that is done and what comes next.
 
         Returns:
@@ -104,13 +106,13 @@ class Attack(metaclass=ABCMeta):
         judge = surrogate if target is None else target
         if any(getattr(model, "deq", model).training for model in (surrogate, judge)):
             warnings.warn("the model under attack is in training mode; call .eval() on it first.", stacklevel=2)
-        return self.search(surrogate, judge, x.detach(), y.long(), report or silent)
+        return self.search(surrogate, averaged(judge), x.detach(), y.long(), report or silent)
 
     @abstractmethod
     def search(self, surrogate: nn.Module, judge: nn.Module, x: Pixels, y: Labels, report: Report) -> Pixels:
         """Make adversaries of images and labels that have been checked; arguments as for a call.
 
-        `judge` is the target, or the surrogate where there is none. What it returns is a new tensor.
+        `judge` is the target, or the surrogate where there is none, `averaged`. What it returns is a new tensor.
         """
 
 

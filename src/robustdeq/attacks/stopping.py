@@ -26,7 +26,8 @@ class StoppingPGD(PGD):
     """PGD that keeps, for each sample, the first iterate that fools the judge, or else the last; settings as for `PGD`.
 
     Iterates are judged by the logits that are differentiated (`Judged`): through the solver of the defense that judges,
-    that costs no further solve.
+    that costs no further solve. Where chance has a say, no run ends early: further beyond the boundary, fewer draws are
+    correct.
     """
 
     @classmethod
@@ -48,6 +49,9 @@ class StoppingPGD(PGD):
     @override
     def climb(self, ascent: Ascent, loss: Bound, last: bool) -> None:
         """As for `PGD`, each until it succeeds, and the judge is asked after every run."""
+        if ascent.by_chance:
+            super().climb(ascent, loss, last=False)
+            return
         ascent.begin_at(self.start)
         judged = Judged(ascent.surrogate, ascent.judge)
         for _ in range(self.steps):

@@ -116,6 +116,16 @@ class Mean(nn.Module):
         return torch.stack([self.model(x) for _ in range(self.readings)]).mean(dim=0)
 
 
+def averaged(model: nn.Module) -> nn.Module:
+    """The mean of several readings of a `Defended` that is left to chance, of which one alone is mere luck.
+
+    Any other model is returned as it is.
+    """
+    defense = getattr(model, "defense", None)
+    readings = max(getattr(defense, name, 1) for name in ("draws", "judgements"))
+    return model if readings == 1 else Mean(model, readings).eval()
+
+
 @dataclass(frozen=True)
 class AsIs(Defense):
     """No defense: any module x → logits as it is, an explicit network for one."""
