@@ -88,6 +88,14 @@ def test_each_check_fails_on_the_defense_whose_attacks_are_not_fit(
     assert list(verdict.numbers["ensemble"].values()) == pytest.approx(numbers)
 
 
+def test_where_no_step_could_move_an_image_nothing_is_said_of_its_gradient() -> None:
+    still = replace(HEALTHY, moved=each(first(0, of=10)))
+    assert failed(still) == [ZERO]
+    check = checks(replace(still, eps=0.0))[ZERO]
+    assert check.verdict is CheckVerdict.TOO_FEW
+    assert check.sentence == "With ε = 0 no step moves an image, whatever its gradient."
+
+
 def test_ready_made_attack_that_overrates_the_final_state_is_told() -> None:
     evidence = replace(HEALTHY, ready_made={**HEALTHY.ready_made, "final": first(30)})
     assert failed(evidence) == [MISALIGNED]
@@ -182,13 +190,18 @@ class Broken(Rounded):
         return torch.where((logits.argmax(dim=1) == 0)[:, None], torch.nan, logits)
 
 
-def measured(model: MDEQ, head: nn.Module) -> GridResult:
+def measured(model: MDEQ, head: nn.Module, eps: float = 0.2) -> GridResult:
     deq = DEQ(model.injection, model.cell, head, model.solver, model.tail, model.gradient).eval()
     x, y = rd.data.load("digits").require("test").head(12).tensors()
-    attack = PGD(eps=0.2, step_size=0.1, steps=2, random_start=False)
+    attack = PGD(eps=eps, step_size=0.1, steps=2, random_start=False)
     estimators = Estimators(steps=(1,), dampings=(1.0,))
     strict = Strict(attack, estimators, steps=2, restarts=1, apgd_steps=2, targets=1, queries=40, probe_images=12)
     return measure(deq, x, y, strict, early=2, batch_size=12)
+
+
+def test_a_ball_of_no_radius_reproaches_no_gradient(trained: MDEQ) -> None:
+    found = verdicts(measured(trained, trained.head, eps=0.0))
+    assert found["zero gradients"].verdict is CheckVerdict.TOO_FEW
 
 
 def verdicts(result: GridResult) -> dict[str, Check]:
@@ -202,7 +215,7 @@ def test_defense_that_hides_its_gradient_is_caught_and_climbed_straight_through(
     assert not any(honest[name].verdict is CheckVerdict.FAILED for name in caught)
     assert {name for name, check in hidden.items() if check.verdict is CheckVerdict.FAILED} >= caught
     name = "operations without a derivative"
-    assert honest[name].sentence == "Every operation of the model has a derivative."
+    assert honest[name].sentence == "On the one image that was watched, every operation has a derivative."
     assert hidden[name].sentence.startswith("No useful derivative: round (test_diagnostics.py:")
     found = dict(zip(results[1].ids, results[1].per_sample[0].sum(axis=1), strict=True))
     assert found["straight-through"] < found["through-final"]

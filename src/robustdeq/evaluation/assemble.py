@@ -142,4 +142,5 @@ def _evidence(manifest: dict[str, Any], found: dict[str, Outcome], result: GridR
         straight=standing("straight-through"),
         operations={title: row["operations"] for title, row in watched.items() if "operations" in row},
         unwatched={title: row.get("unwatched", "") for title, row in watched.items()},
+        eps=manifest["settings"]["attack"]["eps"],
     )

@@ -6,6 +6,7 @@ et al. ("On Evaluating Adversarial Robustness", 2019): an attack that fails one 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -78,6 +79,7 @@ class Evidence:
         straight: standing under one run of PGD straight through the operations without a derivative.
         operations: these operations; for each defense where they were looked for, none or more.
         unwatched: why they could not be looked for.
+        eps: the radius of the ball.
     """
 
     single: Standing = field(default_factory=dict)
@@ -92,6 +94,7 @@ class Evidence:
     straight: Standing = field(default_factory=dict)
     operations: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unwatched: Mapping[str, str] = field(default_factory=dict)
+    eps: float = math.inf
 
 
 def checks(evidence: Evidence) -> tuple[Check, ...]:
@@ -111,11 +114,14 @@ def checks(evidence: Evidence) -> tuple[Check, ...]:
 
 def zero_gradients(evidence: Evidence) -> Check:
     """Gradients that vanish cannot be climbed."""
+    name = "zero gradients"
     numbers = {row: {"share with zero gradient": float(1 - moved.mean())} for row, moved in evidence.moved.items()}
+    if evidence.eps == 0:
+        return Check(name, CheckVerdict.TOO_FEW, "With ε = 0 no step moves an image, whatever its gradient.", numbers)
     failed, worst, images = *_above_zero(numbers), _images(evidence.moved)
     well = f"None of {images} images has a zero gradient."
     ill = f"Up to {worst:.1%} of {images} images have a zero gradient: attacks that climb it say nothing about those."
-    return Check("zero gradients", _verdict(failed), ill if failed else well, numbers)
+    return Check(name, _verdict(failed), ill if failed else well, numbers)
 
 
 def without_derivative(evidence: Evidence) -> Check:
@@ -129,7 +135,8 @@ def without_derivative(evidence: Evidence) -> Check:
             name, CheckVerdict.FAILED, f"Operations without a derivative could not be looked for: {why}", numbers
         )
     if not named:
-        return Check(name, CheckVerdict.PASSED, "Every operation of the model has a derivative.", numbers)
+        well = "On the one image that was watched, every operation has a derivative."
+        return Check(name, CheckVerdict.PASSED, well, numbers)
     found = _comparison(
         name,
         ("straight through it", evidence.straight),
