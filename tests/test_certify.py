@@ -103,6 +103,12 @@ def test_worst_cases_stand_above_what_is_certified(capsys: pytest.CaptureFixture
     assert "cover the vote" in refused(capsys, *vote, "--attacked", "[at-0.01]")
 
 
+def test_worst_cases_of_pixels_that_boxes_do_not_cover_stand_above_none(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main([*EVALUATE, "--attack.bounds", "[-1, 2]", "--attack.steps", "1"])
+    boxes = ["--certificate", "interval", "--interval.halvings", "1", "--attacked", "[evaluated]"]
+    assert "cover pixels in [0, 1] and the attacks use [-1, 2]" in refused(capsys, *CERTIFY, *boxes)
+
+
 def test_certificates_of_something_else_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(CERTIFY)
     other = [argument.replace("model.s", "other.s") for argument in EVALUATE]

@@ -106,6 +106,23 @@ def test_certificates_that_do_not_fit_are_refused_before_any_attack(monkeypatch:
         measure(model, x, y, cascade(ThreatModel(0.1, "L1")), certified=certified)
 
 
+def test_attacks_beyond_the_pixels_that_are_covered_are_refused(tmp_path: Path) -> None:
+    """Interval bounds clip their boxes to [0, 1]; a Lipschitz bound holds everywhere."""
+    model, (x, y) = trained(CONTRACTING), images(2)
+    boxes, wide = IntervalBounds(halvings=1).certify(model, x, y), (-1.0, 2.0)
+    boxes.save(tmp_path / "boxes.json")
+    for certified in (boxes, Certified.read(tmp_path / "boxes.json"), certificates([1.0] * 2, "Linf")):
+        for bounds in (wide, (0.0, math.inf), (-0.1, 1.0)):
+            with pytest.raises(InputError, match=r"cover pixels in \[0, 1\] and the attacks use \[.*\]; certify by"):
+                certified.covering(ThreatModel(0.01, "Linf", bounds), 64)
+        for bounds in ((0.0, 1.0), (0.2, 0.8)):
+            assert certified.covering(ThreatModel(0.01, "Linf", bounds), 64) == 0.01
+    everywhere = Lipschitz().certify(trained(DENSE), x, y)
+    everywhere.save(tmp_path / "everywhere.json")
+    for certified in (everywhere, Certified.read(tmp_path / "everywhere.json")):
+        assert certified.covering(ThreatModel(0.01, "L2", wide), 64) == 0.01
+
+
 @settings(max_examples=50, deadline=None)
 @given(eps=st.floats(0.01, 0.2), seed=st.integers(0, 1000))
 def test_covering_ball_holds_every_perturbation(eps: float, seed: int) -> None:

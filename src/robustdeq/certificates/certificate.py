@@ -62,6 +62,7 @@ class Certified:
         tolerance: the greatest norm of z − f(z) of such a solve; None where any solve is covered.
         of_model: whether it is about the model itself, and not about one that is made of it.
         settings: those of the certificate.
+        unbounded: whether it covers pixels outside [0, 1] too.
     """
 
     title: str
@@ -74,6 +75,7 @@ class Certified:
     tolerance: float | None = None
     of_model: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
+    unbounded: bool = False
 
     @property
     def correct(self) -> Bool[np.ndarray, "samples"]:
@@ -88,8 +90,14 @@ class Certified:
             entries: of an image.
 
         Raises:
-            InputError: no ball of the certificate's norm holds that of the threat model.
+            InputError: no ball of the certificate's norm holds that of the threat model, or its pixels are not covered.
         """
+        low, high = threat.bounds
+        if not (self.unbounded or 0 <= low < high <= 1):
+            raise InputError(
+                f"the certificates cover pixels in [0, 1] and the attacks use [{low:g}, {high:g}]; certify by a "
+                "Lipschitz bound, which holds for any."
+            )
         norms = (self.norm.name, threat.measure.name)
         if norms[0] == norms[1] or norms == ("Linf", "L2"):
             return threat.eps
@@ -107,6 +115,7 @@ class Certified:
             "tolerance": self.tolerance,
             "of_model": self.of_model,
             "settings": self.settings,
+            "unbounded": self.unbounded,
             **{name: getattr(self, name).tolist() for name in _PER_SAMPLE},
         }
         write_text(path, json.dumps(plain, indent=1) + "\n")
@@ -150,12 +159,14 @@ class Certificate(ABC):
         covers: what keeps its class within the radius, in words.
         norm: in which radii are measured.
         of_model: whether it is about the model itself, and not about one that is made of it.
+        unbounded: whether it covers pixels outside [0, 1] too.
     """
 
     title: str
     covers: str
     norm: Norm
     of_model: bool = True
+    unbounded: bool = True
 
     @abstractmethod
     def radii(self, model: nn.Module, x: Sequence[Pixels], report: Report) -> list[Radii]:
@@ -208,4 +219,5 @@ class Certificate(ABC):
             tolerances.pop(),
             self.of_model,
             describe(self),
+            self.unbounded,
         )

@@ -121,6 +121,7 @@ class IntervalBounds(Certificate):
     title = "interval bounds"
     covers = "the exact equilibrium of the weights"
     norm = Linf()
+    unbounded = False
 
     def __post_init__(self) -> None:
         check_counts(halvings=self.halvings, max_steps=self.max_steps)

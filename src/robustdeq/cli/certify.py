@@ -114,7 +114,9 @@ def _evaluation(folder: Path, model: nn.Module, images: Images) -> GridResult:
 
 def _left(result: GridResult, found: Certified, images: Images) -> tuple[float, Bool[np.ndarray, "samples"]]:
     """The radius of an evaluation in the norm of certificates, and what it leaves; they must agree on every image."""
-    threat = ThreatModel(*(result.settings["attack"][name] for name in ("eps", "norm")))
+    attack = result.settings["attack"]
+    low, high = map(float, attack["bounds"])
+    threat = ThreatModel(attack["eps"], attack["norm"], (low, high))
     x, y = images.tensors()
     check = bracketed(result, found, guaranteed(found, threat, x, y)).checks[-1]
     require(check.verdict is not CheckVerdict.FAILED, check.sentence)
