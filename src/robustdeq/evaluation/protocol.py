@@ -552,7 +552,13 @@ class Adaptive(Estimating):
     @override
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
         attack, adaptively = self.attack, adaptive(self.attack, rows[1:])
-        bare, last = rows[0].surrogates[0], adaptively[-1]
+        own = adaptive(attack, [row for row in rows[1:] if row.defense == self.defense])
+        if not own:
+            raise InputError(
+                f"the rows are {', '.join(row.id for row in rows)}, and this protocol takes the bare model first and "
+                f"{self.defense.label} after it; give them so, or another defense to the protocol."
+            )
+        bare, last = rows[0].surrogates[0], own[-1]
         ready_made = climb(attack, model, self.estimators.ready_made(as_deq(model)))
         continued = ContinuedPGD(**vars(attack))
         stages = replace(
