@@ -1,7 +1,7 @@
 """The columns of the paper's tables, and the candidates of each."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from cells import make_deq
-from robustdeq.attacks import PGD, AutoAttack, JointAttack, Square
+from robustdeq.attacks import PGD, AutoAttack, JointAttack, MomentumPGD, Square, StoppingPGD
 from robustdeq.base.errors import InputError
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState
-from robustdeq.evaluation import Attempt, Column, Estimators
+from robustdeq.evaluation import Attempt, Column, Estimators, measure
 from robustdeq.evaluation.column import Role, Row, Rule, estimated
 from robustdeq.evaluation.protocols import protocol_named
 from robustdeq.gradients import (
@@ -31,6 +31,7 @@ LAST = DEQ.last_state
 DEFENSES = {"final": FinalState(), "early": EarlyState(2), "ensemble": EnsembleState()}
 ROWS = [Row(name, DEQ, defense) for name, defense in DEFENSES.items()]
 ATTACK = PGD(steps=2)
+X, Y = torch.rand(2, 1, 2, 3), torch.zeros(2, dtype=torch.long)
 
 
 def columns_of(name: str, **settings: object) -> list[Column]:
@@ -197,6 +198,31 @@ def test_every_attack_is_made_within_the_bounds(name: str) -> None:
     moved = protocol_named(name, attack=replace(ATTACK, bounds=(-1.0, 3.0)))
     attempts = [attempt for column in moved.columns(DEQ, ROWS, {}) for attempt in column.attempts]
     assert {attempt.attack.threat.bounds for attempt in attempts} == {(-1.0, 3.0)}
+
+
+class Flat(PGD):
+    def loss(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return logits[:, 0]
+
+
+@dataclass(frozen=True)
+class Named(PGD):
+    steps: int = 3
+    note: str = "an own setting"
+
+
+@pytest.mark.parametrize("name", ["strict", "worst-case", "entropy", "slow-down"])
+@pytest.mark.parametrize(("attack", "lost"), [(Flat(), "loss"), (JointAttack(), "run"), (StoppingPGD(), "climb")])
+def test_attack_whose_overrides_a_protocol_would_lose_is_refused(name: str, attack: PGD, lost: str) -> None:
+    with pytest.raises(InputError, match=f"{type(attack).__name__} overrides {lost}, which (.*PGD|SlowDown) would"):
+        measure(DEQ, X, Y, protocol_named(name, attack=attack), early=2)
+
+
+def test_settings_of_its_own_keep_an_attack_from_no_protocol() -> None:
+    columns = {column.id: column for column in protocol_named("strict", attack=Named(0.1)).columns(DEQ, ROWS, {})}
+    assert columns["restarts"].attempts[0].attack == StoppingPGD.like(PGD(0.1), 20, 5)
+    assert columns["apgd"].attempts[0].attack == MomentumPGD.like(PGD(0.1), 100, 1)
+    assert columns["through-final"].attempts[0].attack == Named(0.1)
 
 
 def test_joint_attack_and_square_say_that_they_climb_no_gradient() -> None:

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 import robustdeq as rd
 from cells import CLASSES, IMAGE, make_deq
 from dense import parameter_differences
-from robustdeq.attacks import PGD
+from robustdeq.attacks import PGD, JointAttack, MomentumPGD, StoppingPGD
 from robustdeq.base.errors import InputError
 from robustdeq.deq.tail import Unroll
 from robustdeq.gradients import Exact, Phantom, StateGradient, Surrogate, ThroughSolver, UnrolledIntermediate
@@ -107,6 +107,19 @@ def test_adversaries_are_those_of_the_attack_on_the_model_in_eval_mode(mdeq: MDE
     assert torch.equal(found.images, climbed(ATTACK, Surrogate(mdeq.eval(), gradient), x))
     assert not found.images.requires_grad
     assert (found.state, found.steps) == (None, None)
+
+
+class Halving(PGD):
+    def step(self, x: Tensor, gradient: Tensor, center: Tensor) -> Tensor:
+        return super().step(x, gradient / gradient.abs().sum(), center).lerp(center, 0.5)
+
+
+@pytest.mark.parametrize("attack", [Halving(0.2, 0.1, 3), JointAttack(0.2, 0.1, 3)], ids=lambda attack: attack.label)
+def test_what_an_attack_overrides_is_what_training_uses(attack: PGD) -> None:
+    deq, x = make_deq(gradient=Exact()).eval(), pixels()
+    found = AdversarialTraining(attack).adversaries(deq, x, Y, moment(attack.seed))
+    assert torch.equal(found.images, climbed(attack, Surrogate(deq, Exact()), x))
+    assert not torch.equal(found.images, climbed(PGD(0.2, 0.1, 3), Surrogate(deq, Exact()), x))
 
 
 def test_adversaries_of_an_explicit_network_climb_its_autograd() -> None:
@@ -330,6 +343,8 @@ def test_explicit_network_has_no_random_state() -> None:
         (lambda: AdversarialTraining(warm_steps=0), "warm_steps"),
         (lambda: AdversarialTraining(PGD(restarts=2)), "restarts"),
         (lambda: AdversarialTraining(PGD(targeted=True)), "targeted"),
+        (lambda: AdversarialTraining(StoppingPGD()), "StoppingPGD makes its runs in a way of its own"),
+        (lambda: TRADES(MomentumPGD()), "MomentumPGD makes its runs in a way of its own"),
         (lambda: TRADES(beta=-1.0), "beta"),
         (lambda: TRADES(beta=float("nan")), "beta"),
         (lambda: TRADES(warmup=2.0), "warmup"),

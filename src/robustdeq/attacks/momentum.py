@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,7 +57,8 @@ class MomentumPGD(StoppingPGD):
     @override
     def like(cls, attack: PGD, steps: int, restarts: int) -> MomentumPGD:
         """With the threat model, starts and criterion of another PGD, and first steps of twice its radius."""
-        return cls(**vars(attack) | {"steps": steps, "restarts": restarts, "step_size": 2 * attack.eps or 1.0})
+        own: dict[str, Any] = {"steps": steps, "restarts": restarts, "step_size": 2 * attack.eps or 1.0}
+        return cls(**attack.settings_for(cls) | own)
 
     @property
     @override

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from robustdeq.attacks.ascent import Ascent, Bound
 from robustdeq.attacks.base import BallAttack, Cost
 from robustdeq.attacks.losses import LabelledLoss, correct, named, register
 from robustdeq.base.derivative import derivative
-from robustdeq.base.errors import check_seed, require
+from robustdeq.base.errors import InputError, check_seed, require
 from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report
 from robustdeq.base.shapes import Labels, Logits, Mask, PerSample, Pixels, per_sample
@@ -40,11 +41,15 @@ def input_gradient(model: nn.Module, x: Pixels, loss: Loss) -> Pixels:
         return finite_or_zero(derivative(total_loss(loss, model(x)), x))
 
 
+_METHODS = ("search", "climb", "start", "loss", "step", "run", "fooled")
+
+
 @dataclass(frozen=True)
 class PGD(BallAttack):
     """Projected gradient ascent on a loss, last iterate.
 
-    `start`, `loss`, `step`, `run`, `climb` and `fooled` can be overridden. The adversary of an image depends on that
+    `start`, `loss`, `step`, `run`, `climb` and `fooled` can be overridden; what makes another kind of PGD of it refuses
+    to lose that (`settings_for`). The adversary of an image depends on that
     image alone, and not on the others of its batch: each draws its own random starts.
 
     Args:
@@ -101,6 +106,17 @@ class PGD(BallAttack):
         steps = steps if self.restarts == 1 else f"{self.restarts} × {steps}"
         loss = str(self.criterion)
         return steps if loss == "cross_entropy" else f"{steps} on the {loss.replace('_', ' ')}"
+
+    def settings_for(self, kind: type[PGD]) -> dict[str, Any]:
+        """The settings of `PGD`, for another kind of it; raises `InputError` where that would lose an override."""
+        own = type(self)
+        lost = [name for name in _METHODS if getattr(own, name) not in (getattr(PGD, name), getattr(kind, name))]
+        if lost:
+            raise InputError(
+                f"{own.__name__} overrides {', '.join(lost)}, which {kind.__name__} would lose here; give PGD instead, "
+                f"and {own.__name__} as one of `attacks` beside."
+            )
+        return {setting.name: getattr(self, setting.name) for setting in fields(PGD)}
 
     @override
     def search(self, surrogate: nn.Module, judge: nn.Module, x: Pixels, y: Labels, report: Report) -> Pixels:

@@ -6,7 +6,8 @@ samples leave the batch, and every further step costs what still stands.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from typing_extensions import override
@@ -33,7 +34,8 @@ class StoppingPGD(PGD):
     @classmethod
     def like(cls, attack: PGD, steps: int, restarts: int) -> StoppingPGD:
         """With the settings of another PGD, but for its steps and restarts."""
-        return cls(**vars(replace(attack, steps=steps, restarts=restarts)))
+        own: dict[str, Any] = {"steps": steps, "restarts": restarts}
+        return cls(**attack.settings_for(cls) | own)
 
     @property
     @override

@@ -560,7 +560,7 @@ class Adaptive(Estimating):
             )
         bare, last = rows[0].surrogates[0], own[-1]
         ready_made = climb(attack, model, self.estimators.ready_made(as_deq(model)))
-        continued = ContinuedPGD(**vars(attack))
+        continued = ContinuedPGD(**attack.settings_for(ContinuedPGD))
         stages = replace(
             last.climbs,
             module=Stages([bare.module, last.climbs.module]),

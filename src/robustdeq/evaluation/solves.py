@@ -68,7 +68,7 @@ class Slowness(Probe):
     @override
     def look(self, row: Row, x: Pixels, y: Labels) -> dict[str, PerSample]:
         deq = as_deq(row.judge.deq)
-        made = SlowDown(**vars(self.attack))(deq, x, y)
+        made = SlowDown(**self.attack.settings_for(SlowDown))(deq, x, y)
         found: dict[str, PerSample] = {}
         for name, images in (("", x), (", attacked", made)):
             solve = deq.solve(images)
@@ -125,7 +125,8 @@ class SlowDowns(Estimating):
 
     @override
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
-        slow = Attempt(SlowDown(**vars(self.attack)), Climbed(as_deq(model), "the model", "the model", 0))
+        attack = SlowDown(**self.attack.settings_for(SlowDown))
+        slow = Attempt(attack, Climbed(as_deq(model), "the model", "the model", 0))
         ready_made = climb(self.attack, model, self.estimators.ready_made(as_deq(model)))
         return [
             Column("ready-made", "ready-made", ready_made, ready_made=True),

@@ -168,6 +168,12 @@ class AdversarialTraining(Objective):
             raise InputError(f"restarts is {self.attack.restarts}; the attack of a training step runs once.")
         if self.attack.targeted:
             raise InputError("the attack is targeted; in training it leaves the labels it is given: drop targeted.")
+        own = type(self.attack)
+        if (own.search, own.climb) != (PGD.search, PGD.climb):
+            raise InputError(
+                f"{own.__name__} makes its runs in a way of its own, and a training step makes a single one by `run`; "
+                "give PGD, or an attack that overrides that."
+            )
 
     @override
     def adversaries(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> Adversaries:
