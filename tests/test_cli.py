@@ -235,6 +235,14 @@ def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str])
         (evaluate("--protocol", "strict", "--transfer", "missing.safetensors"), "missing.safetensors"),
         (evaluate("--protocol", "strict", "--transfer", "explicit-colour.safetensors"), "(3, any, any)"),
         (evaluate(weights="explicit-colour.safetensors"), "(3, any, any)"),
+        (evaluate("--transfer", "explicit.safetensors"), "--transfer is of no use to the protocol paper"),
+        (evaluate("--strict.queries", "5", weights="explicit.safetensors"), "--strict is of no use to the protocol"),
+        (evaluate("--reduction.steps", "3"), "--reduction is of no use to the protocol paper"),
+        (evaluate("--protocol", "strict", "--strict.attack.eps", "0.1"), "not within --strict"),
+        (evaluate("--protocol", "entropy", "--early", "2"), "--early is of no use to the protocol entropy"),
+        (evaluate("--protocol", "strict", weights="explicit.safetensors"), "leave --protocol out"),
+        (evaluate("--early", "2", weights="explicit.safetensors"), "--early is of no use to the protocol network"),
+        (evaluate(weights="explicit.safetensors"), "--estimators is of no use to the protocol network"),
         (again("--attack.steps", "2"), "other settings (attack: "),
         (again("--early", "3"), "other settings (early: 2, now 3)"),
         (again("--estimators.steps", "[2]"), "other settings (estimators: "),
@@ -550,6 +558,17 @@ def test_early_state_is_chosen_on_development_when_the_weights_do_not_say() -> N
     assert json.loads(Path("out/results.json").read_text())["settings"]["early"] in (1, 2, 3)
 
 
+def test_early_state_is_not_asked_for_where_none_is_read() -> None:
+    arguments = evaluate("--protocol", "slow-down", weights="undecided.safetensors", data="alone/test.parquet")
+    cli.main(arguments)
+    assert "early" not in json.loads(Path("out/results.json").read_text())["settings"]
+
+
+def test_results_of_an_explicit_network_are_named_after_its_protocol() -> None:
+    cli.main(["evaluate", "explicit.safetensors", "--data", "digits", "-n", "1", "--attack.steps", "1"])
+    assert Path("runs/evaluate/explicit-digits-network/results.json").is_file()
+
+
 @pytest.mark.parametrize("place", [lambda config: ["--config", config], lambda config: [f"--config={config}"]])
 def test_options_may_stand_in_a_file_and_dotted_ones_override_it(place: Callable[[str], list[str]]) -> None:
     Path("options.yaml").write_text(
@@ -594,7 +613,7 @@ def test_help_explains_each_command_and_its_options_on_two_screens(
 
 def test_help_says_how_options_are_written(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, written in {
-        ("evaluate", "-h"): ("evaluate NETWORK [options]", "-n N", "-o, --output OUTPUT", "--attack.…", "[paper]"),
+        ("evaluate", "-h"): ("evaluate NETWORK [options]", "-n N", "-o, --output OUTPUT", "--attack.…", "[cifar10]"),
         ("train", "small-fast", "--help"): ("train [RECIPE] [options]", "--resume go on", "--…"),
         ("convert", "--help"): ("convert CHECKPOINT [options]", "--tail {exact,unrolled}", "[exact]"),
         ("report", "--help"): ("report RUN ... [options]", "[report.html]"),

@@ -51,7 +51,7 @@ def test_what_was_kept_agrees(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_does_not_agree_ends_in_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     rd.save(ResNet(ResNetConfig((1, 1), width=2), 10, 1).eval(), "resnet.safetensors")
-    command = kept("resnet.safetensors", "--strict.queries", "2")
+    command = kept("resnet.safetensors")
     cli.main(command)
     refused(capsys, "is about another model", "verify", "run", "deq.safetensors", "--data", "digits")
     file = min(Path("run/adversaries").iterdir())

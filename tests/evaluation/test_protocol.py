@@ -119,6 +119,11 @@ def test_protocol_that_is_not_there_is_refused(name: str, meant: str) -> None:
         protocol_named(name)
 
 
+def test_setting_that_a_protocol_lacks_is_refused() -> None:
+    with pytest.raises(InputError, match="the protocol paper has no sources; leave it out, or choose another"):
+        protocol_named("paper", sources={})
+
+
 @pytest.mark.parametrize("settings", [{"steps": ()}, {"dampings": ()}, {"states": 0}], ids=str)
 def test_search_over_nothing_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError):
@@ -169,9 +174,9 @@ def test_autoattack_is_judged_on_the_surrogate_and_on_every_defense() -> None:
 
 
 def test_keys_tell_all_attempts_apart() -> None:
-    sources = {name: torch.nn.Linear(2, 2) for name in "ab"}
-    for name in ("paper", "strict", "ready-made", "autoattack"):
-        attempts = [attempt for column in columns_of(name, sources=sources) for attempt in column.attempts]
+    sources = {"sources": {name: torch.nn.Linear(2, 2) for name in "ab"}}
+    for name, settings in (("paper", {}), ("strict", sources), ("ready-made", {}), ("autoattack", {})):
+        attempts = [attempt for column in columns_of(name, **settings) for attempt in column.attempts]
         assert len({attempt.key for attempt in attempts}) == len(attempts)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from robustdeq.base.errors import InputError, require
+from robustdeq.attacks import PGD
+from robustdeq.base.errors import InputError, look_up, require
 from robustdeq.certificates import Certified
 from robustdeq.cli.attack import Climb
 from robustdeq.cli.device import device_named
@@ -17,9 +19,9 @@ from robustdeq.data import Images
 from robustdeq.data import load as load_data
 from robustdeq.deq import DEQ, EntropyReduction
 from robustdeq.deq.defenses import EarlyState
-from robustdeq.evaluation import Estimators, Network, Strict
+from robustdeq.evaluation import Estimators, Network, Paper, Protocol, Strict
 from robustdeq.evaluation.distributed import launch
-from robustdeq.evaluation.protocols import protocol_named
+from robustdeq.evaluation.protocols import PROTOCOLS
 from robustdeq.zoo import fingerprint, load
 from robustdeq.zoo.factory import check_takes
 
@@ -31,7 +33,7 @@ def evaluate(
     weights: Path | None = None,
     model: dict[str, Any] | None = None,
     n: int | None = None,
-    protocol: str = "paper",
+    protocol: str | None = None,
     attack: Climb = Climb(),  # noqa: B008
     early: int | None = None,
     estimators: Estimators = Estimators(),  # noqa: B008
@@ -65,15 +67,16 @@ def evaluate(
         model: for FILE.py:NAME, its keyword arguments, as in --model.width 64; and those settings of the solve that it
             does not take itself: max_steps, tol, tail_steps, tail_damping.
         n: how many test images, from the first; all by default.
-        protocol: which attacks: paper (Tables 2 and 6), worst-case (per image, over all attacks we know, each on what
-            still stands), strict (the same with every attack on its own, and checks of the attacks), ready-made
-            (Table 1), autoattack (Table 3), entropy (input entropy reduction, attacked as published and adaptively),
-            slow-down (the residual is attacked) or solvers (adversaries for one solver, judged under others).
+        protocol: which attacks on a DEQ: paper (Tables 2 and 6; the default), worst-case (per image, over all attacks
+            we know, each on what still stands), strict (the same with every attack on its own, and checks of the
+            attacks), ready-made (Table 1), autoattack (Table 3), entropy (input entropy reduction, attacked as
+            published and adaptively), slow-down (the residual is attacked) or solvers (adversaries for one solver,
+            judged under others).
         attack: PGD and its threat model, by default that in which the weights were trained.
         early: the state of the early-state defense; by default the one chosen in training, else on the development
             split of the data.
         estimators: the settings of the estimated gradients.
-        strict: how hard the protocols strict and worst-case try.
+        strict: how hard the protocols strict and worst-case try; others on a DEQ pay no heed to it.
         reduction: input entropy reduction, for the protocol entropy.
         defenses: further rows, by name, as in --defenses.mine FILE.py:NAME: an rd.defenses.Defense, or what makes a
             module from images to logits around the model.
@@ -97,23 +100,30 @@ def evaluate(
     images = load_data(data).require("test")
     images = images if n is None else images.head(n)
     subject = opened(network, images, weights, model, trust)
-    climb = attack.attack(subject.trained)
-    folder = output or Path("runs/evaluate") / f"{subject.name}-{short(data)}-{protocol}"
+    deq = subject.model if isinstance(subject.model, DEQ) else None
+    require(
+        deq is not None or protocol is None,
+        f"{network} is an explicit network, which PGD and the standard AutoAttack attack; leave --protocol out.",
+    )
+    kind = Network if deq is None else look_up("protocol", protocol or Paper.name, PROTOCOLS)
+    folder = output or Path("runs/evaluate") / f"{subject.name}-{short(data)}-{kind.name}"
     refuse_file(folder)
     place = device_named(device)
+    require(kind.reads_early or early is None, _useless("--early", kind))
     sources = {short(name): load(name, trust) for name in ([transfer] if isinstance(transfer, str) else transfer or ())}
     for name, source in sources.items():
         check_takes(source, images, name)
-    held_out, deq = None, subject.model if isinstance(subject.model, DEQ) else None
-    if deq is not None:
+    settings = {
+        "--strict": _changed(strict) if deq is None or issubclass(kind, Strict) else {},
+        "--estimators": {"estimators": estimators} if _changed(estimators) else {},
+        "--transfer": {"sources": sources} if sources else {},
+        "--reduction": {"defense": reduction} if _changed(reduction) else {},
+    }
+    chosen, held_out = _protocol(kind, attack.attack(subject.trained), settings), None
+    if deq is not None and kind.reads_early:
         early, held_out = _early_state(subject, data, early)
         if early is not None:
             EarlyState(early).check(deq)
-        asked = {"attack": climb, "estimators": estimators, "sources": sources, "defense": reduction}
-        effort = {setting.name: getattr(strict, setting.name) for setting in fields(strict)}
-        chosen = protocol_named(protocol, **effort | asked)
-    else:
-        chosen = Network(climb)
     show_measured(
         launch(devices, nodes, place.type),
         place,
@@ -126,7 +136,7 @@ def evaluate(
         exhibited=deq if chosen.reads_early and images.pixels.ndim == 4 else None,
         beside=beside,
         gradients=climbed,
-        attacks=attacks_at(attacks or {}, climb),
+        attacks=attacks_at(attacks or {}, chosen.attack),
         early=early,
         development=None if held_out is None else held_out.tensors(),
         batch_size=batch_size,
@@ -134,6 +144,26 @@ def evaluate(
         certified=None if certified is None else _certificates(certified, subject, images),
         overwrite=overwrite,
     )
+
+
+def _changed(settings: Estimators | Strict | EntropyReduction) -> dict[str, Any]:
+    """Those that are not the defaults."""
+    usual, names = type(settings)(), (setting.name for setting in fields(settings))
+    return {name: getattr(settings, name) for name in names if getattr(settings, name) != getattr(usual, name)}
+
+
+def _protocol(kind: type[Protocol], attack: PGD, asked: Mapping[str, Mapping[str, Any]]) -> Protocol:
+    """A protocol with the settings that are asked for, by their option; raises `InputError` where it has no such."""
+    shared = asked["--strict"].keys() & {"attack", "estimators", "sources"}
+    require(not shared, "give --attack, --estimators and --transfer themselves, not within --strict.")
+    own = {setting.name for setting in fields(kind)}
+    for option, settings in asked.items():
+        require(settings.keys() <= own, _useless(option, kind))
+    return kind(attack, **{name: value for settings in asked.values() for name, value in settings.items()})
+
+
+def _useless(option: str, kind: type[Protocol]) -> str:
+    return f"{option} is of no use to the protocol {kind.name}; leave it out, or choose another."
 
 
 def _certificates(path: Path, subject: Subject, images: Images) -> Certified:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from robustdeq.base.errors import look_up
+from robustdeq.base.errors import look_up, require
 from robustdeq.evaluation.protocol import Adaptive, AutoAttackTable, Paper, Protocol, ReadyMade, Strict, WorstCase
 from robustdeq.evaluation.solves import SlowDowns, Solvers
 
@@ -16,7 +16,9 @@ PROTOCOLS: dict[str, type[Protocol]] = {
 
 
 def protocol_named(name: str, **settings: Any) -> Protocol:
-    """The protocol of that name, with those of the settings that it has; raises `InputError` when there is none."""
+    """The protocol of that name and these settings; raises `InputError` where there is none, or it lacks a setting."""
     kind = look_up("protocol", name, PROTOCOLS)
     own = {known.name for known in fields(kind)}
-    return kind(**{setting: value for setting, value in settings.items() if setting in own})
+    for setting in settings:
+        require(setting in own, f"the protocol {name} has no {setting}; leave it out, or choose another.")
+    return kind(**settings)

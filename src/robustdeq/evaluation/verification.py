@@ -78,7 +78,8 @@ def usual_defenses(settings: Mapping[str, Any], reduction: EntropyReduction) -> 
     """
     require("defenses" not in settings, "the rows were given in Python; give them to `verified` there.")
     name = settings["protocol"]
-    protocol = Network() if name == Network.name else protocol_named(name, defense=reduction)
+    own = {"defense": reduction} if "defense" in settings else {}
+    protocol = Network() if name == Network.name else protocol_named(name, **own)
     same = protocol.settings().get("defense") == settings.get("defense")
     require(same, "the evaluation had other settings of --reduction; give the same.")
     return protocol.defenses(settings.get("early"))
