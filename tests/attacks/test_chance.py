@@ -76,3 +76,12 @@ def test_no_run_ends_early_where_chance_has_a_say() -> None:
     plain = PLAIN(climbed.module, x, y)
     torch.manual_seed(3)
     assert torch.equal(StoppingPGD(**vars(PLAIN))(climbed.module, x, y, defended.judge), plain)
+
+
+def test_the_model_stays_in_the_mode_that_it_is_in() -> None:
+    defended = row()
+    x, y = images(defended, 2)
+    defended.judge.deq.train()
+    with pytest.warns(UserWarning, match="in training mode"):
+        PLAIN(defended.surrogates[0].module, x, y, defended.judge)
+    assert defended.judge.deq.training

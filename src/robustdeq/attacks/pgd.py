@@ -49,8 +49,8 @@ class PGD(BallAttack):
     """Projected gradient ascent on a loss, last iterate.
 
     `start`, `loss`, `step`, `run`, `climb` and `fooled` can be overridden; what makes another kind of PGD of it refuses
-    to lose that (`settings_for`). The adversary of an image depends on that
-    image alone, and not on the others of its batch: each draws its own random starts.
+    to lose that (`settings_for`). The adversary of an image depends on that image alone, and not on the others of its
+    batch: each draws its own random starts.
 
     Args:
         eps: the radius of the ball, in the units of pixels.

@@ -123,7 +123,11 @@ def averaged(model: nn.Module) -> nn.Module:
     """
     defense = getattr(model, "defense", None)
     readings = max(getattr(defense, name, 1) for name in ("draws", "judgements"))
-    return model if readings == 1 else Mean(model, readings).eval()
+    if readings == 1:
+        return model
+    mean = Mean(model, readings)
+    mean.training = getattr(model, "deq", model).training
+    return mean
 
 
 @dataclass(frozen=True)
