@@ -92,6 +92,8 @@ MAKERS = {
     maker.__name__: maker
     for maker in (evaluation, benchmarks, panels, leaderboard, reproductions, claims, reliability, readme, source)
 }
+CODE = re.compile(r"<pre\b.*?</pre>|<code>.*?</code>", flags=re.DOTALL)
+HYPHENATED = re.compile(r"[\w.]*(?:-+[\w.]+)+")
 MARK = re.compile(rf"^<!-- ({'|'.join(MAKERS)}): (.+) -->$", flags=re.MULTILINE)
 
 
@@ -114,3 +116,16 @@ def on_files(files, *, config):
 def on_page_markdown(markdown, *, page, config, files):
     """Put what is made in the place of the marks of a page."""
     return MARK.sub(lambda found: MAKERS[found[1]](found[2]), markdown)
+
+
+def on_page_content(html, *, page, config, files):
+    """Keep options and names with hyphens whole in code, and let paths break behind a part of them."""
+    return CODE.sub(lambda code: "".join(map(breakable, re.split("(<[^>]+>)", code[0]))), html)
+
+
+def breakable(part):
+    """A tag as it is, or text of code with the places where it may break."""
+    if part.startswith("<"):
+        return part
+    whole = HYPHENATED.sub(r'<span class="whole">\g<0></span>', part)
+    return re.sub(r"(?<=\w)[/_.](?=\w)", r"\g<0><wbr>", whole)
