@@ -1,4 +1,4 @@
-// What is wider than its place and scrolls can be reached, and scrolled, by the keyboard.
+// For the keyboard and screen readers: what is wider than its place and scrolls is reached, and the search has a name.
 const reachable = new ResizeObserver((changes) => {
   for (const { target } of changes) {
     if (target.scrollWidth > target.clientWidth) target.setAttribute("tabindex", "0");
@@ -8,3 +8,4 @@ const reachable = new ResizeObserver((changes) => {
 document$.subscribe(({ body }) => requestAnimationFrame(() => {
   for (const wide of body.querySelectorAll(".md-typeset__scrollwrap, .katex-display")) reachable.observe(wide);
 }));
+document.querySelector("[data-md-component=search]").setAttribute("aria-label", "Search");
