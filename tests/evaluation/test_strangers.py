@@ -15,7 +15,9 @@ from diverging import CLASS, DIM, diverging
 from robustdeq.attacks import PGD, Attack, Cost, Linf, ThreatModel
 from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
+from robustdeq.base.imports import imported
 from robustdeq.base.progress import Report
+from robustdeq.base.provenance import describe
 from robustdeq.defenses import AsIs, Defense, FinalState
 from robustdeq.evaluation import Chosen, Estimators, GridResult, Paper, Store, Strict, measure
 from robustdeq.evaluation.probes import PROBES
@@ -119,11 +121,13 @@ def test_defense_gets_the_adaptive_columns_with_itself_as_the_judge(folder: Path
     with Store.read(folder / FILE) as store:
         columns = {column["id"]: column["attempts"] for column in store.manifest["columns"]}
     assert result.defenses == ("final", "mine")
+    said = describe(Blurred())
     for column in ("through-mine", "restarts", "apgd", "apgd-t", "square", "one-step", "unbounded"):
         against = [attempt["settings"] for attempt in columns[column] if attempt["settings"]["against"] == "mine"]
-        assert [settings["climbs"]["defense"] for settings in against] == [{"class": "Blurred", "width": 3}]
+        assert [settings["climbs"]["defense"] for settings in against] == [said]
     assert len(result.checks) == 8 + len(PROBES)
-    assert result.settings["defenses"]["mine"] == {"class": "Blurred", "width": 3}
+    assert result.settings["defenses"]["mine"] == said
+    assert {"class": "Blurred", "width": 3}.items() < said.items()
 
 
 def test_each_cell_of_the_defense_is_the_attack_through_it(
@@ -202,3 +206,47 @@ def test_other_settings_of_the_defense_are_other_results(
     defenses = {"final": FinalState(), "mine": Blurred(width=5)}
     with pytest.raises(InputError, match="made with other settings"):
         measure(trained, *data, strict, defenses=defenses, gradients={"own": Shortened()}, batch_size=6, folder=folder)
+
+
+MINE = """
+from robustdeq.attacks import PGD
+from robustdeq.defenses import AsIs
+from robustdeq.evaluation import Chosen
+
+class Blurred(AsIs):
+    def logits(self, model, x):
+        return model(x + 0.1)
+
+class Climbing(PGD):
+    def loss(self, logits, y):
+        return super().loss(logits + 0.1, y)
+
+class Rows(Chosen):
+    def defenses(self, early):
+        return {"0.1": AsIs()}
+
+def defense(attack):
+    return Chosen(attack, {"PGD": (attack, None)}), {"mine": Blurred()}
+
+def attack(attack):
+    return Chosen(attack, {"PGD": (Climbing(attack.eps), None)}), {"network": AsIs()}
+
+def protocol(attack):
+    return Rows(attack, {"PGD": (attack, None)}), None
+"""
+
+
+@pytest.mark.parametrize("kind", ["defense", "attack", "protocol"])
+def test_other_code_is_other_results(kind: str, data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+
+    def measured(name: str) -> GridResult:
+        protocol, defenses = imported(f"{tmp_path / name}:{kind}")(ATTACK)
+        return measure(network, *data, protocol, defenses=defenses, folder=tmp_path / "out")
+
+    (tmp_path / "one.py").write_text(MINE)
+    (tmp_path / "other.py").write_text(MINE.replace("0.1", "0.2"))
+    first, again = measured("one.py"), measured("one.py")
+    assert np.array_equal(first.per_sample, again.per_sample)
+    with pytest.raises(InputError, match="made with other settings"):
+        measured("other.py")

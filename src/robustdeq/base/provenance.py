@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from types import FunctionType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 DISPLAY = ("cli", "base/extras", "base/progress", "reporting")
 ABOVE = (*DISPLAY, "study", "leaderboard", "recipes")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _PACKAGE = Path(__file__).parents[1]
+_LIBRARIES = {"torch", "numpy", *sys.stdlib_module_names}
+_OF_ANY_MODULE = vars(nn.Module()).keys()
 
 
 def code_fingerprint(unrelated: tuple[str, ...] = (*ABOVE, "training"), package: Path = _PACKAGE) -> str:
@@ -53,18 +59,23 @@ def tensor_fingerprint(*tensors: Tensor) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def describe(thing: Any) -> Any:
+def describe(thing: Any, within: tuple[int, ...] = ()) -> Any:
     """What an object is, in plain JSON values: its class and its settings, those of its parts included.
 
-    Two objects with the same description do the same. Modules are described by their weights, tensors by a fingerprint.
+    Two objects with the same description do the same. Modules are described by their weights and `parts`, tensors by a
+    fingerprint, functions and classes of others by their code, but not by what this calls.
 
     Args:
-        thing: a setting: a number, a collection, a dataclass or any object with attributes.
+        thing: a setting: a number, a collection, a function, a dataclass or any object with attributes.
+        within: the ids of all that it is part of, which is not described again.
     """
+    if id(thing) in within:
+        return "what it is part of"
+    part = partial(describe, within=(*within, id(thing)))
     match thing:
         case None | bool() | int() | str():
             return thing if thing is None or isinstance(thing, bool | int) else str(thing)
@@ -72,19 +83,86 @@ def describe(thing: Any) -> Any:
             return thing if math.isfinite(thing) else str(thing)
         case Tensor():
             return tensor_fingerprint(thing)
+        case np.ndarray() | np.generic():
+            return [thing.dtype.str, list(thing.shape), digest(part(thing.tolist()))]
         case nn.Module():
-            return {"class": type(thing).__qualname__, "weights": tensor_fingerprint(*thing.state_dict().values())}
+            weights = tensor_fingerprint(*thing.state_dict().values())
+            return {"class": type(thing).__qualname__, "weights": weights, "parts": digest(parts(thing, within))}
         case Mapping():
-            return {str(key): describe(value) for key, value in thing.items()}
+            return {str(key): part(value) for key, value in thing.items()}
         case list() | tuple() | range():
-            return [*map(describe, thing)]
-        case type() | FunctionType():
+            return [*map(part, thing)]
+        case set() | frozenset():
+            return sorted(map(part, thing), key=json.dumps)
+        case partial():
+            return {"function": part(thing.func), "given": part([thing.args, thing.keywords])}
+        case MethodType():
+            return {"function": part(thing.__func__), "of": part(thing.__self__)}
+        case CodeType():
+            return [thing.co_code.hex(), *thing.co_names, part(thing.co_consts)]
+        case FunctionType() if not _known(thing):
+            held = [cell.cell_contents for cell in thing.__closure__ or ()]
+            code = digest(part([thing.__code__, held, thing.__defaults__, thing.__kwdefaults__]))
+            return {"function": thing.__qualname__, "code": code}
+        case type() if not _known(thing):
+            return {"type": thing.__qualname__} | _code(thing)
+        case type() | FunctionType() | BuiltinFunctionType():
             return f"{thing.__module__}.{thing.__qualname__}"
     if is_dataclass(thing):
         settings = {field.name: getattr(thing, field.name) for field in fields(thing)}
+    elif _package(type(thing)) in _LIBRARIES or not hasattr(thing, "__dict__"):
+        settings = {} if " at 0x" in repr(thing) else {"is": repr(thing)}
     else:
-        settings = getattr(thing, "__dict__", {})
-    return {"class": type(thing).__qualname__} | {name: describe(value) for name, value in settings.items()}
+        settings = vars(thing)
+    described = {name: part(value) for name, value in settings.items()}
+    return {"class": type(thing).__qualname__} | _code(type(thing)) | described
+
+
+def parts(module: nn.Module, within: tuple[int, ...] = ()) -> dict[str, Any]:
+    """What the parts of a module are besides their weights: of each, by its name, its class and its plain attributes.
+
+    Of private ones only numbers and texts count, and no device does: the rest may be what it remembers.
+
+    Args:
+        module: the module.
+        within: as for `describe`.
+    """
+    return {
+        name: {"class": describe(type(part))}
+        | {
+            attribute: describe(value, (*within, id(module), id(part)))
+            for attribute, value in vars(part).items()
+            if attribute not in _OF_ANY_MODULE
+            and not isinstance(value, torch.device)
+            and not (attribute.startswith("_") and (_known(type(part)) or not isinstance(value, int | float | str)))
+        }
+        for name, part in module.named_modules(remove_duplicate=False)
+    }
+
+
+def source_of(kind: type) -> str:
+    """The source of somebody's class, or its name where there is no file of it; empty for those of libraries here."""
+    if _known(kind):
+        return ""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _code(kind: type) -> dict[str, str]:
+    """A digest of the source of somebody's class and of what it derives from; nothing for classes of libraries here."""
+    sources = [*filter(None, map(source_of, kind.__mro__))]
+    return {"code": digest(sources)} if sources else {}
+
+
+def _known(thing: type | FunctionType) -> bool:
+    """Whether something is told by its name, since the versions of its library and of the code are."""
+    return _package(thing) in {"robustdeq", *_LIBRARIES}
+
+
+def _package(thing: type | FunctionType) -> str:
+    return f"{thing.__module__}".partition(".")[0]
 
 
 def dotted(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

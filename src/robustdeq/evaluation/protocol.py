@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -189,7 +189,7 @@ class Protocol(ABC):
 
     def settings(self) -> dict[str, Any]:
         """Its name and settings, in plain values."""
-        return {"protocol": self.name} | {own.name: describe(getattr(self, own.name)) for own in fields(self)}
+        return {"protocol": self.name} | {name: said for name, said in describe(self).items() if name != "class"}
 
     def climbing(self, model: nn.Module, gradients: Gradients) -> list[Column]:
         """One column per gradient, beyond the paper."""

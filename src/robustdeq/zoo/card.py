@@ -7,7 +7,6 @@ A model card states what the model is, how it came about, what was measured and 
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import re
 import shlex
@@ -23,7 +22,7 @@ from torch import nn
 
 from robustdeq import solvers
 from robustdeq.base.errors import InputError
-from robustdeq.base.provenance import dotted
+from robustdeq.base.provenance import dotted, source_of
 from robustdeq.base.statistics import wilson_interval
 from robustdeq.base.threat import ThreatModel
 from robustdeq.data.sources import HUB_ID
@@ -56,7 +55,6 @@ _PROVENANCE_LABELS = {
 }
 _LARGEST = 1e12
 _MOST_STEPS = 1_000_000
-_KNOWN = ("robustdeq", "torch")
 _TASK = "image-classification"
 _ON_HUB = re.compile(rf"({HUB_ID.pattern}) (?:train|val|test)\w*(?:, .*)?")
 _RESIDUALS = {"rel": "relative residual ‖f(z) − z‖ / ‖f(z)‖", "abs": "residual ‖f(z) − z‖"}
@@ -192,22 +190,12 @@ def fingerprint(model: nn.Module) -> str:
     for history in ("gradient", "threat", "factory"):
         settings.pop(history, None)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for source in sorted({_source(type(part)) for part in model.modules()} - {""}):
+    for source in sorted({source_of(type(part)) for part in model.modules()} - {""}):
         digest.update(source.encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _source(kind: type) -> str:
-    """The source of somebody's class, or its name where there is no file of it; empty for those of libraries here."""
-    if kind.__module__.partition(".")[0] in _KNOWN:
-        return ""
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _origin(model: nn.Module, factory: Factory | None) -> dict[str, Any]:
