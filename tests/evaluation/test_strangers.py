@@ -250,3 +250,12 @@ def test_other_code_is_other_results(kind: str, data: tuple[Tensor, Tensor], tmp
     assert np.array_equal(first.per_sample, again.per_sample)
     with pytest.raises(InputError, match="made with other settings"):
         measured("other.py")
+
+
+def test_another_network_of_the_same_weights_is_another_model(data: tuple[Tensor, Tensor], tmp_path: Path) -> None:
+    layers = nn.Linear(64, 16), nn.Linear(16, 10)
+    networks = (nn.Sequential(nn.Flatten(), layers[0], act, layers[1]).eval() for act in (nn.ReLU(), nn.Tanh()))
+    protocol = Chosen(ATTACK, {"PGD": (ATTACK, None)})
+    measure(next(networks), *data, protocol, defenses={"network": AsIs()}, folder=tmp_path)
+    with pytest.raises(InputError, match="were made of another model"):
+        measure(next(networks), *data, protocol, defenses={"network": AsIs()}, folder=tmp_path)

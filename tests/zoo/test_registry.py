@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import robustdeq as rd
 from cells import make_deq
@@ -475,6 +476,9 @@ class TestShards:
         assert allowed == {None: 1, THREE_SHARDS: 4}[after] + 1
 
 
+RELU = nn.ReLU()
+
+
 class TestFingerprint:
     def test_it_survives_a_file_and_a_memory_format(self, path: Path) -> None:
         for network in (model(), ResNet(ResNetConfig((1, 1), width=4), 3, 1)):
@@ -502,6 +506,31 @@ class TestFingerprint:
         before = fingerprint(deq)
         change(deq)
         assert fingerprint(deq) != before
+
+    @pytest.mark.parametrize(
+        ("make", "one", "other"),
+        [
+            (lambda act: nn.Sequential(nn.Linear(2, 2), act), nn.LeakyReLU(0.01), nn.LeakyReLU(5.0)),
+            (lambda act: nn.Sequential(nn.Linear(2, 2), act), nn.LeakyReLU(0.01), nn.Tanh()),
+            (lambda acts: nn.Sequential(*acts), [RELU], [RELU, RELU]),
+            (lambda p: nn.Dropout(p), 0.1, 0.2),
+            (lambda eps: nn.BatchNorm2d(2, eps), 1e-5, 1e-3),
+            (lambda stride: nn.Conv2d(1, 1, 3, stride), 1, 2),
+            (lambda limit: make_deq().with_settings(solver=Broyden(limit=limit)), 2, 3),
+        ],
+        ids=["slope", "kind", "repeated", "dropout", "eps", "stride", "solver"],
+    )
+    def test_settings_of_any_module_count(self, make: Callable[[Any], nn.Module], one: object, other: object) -> None:
+        models = []
+        for setting in (one, one, other):
+            torch.manual_seed(0)
+            models.append(fingerprint(make(setting)))
+        assert models[0] == models[1] != models[2]
+
+    def test_how_a_deq_is_differentiated_or_run_does_not_count(self) -> None:
+        deq = make_deq().eval()
+        before = fingerprint(deq)
+        assert fingerprint(deq.with_settings(gradient=SHINE()).train()) == before
 
     def test_any_module_has_one(self) -> None:
         deq = make_deq()

@@ -22,7 +22,7 @@ from torch import nn
 
 from robustdeq import solvers
 from robustdeq.base.errors import InputError
-from robustdeq.base.provenance import dotted, source_of
+from robustdeq.base.provenance import dotted, parts, source_of
 from robustdeq.base.statistics import wilson_interval
 from robustdeq.base.threat import ThreatModel
 from robustdeq.data.sources import HUB_ID
@@ -183,12 +183,17 @@ def fingerprint(model: nn.Module) -> str:
 
     Args:
         model: any module; the names, types, shapes and contents of its state dict count, the configuration of a
-            model of this package, the solver and tail of a DEQ, and the source of the classes of others that it is made
-            of. Device and memory format do not.
+            model of this package, the classes and plain attributes of the parts of any other, the solver and tail of a
+            DEQ, and the source of the classes of others that it is made of. Device and memory format do not.
     """
-    settings = asdict(card_of(model)) if isinstance(model, ZooModel) else iteration(model)
-    for history in ("gradient", "threat", "factory"):
-        settings.pop(history, None)
+    if isinstance(model, ZooModel):
+        settings = asdict(card_of(model))
+        for history in ("gradient", "threat", "factory"):
+            del settings[history]
+    else:
+        settings = parts(model)
+        if isinstance(model, DEQ):
+            del settings[""]["gradient"]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for source in sorted({source_of(type(part)) for part in model.modules()} - {""}):
         digest.update(source.encode())
