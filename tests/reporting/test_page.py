@@ -567,6 +567,7 @@ MANIFEST: dict[str, Any] = {
         {
             "id": "unrolled-final",
             "label": "unrolled intermediates, final",
+            "batches": BATCHES,
             "attempts": [{"key": "PGD", "climbs": "Phantom()", "settings": {"against": None}}],
             "cumulative": False,
             "ready_made": True,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.evaluation.column import Role, Rule
 from robustdeq.evaluation.diagnostics import Check, Evidence, Standing, checks
 from robustdeq.evaluation.early import StateProfile
@@ -32,23 +32,23 @@ def assemble(store: Store) -> GridResult:
 
 def _assembled(store: Store) -> GridResult:
     manifest = store.manifest
-    columns, batches = manifest["columns"], range(manifest["batches"])
+    columns = manifest["columns"]
 
-    def gather(key: str, role: Role) -> list[Finished]:
-        known = [found for batch in batches if (found := store.get(key, batch)) is not None]
-        if len(known) < len(batches) and (role.shown or not known):
-            raise InputError("the evaluation is not finished; run the same command again and it goes on.")
+    def gather(key: str, batches: int) -> list[Finished]:
+        known = [found for batch in range(batches) if (found := store.get(key, batch)) is not None]
+        require(len(known) == batches, "the evaluation is not finished; run the same command again and it goes on.")
         return known
 
-    roles = [(attempt["key"], Role(column["role"])) for column in columns for attempt in column["attempts"]]
-    runs = {key: gather(key, role) for key, role in [(CLEAN, Role.PAPER), *roles]}
+    made = [(attempt["key"], column) for column in columns for attempt in column["attempts"]]
+    most = dict(sorted([(CLEAN, manifest["batches"]), *((key, column["batches"]) for key, column in made)]))
+    runs = {key: gather(key, batches) for key, batches in most.items()}
     found = {key: Outcome.of([run.outcome for run in known]) for key, known in runs.items()}
     errors, withstood = found[CLEAN].errors, np.ones_like(found[CLEAN].standing)
-    for key, role in roles:
-        if role.counts:
-            made = found[key].standing.shape[1]
-            withstood[:, :made] &= found[key].standing
-            errors[:, :made] |= found[key].errors
+    for key, column in made:
+        if Role(column["role"]).counts:
+            first = found[key].standing.shape[1]
+            withstood[:, :first] &= found[key].standing
+            errors[:, :first] |= found[key].errors
     shown = [column for column in columns if Role(column["role"]).shown]
     table, words, climbed, tried = [], [], [], []
     for column in shown:

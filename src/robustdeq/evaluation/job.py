@@ -72,6 +72,15 @@ class Job:
         return range(-(-len(self.x) // self.batch_size))
 
     @property
+    def probing(self) -> range:
+        """The numbers of those on which the attacks themselves are checked."""
+        return self.batches[: -(-self.probed // self.batch_size)]
+
+    def made_on(self, column: Column) -> range:
+        """The numbers of those on which a column is made."""
+        return self.batches if column.role.shown else self.probing
+
+    @property
     def searched(self) -> int:
         """The row on which the strongest of several candidates is searched: the one called early, else the first."""
         ids = [row.id for row in self.rows]
@@ -116,6 +125,7 @@ class Job:
             "columns": [
                 {
                     **{name: getattr(column, name) for name in ("id", "label", "rule", "role", "ready_made", "curve")},
+                    "batches": len(self.made_on(column)),
                     "cumulative": any(attempt.survivors for attempt in column.attempts),
                     "attempts": [
                         {"key": attempt.key, "climbs": attempt.label, "settings": attempt.description}
@@ -123,7 +133,7 @@ class Job:
                     ],
                 }
                 for column in self.columns
-                if not column.missing
+                if self.made_on(column) and not column.missing
             ],
         }
 
@@ -224,11 +234,7 @@ class _Batch:
 
     def needs(self, column: Column) -> bool:
         """Whether a column is made on this batch."""
-        return column.role.shown or self._probed
-
-    @property
-    def _probed(self) -> bool:
-        return self.number * self.job.batch_size < self.job.probed
+        return self.number in self.job.made_on(column)
 
     def attacked(self, attempt: Attempt) -> Bool[np.ndarray, "batch"]:
         """Which images an attempt attacks: all, or those that stand behind any of the defenses."""
@@ -251,7 +257,7 @@ class _Batch:
 
     def probe(self) -> None:
         """Look at all that only checks the attacks, where this is one of the batches for it."""
-        for probe in self.job.probes if self._probed else ():
+        for probe in self.job.probes if self.number in self.job.probing else ():
             if (probe.name, self.number) not in self.store.notes:
                 rows = self.job.rows[:1] if probe.first_row_alone else self.job.rows
                 found = {row.id: probe.look(row, self.x, self.y) for row in rows}
