@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -61,8 +61,8 @@ class Reporting(Store):
     listener: Connection
 
     @override
-    def commit(self, attack: str, batch: int, run: Finished) -> None:
-        super().commit(attack, batch, run)
+    def commit(self, attack: str, batch: int, run: Finished, beside: Callable[[], None] = lambda: None) -> None:
+        super().commit(attack, batch, run, beside)
         self.listener.send(((attack, batch), plain(run)))
 
 

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.evaluation.store import Finished, Outcome, StatesOfBatch, Store, seconds_spent
 
 MANIFEST: dict[str, Any] = {
@@ -114,6 +115,27 @@ def test_any_run_survives(
 def test_first_result_of_a_run_stays(file: Path) -> None:
     with Store.create(file, MANIFEST) as store:
         store.commit(ATTACK, 0, make_run(99))
+    with Store.read(file) as store:
+        assert held(store) == ALL
+
+
+def test_of_two_processes_with_the_same_run_both_know_the_first(file: Path) -> None:
+    files: list[str] = []
+    with Store.create(file, MANIFEST) as first, Store.create(file, MANIFEST) as second:
+        first.commit(ATTACK, 2, make_run(2), lambda: files.append("first"))
+        second.commit(ATTACK, 2, make_run(3), lambda: files.append("second"))
+        for store, number in ((first, 0.0), (second, 1.0)):
+            store.note("probe", 1, {"final": {"change": [number]}})
+        assert held(first) == held(second) == ALL | {(ATTACK, 2): plain(make_run(2))}
+        assert first.notes == second.notes == {("probe", 0): NOTE, ("probe", 1): {"final": {"change": [0.0]}}}
+        assert files == ["first"]
+
+
+def test_a_run_whose_files_cannot_be_written_is_not_kept(file: Path) -> None:
+    with Store.create(file, MANIFEST) as store:
+        with pytest.raises(InputError, match="no space"):
+            store.commit(ATTACK, 2, make_run(2), partial(require, False, "there is no space."))
+        assert held(store) == ALL
     with Store.read(file) as store:
         assert held(store) == ALL
 

@@ -162,7 +162,7 @@ def _watch(told: int, strike: Strike) -> None:
 
         return commit
 
-    def run(store: Store, attack: str, batch: int, found: Any) -> Commit:
+    def run(store: Store, attack: str, batch: int, *_: Any) -> Commit:
         assert store.path is not None
         return "run", store.path.parent.name, attack, str(batch)
 

@@ -44,7 +44,7 @@ def test_faults_lose_nothing_and_change_nothing(faults: int, kinds: list[str], v
 def test_commit_that_is_lost_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert killed_half_way("evaluate") == Tally()
 
-    def forget(self: Store, attack: str, batch: int, run: Finished) -> None:
+    def forget(self: Store, attack: str, batch: int, run: Finished, *_: object) -> None:
         self._known[attack, batch] = run
 
     monkeypatch.setattr(Store, "commit", forget)

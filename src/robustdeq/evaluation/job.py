@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,7 @@ class Job:
         Raises:
             InputError: the images or labels cannot be used, or the store cannot be written.
         """
-        work = [_Batch(self, store, batch) for batch in (self.batches if batches is None else batches)]
+        work = [_Batch(self, store, batch, adversaries) for batch in (self.batches if batches is None else batches)]
         progress = _Progress(self, work, report or silent)
         with ExitStack() as stack:
             climbed = {attempt.climbs.module for column in self.columns for attempt in column.attempts}
@@ -168,13 +168,11 @@ class Job:
             for column in self.columns:
                 needing = [batch for batch in work if batch.needs(column)]
                 for attempt in column.attempts:
-                    self._attack(column.label, attempt, needing, adversaries, progress)
+                    self._attack(column.label, attempt, needing, progress)
 
-    def _attack(
-        self, name: str, attempt: Attempt, batches: Sequence[_Batch], folder: Path | None, progress: _Progress
-    ) -> None:
+    def _attack(self, name: str, attempt: Attempt, batches: Sequence[_Batch], progress: _Progress) -> None:
         """Make an attempt on some batches, and finish each as soon as all of its images have been attacked."""
-        runs = [_OnBatch(batch, attempt, folder) for batch in batches]
+        runs = [_OnBatch(batch, attempt) for batch in batches]
         for run in runs:
             progress.tell(name, run.batch)
             run.finish(progress)
@@ -223,11 +221,12 @@ def judge(model: nn.Module, rows: Sequence[Row], images: Pixels, adversaries: Pi
 class _Batch:
     """One batch: its images, and what has withstood every attack that counts so far."""
 
-    def __init__(self, job: Job, store: Store, number: int) -> None:
+    def __init__(self, job: Job, store: Store, number: int, folder: Path | None) -> None:
         chosen = slice(number * job.batch_size, (number + 1) * job.batch_size)
         self.number = number
         self.job = job
         self.store = store
+        self._folder = folder
         self.x, self.y = job.x[chosen], job.y[chosen]
         self.standing = np.ones((len(job.rows), len(self.x)), dtype=bool)
         self.survivors = len(self.x)
@@ -235,6 +234,17 @@ class _Batch:
     def needs(self, column: Column) -> bool:
         """Whether a column is made on this batch."""
         return self.number in self.job.made_on(column)
+
+    def lacks(self, key: str) -> bool:
+        """Whether the adversaries of an attempt, by its key, are to be kept and are not there."""
+        return self._folder is not None and not adversaries_file(self._folder, key, self.number).is_file()
+
+    def keep(self, key: str, adversaries: Pixels) -> None:
+        """Write down the adversaries of an attempt, by its key, where they are to be kept."""
+        if self._folder is not None:
+            tensors = {"adversaries": adversaries, "labels": self.y}
+            about = {"attack": key, "batch": str(self.number)}
+            write_tensors(adversaries_file(self._folder, key, self.number), tensors, about)
 
     def attacked(self, attempt: Attempt) -> Bool[np.ndarray, "batch"]:
         """Which images an attempt attacks: all, or those that stand behind any of the defenses."""
@@ -266,7 +276,7 @@ class _Batch:
 
     def finish(
         self, attempt: Attempt, attacked: Bool[np.ndarray, "batch"], adversaries: Pixels, seconds: float
-    ) -> Finished:
+    ) -> None:
         """Judge the adversaries that an attempt made of the images that it attacked, and commit what became of all."""
         begun = time.perf_counter()
         job, chosen = self.job, torch.from_numpy(attacked).to(self.x.device)
@@ -278,8 +288,7 @@ class _Batch:
             outcome.errors[:, attacked], outcome.moved[attacked] = found.errors, found.moved
         states = self._states(adversaries) if attempt.key in self.job.followed else None
         made = Finished(outcome, seconds + time.perf_counter() - begun, states)
-        self.store.commit(attempt.key, self.number, made)
-        return made
+        self.store.commit(attempt.key, self.number, made, partial(self.keep, attempt.key, adversaries))
 
     def _states(self, x: Tensor) -> StatesOfBatch | None:
         return states_of(self.job.model, x, self.y) if isinstance(self.job.model, DEQ) else None
@@ -295,14 +304,12 @@ class _OnBatch:
     Args:
         batch: the batch.
         attempt: the attempt.
-        folder: for the adversaries; None keeps none.
     """
 
-    def __init__(self, batch: _Batch, attempt: Attempt, folder: Path | None) -> None:
+    def __init__(self, batch: _Batch, attempt: Attempt) -> None:
         self.batch, self._attempt = batch, attempt
         self._known = batch.store.get(attempt.key, batch.number)
-        self._file = None if folder is None else adversaries_file(folder, attempt.key, batch.number)
-        self._made = self._known is None or (self._file is not None and not self._file.is_file())
+        self._made = self._known is None or batch.lacks(attempt.key)
         self._attacked = batch.attacked(attempt)
         self.left = torch.from_numpy((self._attacked & self._made).nonzero()[0]).to(batch.x.device)
         self._parts: list[tuple[Tensor, Pixels]] = []
@@ -319,13 +326,13 @@ class _OnBatch:
         if self._waiting:
             return
         batch, attempt = self.batch, self._attempt
-        adversaries = self._put_together() if self._made else batch.x
-        if self._made and self._file is not None:
-            tensors = {"adversaries": adversaries, "labels": batch.y}
-            write_tensors(self._file, tensors, {"attack": attempt.key, "batch": str(batch.number)})
+        if self._known is None:
+            batch.finish(attempt, self._attacked, self._put_together(), self._seconds)
+        elif self._made:
+            batch.keep(attempt.key, self._put_together())
         progress.finish(attempt, batch)
-        found = self._known or batch.finish(attempt, self._attacked, adversaries, self._seconds)
-        if attempt.key in batch.job.counting:
+        found = batch.store.get(attempt.key, batch.number)
+        if found is not None and attempt.key in batch.job.counting:
             batch.meet(found.outcome)
 
     def _put_together(self) -> Pixels:

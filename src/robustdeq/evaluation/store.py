@@ -13,7 +13,7 @@ import json
 import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -216,8 +216,14 @@ class Store:
         for (attack, batch), run in self._known.items():
             yield attack, batch, run
 
-    def commit(self, attack: str, batch: int, run: Finished) -> None:
-        """Keep a finished run; when this returns, it is on disk.
+    def commit(self, attack: str, batch: int, run: Finished, beside: Callable[[], None] = lambda: None) -> None:
+        """Keep a finished run; when this returns, it is on disk, or that of another process which was first.
+
+        Args:
+            attack: the key of the attempt.
+            batch: the number of the batch.
+            run: what became of it.
+            beside: writes what belongs to the run and lies outside the store; called where the run is kept.
 
         Raises:
             InputError: it cannot be written; what was there before is intact.
@@ -238,7 +244,10 @@ class Store:
             if self._database.execute("INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?)", written).rowcount:
                 self._database.executemany("INSERT INTO outcomes VALUES (?, ?, ?, ?, ?)", rows)
                 self._database.executemany("INSERT INTO profiles VALUES (?, ?, ?, ?, ?)", states)
-        self._known[attack, batch] = run
+                beside()
+                self._known[attack, batch] = run
+            else:
+                self._load()
 
     @property
     def notes(self) -> dict[tuple[str, int], Numbers]:
@@ -250,8 +259,10 @@ class Store:
         text = json.dumps(numbers)
         with self._guarded(), self._transaction("IMMEDIATE"):
             written = (probe, batch, text, _digest(probe, batch, text))
-            self._database.execute("INSERT OR IGNORE INTO probes VALUES (?, ?, ?, ?)", written)
-        self._noted[probe, batch] = numbers
+            if self._database.execute("INSERT OR IGNORE INTO probes VALUES (?, ?, ?, ?)", written).rowcount:
+                self._noted[probe, batch] = numbers
+            else:
+                self._load()
 
     def absorb(self, runs: Iterable[tuple[str, int, Finished]], notes: Mapping[tuple[str, int], Numbers]) -> None:
         """Take over the runs and notes, of a store with the same manifest, that are not here yet."""
