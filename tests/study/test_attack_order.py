@@ -11,9 +11,11 @@ import torch
 
 import robustdeq as rd
 from robustdeq.attacks import PGD
+from robustdeq.base.provenance import DISPLAY, code_fingerprint
 from robustdeq.study import EXPERIMENTS, Effort, Study, scale_named
 from robustdeq.study.beyond import attack_order
 from robustdeq.study.beyond.attack_order import Course, alone, besieged, ours
+from robustdeq.study.evidence import Evidence
 from robustdeq.study.study import Trained
 from robustdeq.zoo.card import fingerprint
 
@@ -60,14 +62,21 @@ def test_evaluations_are_counted_and_what_has_fallen_stays_fallen(deq: rd.DEQ, t
     assert alone.evaluations[1] == pytest.approx(share * (4 * per_gradient + per_gradient))
 
 
-def test_what_was_measured_is_kept(deq: rd.DEQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_measured_is_kept_with_the_code_that_measured_it(
+    deq: rd.DEQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study, trained = study_of(tmp_path, deq), Trained(deq, 3, None, fingerprint(deq))
     attacks = {"one": PGD(study.attack.eps, 0.1, steps=1)}
     first = besieged(study, trained, "one", attacks, True)
-    monkeypatch.setattr(attack_order, "_courses", None)
-    again = besieged(study, trained, "one", attacks, True)
-    np.testing.assert_array_equal(first.standing, again.standing)
-    np.testing.assert_array_equal(first.evaluations, again.evaluations)
+    alone = besieged(study, trained, "one", attacks, False)
+    monkeypatch.setattr(attack_order, "_courses", lambda *_: pytest.fail("it is measured again"))
+    for survivors, before in ((True, first), (False, alone)):
+        again = besieged(study, trained, "one", attacks, survivors)
+        np.testing.assert_array_equal(before.clean, again.clean)
+        np.testing.assert_array_equal(before.standing, again.standing)
+        np.testing.assert_array_equal(before.evaluations, again.evaluations)
+    evidence = Evidence.of_model(study, "order", study.size, trained.fingerprint)
+    assert [*evidence.code.values()] == [code_fingerprint(unrelated=DISPLAY)] * 2
 
 
 def test_within_a_budget_only_finished_attacks_count() -> None:

@@ -16,13 +16,13 @@ from scipy.stats import rankdata
 
 from robustdeq.attacks import PGD, Attack, ByDistance, MomentumPGD, MultiTargeted, Square, StoppingPGD
 from robustdeq.base.provenance import describe, digest
-from robustdeq.base.tensors import read_tensors, write_tensors
 from robustdeq.deq import FinalState
 from robustdeq.deq.modes import evaluating
 from robustdeq.evaluation.column import Row
 from robustdeq.evaluation.job import judge
 from robustdeq.study.configurations import ALIGNED, EXACT_8_7, UNROLLED
 from robustdeq.study.counting import counted
+from robustdeq.study.evidence import Evidence
 from robustdeq.study.experiment import BEYOND, Experiment
 from robustdeq.study.panel import Matrix, Panel, Panels, accuracies, paired
 from robustdeq.study.study import Effort, Study, Trained
@@ -101,27 +101,22 @@ def besieged(study: Study, trained: Trained, title: str, attacks: Mapping[str, A
         attacks: by name, in order.
         survivors: whether each attacks what those before it left standing, and adds to what they spent.
     """
-    described = [
-        describe([*attacks.values()]),
-        survivors,
-        trained.fingerprint,
-        study.images.fingerprint(),
-        study.batch_size,
-    ]
-    path = study.folder / "measured" / f"order-{digest(described)}.safetensors"
-    if not path.is_file():
-        made = [*_courses(study, trained, title, attacks, survivors)]
-        names = ("evaluations", "standing")
-        tensors = {name: torch.stack(parts) for name, parts in zip(names, zip(*made, strict=True), strict=True)}
-        write_tensors(path, tensors, {"attacks": ", ".join(attacks)})
-    kept = read_tensors(path, ("evaluations", "standing"), "course of attacks; delete it, and it is measured again")
-    spent, standing = kept["evaluations"].numpy(), kept["standing"].numpy()
-    return Course(standing[0], spent[1:], standing[1:])
+    evidence = Evidence.of_model(study, "order", study.size, trained.fingerprint)
+
+    def measured() -> Matrix:
+        return np.stack(
+            [np.append(spent, standing) for spent, standing in _courses(study, trained, title, attacks, survivors)]
+        )
+
+    known_as = digest([describe([*attacks.values()]), survivors])
+    kept = evidence.once(known_as, (len(attacks) + 1, len(study.images) + 1), measured)
+    spent, standing = kept[1:, 0], kept[:, 1:].astype(bool)
+    return Course(standing[0], spent, standing[1:])
 
 
 def _courses(
     study: Study, trained: Trained, title: str, attacks: Mapping[str, Attack], survivors: bool
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple[float, Bool[np.ndarray, "samples"]]]:
     """Evaluations per image and what stands: before the first attack, and after each."""
     deq, (x, y) = trained.deq, study.tensors()
     row = Row("final", deq, FinalState())
@@ -133,7 +128,7 @@ def _courses(
     with evaluating(deq):
         clean = torch.cat([stands(images, images, labels) for images, labels in parts])
     standing = clean.clone()
-    yield torch.tensor(0.0), clean
+    yield 0.0, clean.numpy()
     with evaluating(deq), counted(deq) as found, study.progress(title) as report:
         for done, (name, attack) in enumerate(attacks.items()):
             report(done / len(attacks), name)
@@ -142,7 +137,7 @@ def _courses(
             for chosen in filter(len, standing.nonzero()[:, 0].split(study.batch_size)):
                 adversaries = attack(row.judge, x[chosen], y[chosen])
                 standing[chosen] &= stands(x[chosen], adversaries, y[chosen])
-            yield torch.tensor(found.total / len(x)), standing.clone()
+            yield found.total / len(x), standing.clone().numpy()
         report(1.0, "done")
 
 
