@@ -1,16 +1,22 @@
 """One adversary for every image: judged again, they leave what the evaluation says is left."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
+from typing_extensions import override
 
 import robustdeq as rd
+from robustdeq.attacks import PGD
 from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
-from robustdeq.evaluation import Strict, WorstCase, measure
+from robustdeq.base.progress import Report
+from robustdeq.defenses import AsIs
+from robustdeq.evaluation import Chosen, Strict, WorstCase, measure
 from robustdeq.evaluation.hardest import hardest, save_hardest
 from robustdeq.evaluation.job import ADVERSARIES
 
@@ -57,6 +63,29 @@ def test_what_they_leave_is_the_worst_case(
         file.write_bytes(b"damaged")
     with pytest.raises(InputError, match="holds no adversaries"):
         hardest(tmp_path)
+
+
+@dataclass(frozen=True)
+class Blackened(PGD):
+    """Makes every image black."""
+
+    @override
+    def search(self, surrogate: nn.Module, judge: nn.Module, x: Tensor, y: Tensor, report: Report) -> Tensor:
+        return torch.zeros_like(x)
+
+
+def test_an_image_that_is_wrong_as_it_is_stays_wrong(tmp_path: Path) -> None:
+    bright = nn.Sequential(nn.Flatten(), nn.Linear(1, 2)).double()
+    with torch.no_grad():
+        bright[1].weight.copy_(torch.tensor([[-1.0], [1.0]]))
+        bright[1].bias.copy_(torch.tensor([0.5, -0.5]))
+    x, y = torch.tensor([0.9, 0.9, 0.1]).double().view(3, 1, 1, 1), torch.tensor([0, 1, 0])
+    attack = Blackened(eps=1.0)
+    chosen = Chosen(attack, {"black": (attack, None)})
+    result = measure(bright, x, y, chosen, defenses={"network": AsIs()}, folder=tmp_path, adversaries=True)
+    assert result.standing.tolist() == [[False, False, True]]
+    found, _ = hardest(tmp_path)
+    assert correct(bright(found), y).tolist() == [False, False, True]
 
 
 def test_adversaries_that_were_not_kept_are_asked_for(

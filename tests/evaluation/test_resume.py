@@ -24,7 +24,7 @@ from robustdeq import cli
 from robustdeq.attacks import PGD
 from robustdeq.evaluation import Estimators, GridResult, Store, Strict, assemble
 from robustdeq.evaluation.column import Role
-from robustdeq.evaluation.job import Job, judge
+from robustdeq.evaluation.job import CLEAN, Job, judge
 from robustdeq.evaluation.measure import plan
 from robustdeq.evaluation.store import FILE, Finished
 from robustdeq.models import MDEQ
@@ -163,8 +163,9 @@ def test_adversaries_are_kept_in_the_ball_and_give_the_outcomes_of_the_store(tra
         job.run(store, adversaries=folder)
         attempts = {attempt.key: (attempt, column.role) for column in job.columns for attempt in column.attempts}
         before = {file.name: load_file(file)["adversaries"] for file in folder.iterdir()}
-        assert len(before) == len(held(store)) - len(job.batches)
-        for file in folder.iterdir():
+        assert len(before) == len(held(store))
+        assert torch.equal(torch.cat([before[f"{CLEAN}-0000{batch}.safetensors"] for batch in job.batches]), x)
+        for file in {*folder.iterdir()} - {*folder.glob(f"{CLEAN}-*")}:
             with safe_open(file, framework="pt") as content:
                 names, adversaries = content.metadata(), content.get_tensor("adversaries")
                 labels = content.get_tensor("labels")

@@ -14,14 +14,14 @@ from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.base.tensors import read_tensors, write_tensors
 from robustdeq.evaluation.assemble import assemble
 from robustdeq.evaluation.column import Role
-from robustdeq.evaluation.job import ADVERSARIES, adversaries_file
+from robustdeq.evaluation.job import ADVERSARIES, CLEAN, adversaries_file
 from robustdeq.evaluation.store import FILE, Store
 
 SUFFIXES = (".pt", ".safetensors")
 
 
 def hardest(folder: str | Path) -> tuple[Pixels, Labels]:
-    """The adversary of each image that the first row gets wrong, or an adversary where it gets all of them right.
+    """Of each image what the first row gets wrong, itself or an adversary, or an adversary where it gets all right.
 
     Args:
         folder: of an evaluation that kept its adversaries.
@@ -44,10 +44,10 @@ def hardest(folder: str | Path) -> tuple[Pixels, Labels]:
 
 
 def _of_batch(store: Store, keys: list[str], batch: int, kept: Path) -> tuple[Tensor, Tensor]:
-    made = [(key, run.outcome.standing[0]) for key in keys if (run := store.get(key, batch)) is not None]
-    (first, standing), *others = made
-    x, y = _read(adversaries_file(kept, first, batch))
-    for key, stands in others:
+    made = [(key, run.outcome.standing[0]) for key in (CLEAN, *keys) if (run := store.get(key, batch)) is not None]
+    x, y = _read(adversaries_file(kept, keys[0], batch))
+    standing = np.ones(len(y), dtype=bool)
+    for key, stands in made:
         broken = torch.from_numpy(np.flatnonzero(standing & ~stands))
         if len(broken):
             x[broken] = _read(adversaries_file(kept, key, batch))[0][broken]

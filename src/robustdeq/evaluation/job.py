@@ -150,7 +150,8 @@ class Job:
             store: where the outcomes are kept.
             batches: the batches to do; all of them by default. What a batch needs does not depend on other batches.
             report: called with the share of the work that is done, weighted by its cost, and what is under way.
-            adversaries: a folder for the adversaries, one safetensors file per attempt and batch; None keeps none.
+            adversaries: a folder for the adversaries, one safetensors file per attempt and batch, and for the images
+                themselves; None keeps none.
 
         Raises:
             InputError: the images or labels cannot be used, or the store cannot be written.
@@ -263,6 +264,8 @@ class _Batch:
             outcome = judge(self.job.model, self.job.rows, self.x, self.x, self.y)
             found = Finished(outcome, time.perf_counter() - begun, self._states(self.x))
             self.store.commit(CLEAN, self.number, found)
+        if self.lacks(CLEAN):
+            self.keep(CLEAN, self.x)
         self.meet(found.outcome)
 
     def probe(self) -> None:

@@ -169,12 +169,13 @@ class _Again:
 
     def _batch(self, number: int, chosen: slice) -> set[Path]:
         """Do one batch, attempt after attempt in their order; returns the files that it should have."""
-        x, y, files = self._x[chosen], self._y[chosen], set[Path]()
+        x, y, file = self._x[chosen], self._y[chosen], adversaries_file(self._kept, CLEAN, number)
         clean = self._store.get(CLEAN, number)
         assert clean is not None
         everything = np.ones_like(clean.outcome.standing)
-        self._judge("the clean images", x, x, y, everything, clean.outcome)
-        standing = clean.outcome.standing
+        images = self._read(file, x, y, within=True)
+        self._judge("the clean images", x, x if images is None else images, y, everything, clean.outcome)
+        files, standing = {file}, clean.outcome.standing
         for column in self._store.manifest["columns"]:
             role = Role(column["role"])
             for attempt in column["attempts"]:
