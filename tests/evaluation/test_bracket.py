@@ -18,7 +18,8 @@ from robustdeq.base.errors import InputError
 from robustdeq.base.norms import named
 from robustdeq.base.threat import ThreatModel
 from robustdeq.certificates import Certified, IntervalBounds, Lipschitz
-from robustdeq.evaluation import CheckVerdict, GridResult, measure
+from robustdeq.defenses import EarlyState, FinalState
+from robustdeq.evaluation import CheckVerdict, Chosen, GridResult, measure
 from robustdeq.evaluation.bracket import NAME, bracketed, guaranteed
 from robustdeq.reporting import certified_table, grid_table, robustbench_entries, save_certified_figure
 from robustdeq.reporting.page.grid_charts import headline
@@ -121,6 +122,20 @@ def test_attacks_beyond_the_pixels_that_are_covered_are_refused(tmp_path: Path) 
     everywhere.save(tmp_path / "everywhere.json")
     for certified in (everywhere, Certified.read(tmp_path / "everywhere.json")):
         assert certified.covering(ThreatModel(0.01, "L2", wide), 64) == 0.01
+
+
+def test_a_defense_that_certificates_are_not_of_is_not_called_certified(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, (x, y) = trained(DENSE), images(4)
+    threat = ThreatModel(0.1, "L2")
+    attack = rd.attacks.PGD(threat.eps, threat.eps, steps=1, norm=threat.norm)
+    protocol = Chosen(attack, {"PGD": (attack, None)})
+    certified = replace(certificates([1.0] * 4), labels=y.numpy())
+    early, final = {"early": EarlyState(1)}, {"final": FinalState()}
+    assert measure(model, x, y, protocol, defenses=final | early, certified=certified).certified is not None
+    module = sys.modules["robustdeq.evaluation.measure"]
+    monkeypatch.setattr(module, "finish", lambda *_: pytest.fail("an attack was made"))
+    with pytest.raises(InputError, match="'early', and the certificates are of the model as it is; begin"):
+        measure(model, x, y, protocol, defenses=early | final, certified=certified)
 
 
 @settings(max_examples=50, deadline=None)

@@ -23,7 +23,7 @@ from robustdeq.base.progress import Report, silent, told
 from robustdeq.base.provenance import describe
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.certificates import Certified
-from robustdeq.deq import DEQ, Defense
+from robustdeq.deq import DEQ, AsIs, Defense, FinalState
 from robustdeq.deq.defenses import as_deq
 from robustdeq.deq.gradients import own_gradient
 from robustdeq.deq.modes import evaluating
@@ -92,7 +92,8 @@ def measure(
         folder: where every finished attack on a batch is kept at once, so that a measurement that was interrupted goes
             on from there; None keeps results in memory only.
         overwrite: discard what an earlier measurement left in the folder.
-        adversaries: keep the adversaries, in `folder / "adversaries"`, one safetensors file per attack and batch.
+        adversaries: keep the adversaries, in `folder / "adversaries"`, one safetensors file per attack and batch, and
+            the images themselves, as those of the attack "clean".
         certified: certificates of the model on these images, to stand below what the attacks leave of the first row.
         fabric: the processes that share the work, as `distributed.launch` joins them; each of them calls this.
         report: called with the share of the work that is done, weighted by its cost, and what is under way; by default
@@ -103,7 +104,8 @@ def measure(
 
     Raises:
         InputError: x or y cannot be used, the protocol does not fit the model, there is nothing to choose `early` on,
-            or the folder holds results of something else, or is in use by a process that it cannot be shared with.
+            the certificates are not of the first row, or the folder holds results of something else, or is in use by a
+            process that it cannot be shared with.
     """
     if folder is None and (adversaries or (fabric is not None and fabric.world_size > 1)):
         raise InputError("adversaries are kept, and work is shared, in a folder; give one.")
@@ -114,6 +116,10 @@ def measure(
     first = fabric is None or fabric.global_rank == 0
     with told("measuring", report if first else silent) as report:
         job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report, beside, attacks)
+        require(
+            certified is None or job.rows[0].defense in (FinalState(), AsIs()),
+            f"the first row is {job.titles[0]!r}, and the certificates are of the model as it is; begin with that.",
+        )
         result = finish(job, folder, overwrite, adversaries, fabric, report)
     return result if certified is None or held is None else bracketed(result, certified, held)
 
