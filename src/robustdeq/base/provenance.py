@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
@@ -52,6 +53,15 @@ def _syntax(source: str) -> str:
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
             node.body[0] = ast.Pass()
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def command_and_versions() -> dict[str, str]:
+    """The command that runs and the versions it runs with, to stand beside what it makes."""
+    return {
+        "command": " ".join(["robustdeq", *sys.argv[1:]]),
+        "robustdeq": version("robustdeq"),
+        "torch": torch.__version__,
+    }
 
 
 def tensor_fingerprint(*tensors: Tensor) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +13,7 @@ from torch import nn
 from robustdeq.base.errors import require
 from robustdeq.base.numbers import number
 from robustdeq.base.progress import progress_bar
+from robustdeq.base.provenance import command_and_versions
 from robustdeq.base.threat import ThreatModel
 from robustdeq.certificates import Certificate, Certified, IntervalBounds, Lipschitz, Smoothing
 from robustdeq.cli.console import console
@@ -92,8 +91,7 @@ def certify(
         "data": images.source,
         "images": images.fingerprint(),
         "weights": fingerprint(subject.model),
-        "command": " ".join(["robustdeq", *sys.argv[1:]]),
-        "robustdeq": version("robustdeq"),
+        **command_and_versions(),
     }
     found = replace(found, settings=found.settings | provenance)
     found.save(path)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ import torch
 from torch import nn
 
 from robustdeq.base.progress import progress_bar
+from robustdeq.base.provenance import command_and_versions
 from robustdeq.base.threat import ThreatModel
 from robustdeq.cli.console import console
 from robustdeq.data import Images
@@ -66,8 +65,7 @@ def show_measured(
         "data": images.source,
         "fingerprint": images.fingerprint(),
         "weights": fingerprint(model),
-        "command": " ".join(["robustdeq", *sys.argv[1:]]),
-        "robustdeq": version("robustdeq"),
+        **command_and_versions(),
     }
     result = replace(result, settings=result.settings | provenance)
     result.save(folder / "results.json")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor
 
 from robustdeq.base.errors import require
 from robustdeq.base.progress import progress_bar
+from robustdeq.base.provenance import command_and_versions
 from robustdeq.base.tensors import read_tensors
 from robustdeq.certificates import Certificate, IntervalBounds, Lipschitz, Smoothing
 from robustdeq.cli.console import console
@@ -61,9 +60,7 @@ def submit(
     provenance = {
         "images": images.fingerprint(),
         "weights": fingerprint(model),
-        "command": " ".join(["robustdeq", *sys.argv[1:]]),
-        "robustdeq": version("robustdeq"),
-        "torch": torch.__version__,
+        **command_and_versions(),
         "device": x.device.type,
     }
     with progress_bar(f"judging {said.name}") as report:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from robustdeq.base.provenance import DISPLAY, code_fingerprint
+from robustdeq.base.provenance import DISPLAY, code_fingerprint, command_and_versions
 from robustdeq.study.experiment import Experiment
 from robustdeq.study.panel import Reproduction, effects
 from robustdeq.study.study import Study
@@ -37,15 +35,13 @@ def reproduce(experiment: Experiment, study: Study) -> Reproduction:
     panels = (*effects(findings), *experiment.measure(study))
     provenance = settings(experiment, study) | {
         "models": dict(study.used),
-        "command": " ".join(["robustdeq", *sys.argv[1:]]),
+        **command_and_versions(),
         "device": torch.cuda.get_device_name(study.device) if study.device.type == "cuda" else study.device.type,
         "threads": torch.get_num_threads(),
         "batch_size": study.batch_size,
         "seconds": round(time.perf_counter() - begun, 1),
         "seconds_from_nothing": round(time.perf_counter() - begun + sum(study.kept.values()), 1),
         "code": code_fingerprint(unrelated=DISPLAY),
-        "robustdeq": version("robustdeq"),
-        "torch": torch.__version__,
     }
     return Reproduction(
         experiment.name,

@@ -8,13 +8,11 @@ import logging
 import platform
 import shutil
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ from robustdeq.base.occupancy import alone_in
 from robustdeq.base.plain import read_json
 from robustdeq.base.processes import is_first_process, together
 from robustdeq.base.progress import Report, silent, told
-from robustdeq.base.provenance import ABOVE, code_fingerprint
+from robustdeq.base.provenance import ABOVE, code_fingerprint, command_and_versions
 from robustdeq.data import Images, Splits
 from robustdeq.data.batches import Batches
 from robustdeq.deq import DEQ
@@ -305,7 +303,7 @@ def _provenance(card: Card, model: nn.Module, recipe: Recipe, train: Images, hel
         "augmentation": repr(recipe.augmentation),
     }
     return {
-        "command": " ".join(["robustdeq", *sys.argv[1:]]),
+        **command_and_versions(),
         "recipe": described,
         "model": asdict(card),
         "gradient": repr(getattr(model, "gradient", None)),
@@ -316,8 +314,6 @@ def _provenance(card: Card, model: nn.Module, recipe: Recipe, train: Images, hel
             "development_fingerprint": held_out.fingerprint(),
         },
         "code": code_fingerprint(unrelated=ABOVE),
-        "robustdeq": version("robustdeq"),
-        "torch": torch.__version__,
     }
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import platform
 import statistics
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from torch import Tensor
 
 from robustdeq.base.errors import check_counts
 from robustdeq.base.progress import Report
-from robustdeq.base.provenance import DISPLAY, code_fingerprint
+from robustdeq.base.provenance import DISPLAY, code_fingerprint, command_and_versions
 from robustdeq.study.panel import Panel, bars, read_plain, write_plain
 from robustdeq.study.stopwatch import Timing
 from robustdeq.zoo import MDEQ, mdeq
@@ -125,15 +123,13 @@ def run(bench: Bench, setting: Setting) -> BenchResult:
     """Run a benchmark, and say where its numbers come from."""
     cuda = setting.device.type == "cuda"
     provenance = {
-        "command": " ".join(["robustdeq", *sys.argv[1:]]),
+        **command_and_versions(),
         "size": setting.size,
         "batch": setting.batch,
         "repetitions": setting.repetitions,
         "device": torch.cuda.get_device_name(setting.device) if cuda else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
         "code": code_fingerprint(unrelated=DISPLAY),
-        "robustdeq": version("robustdeq"),
-        "torch": torch.__version__,
     }
     return BenchResult(bench.name, bench.title, bench.measure(setting), provenance)
 
