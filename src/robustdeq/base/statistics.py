@@ -128,7 +128,7 @@ def _crossed_variance(differences: Float[np.ndarray, "seeds images"]) -> tuple[f
     sums = [images * ((by_seed - mean) ** 2).sum(), seeds * ((by_image - mean) ** 2).sum(), (rest**2).sum()]
     squares = np.array(sums) / freedoms
     total = max(squares[0] + squares[1] - squares[2], squares[0], squares[1])
-    if not total > 0:
+    if np.ptp(differences) == 0 or not total > 0:
         return math.nan, 1.0
     return float(total / differences.size), float(1 / ((squares / total) ** 2 / freedoms).sum())
 
