@@ -265,7 +265,9 @@ def test_named_datasets_come_from_the_hub(hub, name, hub_id, config, columns, ch
 def known(monkeypatch):
     """Thirty-two images that stand for CIFAR-10's test split, of which the first twenty are known."""
     pixels, labels = pixels_of(32, seed=3), [i % 3 for i in range(32)]
-    first = Images(torch.from_numpy(pixels[:20].transpose(0, 3, 1, 2).copy()), torch.tensor(labels[:20]), CLASSES, "")
+    first = Images(
+        torch.from_numpy(pixels[:20].transpose(0, 3, 1, 2).copy()), torch.tensor(labels[:20]), tuple(CLASSES), ""
+    )
     monkeypatch.setattr(sources, "FIRST", (20, first.fingerprint()))
     return pixels, labels
 

@@ -17,7 +17,7 @@ def column(id: str, role: Role, batches: int) -> dict[str, object]:
 
 
 MANIFEST = {
-    "settings": {},
+    "settings": {"attack": {"eps": 0.1}},
     "environment": {},
     "batches": 3,
     "searched": 0,

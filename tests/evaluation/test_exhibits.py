@@ -120,6 +120,7 @@ def test_file_that_holds_something_else_is_refused(content: bytes, tmp_path: Pat
         Exhibits.read(tmp_path / "missing.safetensors")
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "change",
     [
