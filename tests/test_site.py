@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,11 +45,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def addresses(site: Path) -> Iterator[list[str]]:
-    """All pages, served from here."""
+    """The pages, served from here; of many that are made alike, in one folder, the first three."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        places = [file.parent.relative_to(site).as_posix() for file in sorted(site.rglob("index.html"))]
-        yield [f"{HOME}:{server.server_port}/{place}/" for place in places]
+        found = (file.parent.relative_to(site) for file in site.rglob("index.html"))
+        places = sorted(found, key=lambda place: (place.parts[:-1], place))
+        folders = groupby(places, lambda place: place.parts[:-1] or place)
+        chosen = chain.from_iterable(islice(alike, 3) for _, alike in folders)
+        yield [f"{HOME}:{server.server_port}/{place.as_posix()}/" for place in chosen]
         server.shutdown()
 
 
@@ -84,7 +88,7 @@ def violations(page: Page, options: dict[str, Any]) -> list[str]:
 
 
 def test_everybody_can_read_every_page_without_a_network(addresses: list[str], browser: Browser) -> None:
-    assert len(addresses) > 60
+    assert len(addresses) > 25
     for address in addresses:
         page, wrong = opened(browser, address, 1280, "light")
         assert violations(page, {}) == wrong == [], address
