@@ -468,11 +468,11 @@ def test_interrupted_measurement_goes_on_where_it_stopped(tmp_path: Path, monkey
     def cut(self: Job, store, *rest: object, **named: object) -> None:
         commit, kept = store.commit, []
 
-        def limited(attack: str, batch: int, run) -> None:
+        def limited(attack: str, *run: object) -> None:
             if len(kept) == 3:
                 raise KeyboardInterrupt
             kept.append(attack)
-            commit(attack, batch, run)
+            commit(attack, *run)
 
         monkeypatch.setattr(store, "commit", limited)
         original(self, store, *rest, **named)
