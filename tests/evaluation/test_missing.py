@@ -63,7 +63,7 @@ def test_a_table_says_n_a_and_why() -> None:
     for name in ADJOINTS:
         assert f"| {name} | n/a | n/a | n/a |" in shown
     assert shown.count(f"n/a: {WHY.rstrip('.')}") == 1
-    assert f"Not made: {'; '.join(ADJOINTS)}. {WHY}" in grid_chart(result).note
+    assert f"n/a: {WHY.rstrip('.')}" in grid_chart(result).table.caption
 
 
 def test_what_is_missing_is_read_as_it_was_written(tmp_path: Path) -> None:
