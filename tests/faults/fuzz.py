@@ -165,7 +165,7 @@ class Tally:
 
 
 def fuzz(reader: Reader, inputs: int, seed: int, kept: Path | None = None) -> Tally:
-    """Hand mutated files to a reader.
+    """Hand files to a reader: first the valid ones, which it has to accept, then mutated ones.
 
     Args:
         reader: the reader.
@@ -200,6 +200,8 @@ def import_for(reader: Reader) -> None:
 
 
 def _input(reader: Reader, i: int, seed: int) -> bytes:
+    if i < len(reader.valid):
+        return reader.valid[i]
     chance = random.Random(f"{seed} {reader.name} {i}")
     return mutated(chance.choice(reader.valid), chance, reader.text)
 
@@ -247,6 +249,8 @@ def _work(reader: Reader, places: range, seed: int, into: int) -> None:
             signal.alarm(SECONDS)
             outcome = _outcome(reader.read, folder / reader.name)
             signal.alarm(0)
+            if i < len(reader.valid) and outcome == "refused":
+                outcome = "failed a valid file is refused"
             if [*outer.iterdir()] != [folder]:
                 outcome = "failed a file was written outside its folder"
             os.write(into, f"{outcome}\n".encode(errors="replace"))
@@ -436,13 +440,13 @@ def _of_results(folder: Path) -> dict[str, Reader]:
     splits, outcomes = load_data("digits"), np.ones((len(READINGS), 4), bool)
     about = np.array(json.dumps({"code": {"readings": "0"}, "models": {"a": "0"}}))
     for save in (np.savez, np.savez_compressed):
-        save(folder / f"{save.__name__}.npz", readings=outcomes, about=about)
+        save(folder / f"{save.__name__}.evidence.npz", readings=outcomes, about=about)
     return {
         "evaluation store": Reader(FILE, ((measured / FILE).read_bytes(),), evaluation),
         "results.json": Reader("results.json", (table,), evaluation, text=True),
         "reproduction": Reader("table1.json", ((folder / "r.json").read_bytes(),), reproduction, text=True),
         "certificates": Reader("certified.json", ((folder / "certified.json").read_bytes(),), certificates, text=True),
-        "evidence": Reader("a.npz", tuple(file.read_bytes() for file in folder.glob("*.npz")), evidence),
+        "evidence": Reader("a.npz", tuple(file.read_bytes() for file in folder.glob("*.evidence.npz")), evidence),
         "exhibits": Reader(EXHIBITS, (shown.read_bytes(), unsealed(shown.read_bytes())), looked_at),
         "leaderboard row": Reader("row.json", (entry.read_bytes(),), row, text=True),
     }

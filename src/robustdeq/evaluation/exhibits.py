@@ -75,9 +75,8 @@ class Exhibits:
         """
         try:
             kept, said = read_sealed(path)
-            words = {name: from_json(text) for name, text in said.items()}
             tensors = {name: kept[name] for name in _TENSORS}
-            found = made_of(cls, {name: words[name] for name in _WORDS}, **tensors)
+            found = made_of(cls, {name: from_json(said[name]) for name in _WORDS}, **tensors)
             found.check()
             return found
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
