@@ -40,7 +40,7 @@ def told_once(process: subprocess.Popen[str], status: int = 2) -> str:
     """The one sentence, and nothing else, with which it ends in a status."""
     found, _, errors = ended(process)
     assert found == status, errors
-    assert errors.count("robustdeq: ") == 1
-    assert "Traceback" not in errors
-    assert "torch/distributed" not in errors
+    assert errors.count("robustdeq: ") == 1, errors
+    assert "Traceback" not in errors, errors
+    assert "torch/distributed" not in errors, errors
     return errors

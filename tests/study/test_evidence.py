@@ -74,6 +74,14 @@ def test_evidence_is_made_of_numbers(study: Study) -> None:
         kept(study)
 
 
+def test_what_is_no_array_is_damaged(study: Study) -> None:
+    write(study, readings=FOUND)
+    with ZipFile(kept(study).path, "a") as file:
+        file.writestr("notes.txt", "no array")
+    with pytest.raises(InputError, match="is damaged; delete it"):
+        kept(study)
+
+
 def test_evidence_that_grows_beyond_measure_is_not_read(study: Study) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|b1", "fortran_order": False, "shape": (2**30,)})

@@ -103,10 +103,12 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, dict[str, str]]]
         with np.load(path, allow_pickle=False) as file:
             kept = {name: file[name] for name in file.files} if sum(sizes) <= _MOST_BYTES else {}
         about = from_json(str(kept.pop(_ABOUT)))
+        sound = fits(about, dict[str, dict[str, str]]) and {"code", "models"} <= about.keys()
+        sound = sound and kept.keys() <= about["code"].keys()
+        sound = sound and all(array.dtype.kind in "biuf" for array in kept.values())
     except Exception as error:
         raise _damaged(path) from error
-    sound = fits(about, dict[str, dict[str, str]]) and {"code", "models"} <= about.keys()
-    if not (sound and kept.keys() <= about["code"].keys() and all(a.dtype.kind in "biuf" for a in kept.values())):
+    if not sound:
         raise _damaged(path)
     return kept, about
 
