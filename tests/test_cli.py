@@ -732,3 +732,19 @@ sys.exit(", ".join({absent} & sys.modules.keys()) or None)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("dropped", "shown"), [(KeyboardInterrupt, False), (SystemExit, False), (KeyError, True)])
+def test_signal_that_python_drops_shows_no_traceback(
+    dropped: type[BaseException], shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Struck:
+        def __del__(self) -> None:
+            raise dropped
+
+    seen: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", usual := seen.append)
+    monkeypatch.setattr("robustdeq.cli.commands._run", lambda given: [Struck()].clear())
+    cli.main([])
+    assert bool(seen) == shown
+    assert sys.unraisablehook == usual

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NoReturn
@@ -55,6 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # for terminals without Greek letters, or names without UTF-8
     follow()
+    usual = sys.unraisablehook
+    sys.unraisablehook = partial(_unless_stopped, usual)
     try:
         _run(given)
     except InputError as error:
@@ -68,6 +71,14 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         with _deaf():
             fail("interrupted.", status=130)
+    finally:
+        sys.unraisablehook = usual
+
+
+def _unless_stopped(usual: Callable[[Any], object], lost: Any) -> None:
+    """Show no traceback of a signal that Python drops, since it struck within a callback: the next one counts."""
+    if not issubclass(lost.exc_type, KeyboardInterrupt | SystemExit):
+        usual(lost)
 
 
 def fail(sentence: str, status: int = 2) -> NoReturn:
