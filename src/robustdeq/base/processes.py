@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from robustdeq.base.errors import InputError, check_counts
 
@@ -133,11 +134,18 @@ def leave(sentence: str) -> bool:
 
 
 def follow() -> None:
-    """Make a process of torchrun's end with it (on Linux), in good order when told to, and only the first one warn."""
+    """Make a process of torchrun's end with it (on Linux), at once when told to, and only the first one warn."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _end)
     if not is_first_process():
         logging.disable(logging.WARNING)
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """End at once, whatever is under way: an exception may strike where it is shown as a traceback."""
+    if sys.stdout.isatty():
+        os.write(1, b"\x1b[?25h")  # the cursor, which a bar hides
+    os._exit(128 + number)
