@@ -69,6 +69,7 @@ audit:
 # The versions of constraints.txt with the SHA-256 of every file that PyPI has of them, for all that pyproject.toml asks for.
 lock: .venv/installed
 	$(INSTALL) --constraint constraints.txt --editable '.[all,dev,docs]'
+	$(INSTALL) --constraint constraints.txt --no-deps torchattacks # and all others of the group `alone`
 	$(PYTHON) -m venv .venv/lock
 	.venv/lock/bin/python -m pip install --quiet uv
 	for part in run develop; do $(BIN)/python tests/requirements.py $$part | .venv/lock/bin/uv pip compile - \

@@ -20,6 +20,7 @@ PROJECT = BUILT["project"]
 CORE = [*map(Requirement, PROJECT["dependencies"])]
 EXTRAS = {name: [*map(Requirement, asked)] for name, asked in PROJECT["optional-dependencies"].items()}
 DEVELOPMENT = {name: EXTRAS.pop(name) for name in ("dev", "docs")}
+DEVELOPMENT |= {name: [*map(Requirement, asked)] for name, asked in BUILT["dependency-groups"].items()}
 ALL = EXTRAS.pop("all")
 EDITABLE = [*map(Requirement, [*BUILT["build-system"]["requires"], "editables"])]
 """What an editable installation is built by."""

@@ -1,4 +1,4 @@
-"""Surrogates and defended models run as they are in foolbox, ART, the authors' AutoAttack and RobustBench."""
+"""Surrogates and defended models run as they are in foolbox, torchattacks, ART, AutoAttack and RobustBench."""
 
 import copy
 import json
@@ -11,6 +11,7 @@ import numpy as np
 import pyautoattack
 import pytest
 import torch
+import torchattacks
 from filelock import FileLock
 from pyautoattack.autopgd_base import APGDAttack
 from pyautoattack.square import SquareAttack
@@ -149,6 +150,26 @@ def test_fgsm_of_foolbox_is_ours(reading: Gradient | Defense, deq: DEQ, data: tu
     _, theirs, _ = foolbox.attacks.FGSM()(peer, x, y, epsilons=0.1)
     assert_close(theirs, FGSM(0.1)(seen(deq, reading), x, y), rtol=0, atol=1e-8)
     assert_within_ball(theirs, x, 0.1)
+
+
+@readings
+def test_pgd_of_torchattacks_is_ours(reading: Gradient | Defense, deq: DEQ, data: tuple[Tensor, Tensor]) -> None:
+    deq, eps = copy.deepcopy(deq).double(), EPS["Linf"]
+    x, y = data[0][:4].double(), data[1][:4]
+    theirs = torchattacks.PGD(module(deq, reading), eps, 0.1, steps=3, random_start=False)(x, y)
+    assert_within_ball(theirs, x, eps)
+    assert_close(theirs, PGD(eps, 0.1, steps=3, random_start=False)(seen(deq, reading), x, y), rtol=0, atol=1e-8)
+
+
+@defenses
+def test_square_attack_of_torchattacks_fools_a_defended_model(
+    defense: Defense, deq: DEQ, data: tuple[Tensor, Tensor]
+) -> None:
+    (x, y), model = data, module(deq, defense)
+    adversaries = torchattacks.Square(model, eps=EPS["Linf"], n_queries=20)(x, y)
+    fooled = labels(model, adversaries) != y
+    assert fooled.any()
+    assert_within_ball(adversaries[fooled], x[fooled], EPS["Linf"])
 
 
 def classifier(model: nn.Module) -> PyTorchClassifier:
