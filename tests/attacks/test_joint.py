@@ -53,7 +53,7 @@ def test_every_step_is_equation_12(norm: str) -> None:
         pulled = apply(state_jacobian(deq, moving, z).mT, u) + loss_gradient(deq, z, cross_entropy)
         gradient = apply(image_jacobian(deq, moving, z).mT, u).view_as(x)
         z, u = 0.3 * z + 0.7 * value, 0.3 * u + 0.7 * pulled
-        moving = attack.threat.project(moving + 0.1 * attack.threat.steepest(gradient), x)
+        moving = attack.threat.project(moving + 0.1 * attack.threat.steepest(gradient, moving), x)
         assert_close(found.state, z)
         assert_close(found.adjoint, u)
         assert_close(found.x, moving)

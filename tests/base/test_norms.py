@@ -46,6 +46,48 @@ def test_projection_is_the_nearest_point(norm: Norm, seed: int, eps: float, dime
     assert (beyond <= 1e-10).all()
 
 
+def room(seed: int, dimension: int) -> tuple[Tensor, Tensor]:
+    """How far pixels may move: some not at all, some to one side alone."""
+    return drawn(seed + 1, 3, dimension).clamp_max(0), drawn(seed + 2, 3, dimension).clamp_min(0)
+
+
+@norms
+@given(seed=st.integers(0, 1000), eps=st.floats(0, 10), dimension=st.integers(1, 30))
+@settings(max_examples=50, deadline=None)
+def test_projection_within_bounds_is_in_both_and_leaves_what_is(
+    norm: Norm, seed: int, eps: float, dimension: int
+) -> None:
+    low, high = room(seed, dimension)
+    p = norm.project_within(3 * drawn(seed, 3, dimension), eps, low, high)
+    assert ((low <= p) & (p <= high)).all()
+    assert (lengths(p, ORDERS[norm.name]) <= eps + 1e-12).all()
+    assert_close(norm.project_within(p, eps, low, high), p, rtol=0, atol=1e-12)
+
+
+@given(seed=st.integers(0, 1000), eps=st.floats(0, 10), dimension=st.integers(1, 30))
+@settings(max_examples=50, deadline=None)
+def test_nearest_point_of_the_l1_ball_and_the_bounds(seed: int, eps: float, dimension: int) -> None:
+    """As above: ⟨v − p, q⟩ is greatest where q spends ε on the steepest entries first, up to their bounds."""
+    low, high = room(seed, dimension)
+    v = 3 * drawn(seed, 3, dimension)
+    p = L1().project_within(v, eps, low, high)
+    slopes, order = (v - p).abs().sort(dim=1, descending=True)
+    furthest = torch.where(v > p, high, -low).gather(1, order)
+    spent = furthest.cumsum(dim=1).clamp_max(eps).diff(dim=1, prepend=torch.zeros(3, 1))
+    assert ((slopes * spent).sum(dim=1) - ((v - p) * p).sum(dim=1) <= 1e-10).all()
+
+
+@given(seed=st.integers(0, 1000), dimension=st.integers(1, 50))
+@settings(max_examples=50, deadline=None)
+def test_l1_step_is_spent_on_pixels_that_can_move(seed: int, dimension: int) -> None:
+    low, high = room(seed, dimension)
+    gradient = drawn(seed, 3, dimension)
+    step = L1().steepest_within(gradient, low, high)
+    free = torch.where(gradient > 0, high, -low) > 0
+    assert_close(step, L1().steepest(gradient * free))
+    assert_close(lengths(step, 1), free.any(dim=1).to(step))
+
+
 @norms
 @given(seed=st.integers(0, 1000), dimension=st.integers(1, 50), zeros=st.integers(0, 50))
 @settings(max_examples=50, deadline=None)

@@ -104,7 +104,7 @@ class MomentumPGD(StoppingPGD):
         self, point: Pixels, previous: Pixels, gradient: Pixels, center: Pixels, length: PerSample, step: int
     ) -> Pixels:
         threat, fresh = self.threat, _FRESH if step else 1.0
-        target = threat.project(point + per_sample(length, point) * threat.steepest(gradient), center)
+        target = threat.project(point + per_sample(length, point) * threat.steepest(gradient, point), center)
         return threat.project(point + fresh * (target - point) + (1 - fresh) * (point - previous), center)
 
 

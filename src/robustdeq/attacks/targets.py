@@ -87,7 +87,7 @@ class ByDistance(Order):
         distances = []
         for target in compared.unbind(dim=1):
             gradient = input_gradient(surrogate, x, partial(targeted_margin, y=y, target=target))
-            gain = (gradient * threat.steepest(gradient)).flatten(1).sum(dim=1)
+            gain = (gradient * threat.measure.steepest(gradient)).flatten(1).sum(dim=1)
             distances.append(-targeted_margin(logits, y, target) / gain.clamp_min(torch.finfo(gain.dtype).tiny))
         order = torch.stack(distances, dim=1).argsort(dim=1, stable=True)
         return torch.cat([compared.gather(1, order), others], dim=1)

@@ -53,6 +53,25 @@ class Norm(ABC):
     def project(self, offset: Float[Tensor, "batch *image"], eps: float) -> Float[Tensor, "batch *image"]:
         """The nearest point of the ball of radius eps around 0, in the Euclidean distance."""
 
+    def steepest_within(
+        self,
+        gradient: Float[Tensor, "batch *image"],
+        low: Float[Tensor, "batch *image"],
+        high: Float[Tensor, "batch *image"],
+    ) -> Float[Tensor, "batch *image"]:
+        """`steepest`, where each pixel may move from `low` to `high`: override it where that makes for other steps."""
+        return self.steepest(gradient)
+
+    def project_within(
+        self,
+        offset: Float[Tensor, "batch *image"],
+        eps: float,
+        low: Float[Tensor, "batch *image"],
+        high: Float[Tensor, "batch *image"],
+    ) -> Float[Tensor, "batch *image"]:
+        """A point of the ball between `low` ≤ 0 and `high` ≥ 0: `project`, clipped, unless a norm has a nearer one."""
+        return self.project(offset, eps).clamp(low, high)
+
 
 @dataclass(frozen=True)
 class Linf(Norm):
@@ -114,7 +133,9 @@ class L1(Norm):
 
     The exact steepest step moves one pixel alone, and that reaches the bounds of pixels at once. So `steepest` spreads
     the step equally over the twentieth of the pixels (rounded up) where |g| is largest, as sparse L1 descent does
-    (Tramèr and Boneh, "Adversarial Training and Robustness for Multiple Perturbations", NeurIPS 2019).
+    (Tramèr and Boneh, "Adversarial Training and Robustness for Multiple Perturbations", NeurIPS 2019). Neither a step
+    nor the radius is spent on pixels that are at their bound: the projection is that onto the ball *and* the bounds
+    (Croce and Hein, "Mind the Box: l1-APGD for Sparse Adversarial Attacks on Image Classifiers", ICML 2021).
     """
 
     @override
@@ -149,15 +170,42 @@ class L1(Norm):
 
     @override
     def project(self, offset: Float[Tensor, "batch *image"], eps: float) -> Float[Tensor, "batch *image"]:
-        """Soft thresholding at the θ that leaves the norm eps (Duchi et al., ICML 2008, Fig. 1)."""
-        sizes = offset.flatten(1).abs()
-        ordered = sizes.sort(dim=1, descending=True).values
-        ranks = torch.arange(1, sizes.shape[1] + 1, device=sizes.device, dtype=sizes.dtype)
-        thresholds = (ordered.cumsum(dim=1) - eps) / ranks
-        kept = (ordered > thresholds).sum(dim=1, keepdim=True).clamp_min(1)
-        threshold = thresholds.gather(1, kept - 1).clamp_min(0)
-        shrunk = (sizes - threshold).clamp_min(0).view(offset.shape) * offset.sign()
-        return torch.where(per_sample(self.size(offset), offset) > eps, shrunk, offset)
+        everywhere = torch.full_like(offset, math.inf)
+        return self.project_within(offset, eps, -everywhere, everywhere)
+
+    @override
+    def steepest_within(
+        self,
+        gradient: Float[Tensor, "batch *image"],
+        low: Float[Tensor, "batch *image"],
+        high: Float[Tensor, "batch *image"],
+    ) -> Float[Tensor, "batch *image"]:
+        """`steepest` among the pixels that are not at the bound that they are pushed to."""
+        return self.steepest(torch.where(torch.where(gradient > 0, high, -low) > 0, gradient, 0))
+
+    @override
+    def project_within(
+        self,
+        offset: Float[Tensor, "batch *image"],
+        eps: float,
+        low: Float[Tensor, "batch *image"],
+        high: Float[Tensor, "batch *image"],
+    ) -> Float[Tensor, "batch *image"]:
+        """The nearest point of both: sign(v) min(max(|v| − θ, 0), room), at the least θ ≥ 0 that leaves the norm eps.
+
+        The norm is linear in θ between the values at which an entry becomes 0, |v|, or leaves its bound, |v| − room, so
+        that θ follows from these in order (as without bounds in Duchi et al., ICML 2008, Fig. 1).
+        """
+        sizes, room = offset.abs(), torch.where(offset > 0, high, -low)
+        points = torch.cat([sizes.flatten(1), (sizes - room).clamp_min(0).flatten(1)], dim=1)
+        ordered, order = points.sort(dim=1, descending=True)
+        slopes = 1.0 - 2.0 * (order >= points.shape[1] // 2).to(points)
+        count, total = slopes.cumsum(dim=1), (slopes * ordered).cumsum(dim=1)
+        last = (total - count * ordered <= eps).sum(dim=1, keepdim=True).clamp_min(1) - 1
+        threshold = (total.gather(1, last) - eps) / count.gather(1, last).clamp_min(1)
+        shrunk = (sizes - per_sample(threshold.clamp_min(0)[:, 0], sizes)).clamp_min(0).minimum(room) * offset.sign()
+        inside = offset.clamp(low, high)
+        return torch.where(per_sample(self.size(inside), offset) > eps, shrunk, inside)
 
 
 _NORMS: dict[str, Norm] = {norm.name: norm for norm in (Linf(), L2(), L1())}

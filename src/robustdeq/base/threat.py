@@ -122,15 +122,19 @@ class ThreatModel:
         """A point drawn uniformly from the ball around x, clipped to the bounds."""
         return self.clip(x + self.eps * self.measure.uniform(x, generator))
 
-    def steepest(self, gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
-        """The step of unit norm along which the gradient ascends; see `Norm.steepest`."""
-        return self.measure.steepest(gradient)
+    def steepest(
+        self, gradient: Float[Tensor, "batch *image"], at: Float[Tensor, "batch *image"]
+    ) -> Float[Tensor, "batch *image"]:
+        """The step of unit norm along which the gradient ascends from images; see `Norm.steepest_within`."""
+        low, high = self.bounds
+        return self.measure.steepest_within(gradient, low - at, high - at)
 
     def project(
         self, x: Float[Tensor, "batch *image"], center: Float[Tensor, "batch *image"]
     ) -> Float[Tensor, "batch *image"]:
-        """The nearest point of the ball around `center`, clipped to the bounds."""
-        return self.clip(center + self.measure.project(x - center, self.eps))
+        """A point of the ball around `center` within the bounds that is near x; see `Norm.project_within`."""
+        low, high = self.bounds
+        return self.clip(center + self.measure.project_within(x - center, self.eps, low - center, high - center))
 
     def clip(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
         """The image with its pixels within the bounds."""

@@ -229,7 +229,7 @@ class Planted(nn.Module):
         super().__init__()
         threat = attack.threat
         signs = 1.0 - 2 * (torch.arange(x.numel(), device=x.device) % 2).to(x).view_as(x)
-        farthest = threat.project(x + threat.eps * threat.steepest(signs), x)
+        farthest = threat.project(x + threat.eps * threat.steepest(signs, x), x)
         reach = ((farthest - x) * signs).sum()
         self.image, self.direction, self.margin = x, signs, torch.where(reach > 0, reach / 10, -1)
 

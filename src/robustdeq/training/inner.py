@@ -52,7 +52,7 @@ class NFGSM(PGD):
     @override
     def step(self, x: Tensor, gradient: Tensor, center: Tensor) -> Pixels:
         length = -self.step_size if self.targeted else self.step_size
-        return self.threat.clip(x + length * self.threat.steepest(gradient))
+        return self.threat.clip(x + length * self.threat.steepest(gradient, x))
 
 
 class WarmStarted(Surrogate):
