@@ -29,7 +29,7 @@ from robustdeq.deq.model import DEQ, Loss, total_loss
 from robustdeq.deq.modes import frozen
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class JointIterate:
     """One iterate of the joint iteration.
 

@@ -32,7 +32,7 @@ _FOLLOWING = ("dim", "mask", "index", "src", "value")
 _LOOKING_UP = frozenset({"index_select", "scatter", "scatter_", "masked_fill", "masked_fill_"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StandIn:
     """What stands for a tensor under differentiation.
 

@@ -42,7 +42,7 @@ _MOST = 0.01
 """The largest share of a slope that may be due to rounding."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slopes:
     """How fast logits move with the input.
 

@@ -52,7 +52,7 @@ def attach(
     return _Attach.apply(value.detach(), lambda cotangent: pull_back(cotangent, wanted), *wanted) if wanted else value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SolveState:
     """One state of a solve.
 

@@ -23,7 +23,7 @@ from robustdeq.evaluation.early import StateProfile
 from robustdeq.evaluation.store import digits, parsed
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class GridResult:
     """The outcome of every sample under every attack and defense; printed, it is a table with a line per attack.
 

@@ -379,7 +379,7 @@ class Solver(ABC):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """The states a solver visited, kept as the increments s_n = z_{n+1} − z_n, and how each sample fared.
 

@@ -53,7 +53,7 @@ def add_combination(
     return target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Updates:
     """The rank-one updates u_j = ahead_j s_{j+1} + here_j s_j of the increments s_0 … s_m, j = 0 … m − 1.
 
@@ -106,7 +106,7 @@ class Updates:
         return pad(self.here * c, (0, 1)) + pad(self.ahead * c, (1, 0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BroydenInverse(InverseJacobian):
     """B_n of one trajectory.
 

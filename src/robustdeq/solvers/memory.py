@@ -12,7 +12,7 @@ from torch import Tensor
 from robustdeq.base.shapes import Flat, PerSample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Products:
     """Inner products of the vectors in a solver's memory; the only input of `Solver.coefficients`.
 

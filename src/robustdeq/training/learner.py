@@ -24,7 +24,7 @@ from robustdeq.solvers import Picard
 from robustdeq.training.inner import WarmStarted
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Adversaries:
     """The images that a step trains on.
 

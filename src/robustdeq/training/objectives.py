@@ -40,7 +40,7 @@ class Moment:
     generator: torch.Generator
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reading:
     """The loss of one batch, with the logits and the solve that it was computed from.
 
