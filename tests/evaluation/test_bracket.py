@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import robustdeq as rd
 from monotone_networks import CONV, DENSE, images, trained
@@ -20,8 +21,8 @@ from robustdeq.base.threat import ThreatModel
 from robustdeq.certificates import Certified, IntervalBounds, Lipschitz
 from robustdeq.defenses import EarlyState, FinalState
 from robustdeq.evaluation import CheckVerdict, Chosen, GridResult, measure
-from robustdeq.evaluation.bracket import NAME, bracketed, guaranteed
-from robustdeq.reporting import certified_table, grid_table, robustbench_entries, save_certified_figure
+from robustdeq.evaluation.bracket import AGREEMENT, bracketed, guaranteed
+from robustdeq.reporting import certified_table, grid_table, read_evaluation, robustbench_entries, save_certified_figure
 from robustdeq.reporting.page.grid_charts import headline
 from robustdeq.zoo.monotone import MonotoneConfig
 
@@ -48,7 +49,7 @@ def test_cascade_breaks_no_certified_image(config: MonotoneConfig, threat: Threa
     certificate = IntervalBounds() if threat.norm == "Linf" else Lipschitz()
     certified = certificate.certify(model, x, y)
     result = measure(model, x, y, cascade(threat), early=3, certified=certified)
-    check = next(check for check in result.checks if check.name == NAME)
+    check = next(check for check in result.checks if check.name == AGREEMENT)
     assert check.verdict is CheckVerdict.PASSED
     assert result.certified is not None
     assert 0 < result.certified.mean() <= result.worst_case[0]
@@ -67,7 +68,7 @@ def certificates(radius: list[float], norm: str = "L2") -> Certified:
 
 
 def held(result: GridResult) -> tuple[CheckVerdict, str]:
-    check = next(check for check in result.checks if check.name == NAME)
+    check = next(check for check in result.checks if check.name == AGREEMENT)
     return check.verdict, check.sentence
 
 
@@ -75,19 +76,42 @@ def test_broken_certified_image_fails_loudly() -> None:
     x, y = torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.long)
     threat = ThreatModel(0.5, "L2")
     certified = certificates([1.0, 0.6, 0.4])
-    broken = bracketed(plain([True, False, False]), certified, guaranteed(certified, threat, x, y))
+    broken = bracketed(plain([True, False, False]), certified, guaranteed(certified, threat, nn.Identity(), x, y))
     verdict, sentence = held(broken)
     assert verdict is CheckVerdict.FAILED
     assert "break 1 of 2 certified images" in sentence
     certified = certificates([0.1] * 3)
-    nothing = bracketed(plain([True] * 3), certified, guaranteed(certified, threat, x, y))
+    nothing = bracketed(plain([True] * 3), certified, guaranteed(certified, threat, nn.Identity(), x, y))
     assert held(nothing) == (CheckVerdict.TOO_FEW, "No image is certified at this ε.")
 
 
 def test_certificates_of_other_images_are_refused() -> None:
     x = torch.zeros(2, 1, 2, 2)
     with pytest.raises(InputError, match="of 3 other images than these 2"):
-        guaranteed(certificates([1.0] * 3), ThreatModel(0.1, "L2"), x, torch.zeros(2).long())
+        guaranteed(certificates([1.0] * 3), ThreatModel(0.1, "L2"), nn.Identity(), x, torch.zeros(2).long())
+
+
+def test_certificates_of_the_same_labels_on_other_images_or_of_another_model_are_refused() -> None:
+    model, (x, y) = trained(DENSE), images(2)
+    certified, threat = Lipschitz().certify(model, x, y), ThreatModel(0.1, "L2")
+    assert guaranteed(certified, threat, model, x, y).shape == (2,)
+    with pytest.raises(InputError, match="of another set of images"):
+        guaranteed(certified, threat, model, x.flip(0), y)
+    with pytest.raises(InputError, match="of another model"):
+        guaranteed(certified, threat, nn.Identity(), x, y)
+
+
+def test_what_was_certified_is_read_back_with_the_store(tmp_path: Path) -> None:
+    model, (x, y) = trained(DENSE), images(4)
+    attack = rd.attacks.PGD(0.1, 0.1, steps=1, norm="L2")
+    protocol, rows = Chosen(attack, {"PGD": (attack, None)}), {"final": FinalState()}
+    certified = Lipschitz().certify(model, x, y)
+    made = measure(model, x, y, protocol, defenses=rows, certified=certified, folder=tmp_path)
+    made.save(tmp_path / "results.json")
+    found = read_evaluation(tmp_path)
+    assert (found.certificate, found.checks) == (made.certificate, made.checks)
+    assert found.certified is not None
+    assert np.array_equal(found.certified, made.certified)
 
 
 def test_certificates_of_the_vote_among_copies_are_refused() -> None:
@@ -95,7 +119,7 @@ def test_certificates_of_the_vote_among_copies_are_refused() -> None:
     vote = rd.certificates.Smoothing(estimation=20).certify(trained(DENSE), *images(2))
     assert not vote.of_model
     with pytest.raises(InputError, match="cover the vote among noisy copies"):
-        guaranteed(replace(vote, labels=y.numpy()), ThreatModel(0.1, "L2"), x, y)
+        guaranteed(replace(vote, labels=y.numpy()), ThreatModel(0.1, "L2"), nn.Identity(), x, y)
 
 
 def test_certificates_that_do_not_fit_are_refused_before_any_attack(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +180,7 @@ def test_covering_ball_holds_every_perturbation(eps: float, seed: int) -> None:
 def test_result_keeps_what_is_certified(tmp_path: Path) -> None:
     x, y = torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.long)
     certified = certificates([1.0, 0.6, 0.1])
-    result = bracketed(plain([True] * 3), certified, guaranteed(certified, ThreatModel(0.5, "L2"), x, y))
+    result = bracketed(plain([True] * 3), certified, guaranteed(certified, ThreatModel(0.5, "L2"), nn.Identity(), x, y))
     result.save(tmp_path / "results.json")
     again = GridResult.read(tmp_path / "results.json")
     assert again.certified is not None

@@ -23,14 +23,15 @@ from robustdeq.base.files import write_text
 from robustdeq.base.norms import Norm, named
 from robustdeq.base.plain import made_of, read_json
 from robustdeq.base.progress import Report, silent
-from robustdeq.base.provenance import describe
+from robustdeq.base.provenance import describe, tensor_fingerprint
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.base.statistics import wilson_interval
 from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.modes import evaluating
+from robustdeq.zoo.card import fingerprint
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Radii:
     """What a certificate found for a batch.
 
@@ -47,7 +48,7 @@ class Radii:
     tolerance: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Certified:
     """Certified radii of a model on labelled images.
 
@@ -61,7 +62,7 @@ class Certified:
         computed: the same for the model as it is computed, by solves whose residual is within the tolerance.
         tolerance: the greatest norm of z − f(z) of such a solve; None where any solve is covered.
         of_model: whether it is about the model itself, and not about one that is made of it.
-        settings: those of the certificate.
+        settings: those of the certificate, and what tells the model and the images from others.
         unbounded: whether it covers pixels outside [0, 1] too.
     """
 
@@ -218,6 +219,6 @@ class Certificate(ABC):
             computed.astype(float),
             tolerances.pop(),
             self.of_model,
-            describe(self),
+            describe(self) | {"weights": fingerprint(model), "tensors": tensor_fingerprint(x, y)},
             self.unbounded,
         )

@@ -95,7 +95,7 @@ def certify(
     }
     found = replace(found, settings=found.settings | provenance)
     found.save(path)
-    above = dict(_left(result, found, images) for result in evaluations) or None
+    above = dict(_left(result, found, subject.model, images) for result in evaluations) or None
     save_certified_figure(found, path.with_suffix(".png"), subject.name, above)
     console.print(terminal(certified_table(found, radii, above)))
     console.print(f"The images are {images.source}. The results are in {folder}.")
@@ -110,13 +110,15 @@ def _evaluation(folder: Path, model: nn.Module, images: Images) -> GridResult:
     return result
 
 
-def _left(result: GridResult, found: Certified, images: Images) -> tuple[float, Bool[np.ndarray, "samples"]]:
+def _left(
+    result: GridResult, found: Certified, model: nn.Module, images: Images
+) -> tuple[float, Bool[np.ndarray, "samples"]]:
     """The radius of an evaluation in the norm of certificates, and what it leaves; they must agree on every image."""
     attack = result.settings["attack"]
     low, high = map(float, attack["bounds"])
     threat = ThreatModel(attack["eps"], attack["norm"], (low, high))
     x, y = images.tensors()
-    check = bracketed(result, found, guaranteed(found, threat, x, y)).checks[-1]
+    check = bracketed(result, found, guaranteed(found, threat, model, x, y)).checks[-1]
     require(check.verdict is not CheckVerdict.FAILED, check.sentence)
     return found.covering(threat, x[0].numel()), result.standing[0]
 

@@ -9,23 +9,29 @@ from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool
+from torch import nn
 
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
+from robustdeq.base.provenance import tensor_fingerprint
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.base.threat import ThreatModel
 from robustdeq.certificates import Certified
 from robustdeq.evaluation.diagnostics import Check, CheckVerdict
 from robustdeq.evaluation.result import GridResult
+from robustdeq.zoo.card import fingerprint
 
-NAME = "attacks and certificate agree"
+AGREEMENT = "attacks and certificate agree"
 
 
-def guaranteed(certified: Certified, threat: ThreatModel, x: Pixels, y: Labels) -> Bool[np.ndarray, "samples"]:
+def guaranteed(
+    certified: Certified, threat: ThreatModel, model: nn.Module, x: Pixels, y: Labels
+) -> Bool[np.ndarray, "samples"]:
     """Which images a certificate guarantees to stand against attacks on the model as it is computed.
 
     Args:
         certified: certificates of that model, on the same images.
         threat: of the attacks.
+        model: that is attacked.
         x: the images.
         y: their labels.
 
@@ -38,6 +44,10 @@ def guaranteed(certified: Certified, threat: ThreatModel, x: Pixels, y: Labels) 
         )
     if not certified.of_model:
         raise InputError(f"the certificates cover {certified.covers}; give some of the model that is attacked.")
+    of = {"weights": ("model", fingerprint(model)), "tensors": ("set of images", tensor_fingerprint(x, y))}
+    for name, (what, here) in of.items():
+        known = certified.settings.get(name, here)
+        require(known == here, f"the certificates are of another {what}; certify what is attacked.")
     return certified.holds(certified.covering(threat, x[0].numel()), computed=True)
 
 
@@ -61,5 +71,5 @@ def bracketed(result: GridResult, certified: Certified, held: Bool[np.ndarray, "
         verdict, sentence = CheckVerdict.TOO_FEW, "No image is certified at this ε."
     else:
         verdict, sentence = CheckVerdict.PASSED, f"No attack breaks one of the {held.sum()} certified images."
-    check = Check(NAME, verdict, sentence, numbers)
+    check = Check(AGREEMENT, verdict, sentence, numbers)
     return replace(result, certified=held, certificate=certified.title, checks=(*result.checks, check))

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from robustdeq.base.errors import InputError, require
-from robustdeq.base.plain import read_json
 from robustdeq.evaluation import GridResult, Store, assemble
+from robustdeq.evaluation.bracket import AGREEMENT
 from robustdeq.evaluation.exhibits import FILE as EXHIBITS
 from robustdeq.evaluation.exhibits import Exhibits
 from robustdeq.evaluation.store import FILE as STORE
@@ -90,7 +90,17 @@ def read_evaluation(folder: str | Path) -> GridResult:
         return GridResult.read(stored)
     with Store.read(folder / STORE) as store:
         result = assemble(store)
-    return replace(result, settings=result.settings | _provenance(stored))
+    if not stored.is_file():
+        return result
+    said = GridResult.read(stored)
+    agreement = tuple(check for check in said.checks if check.name == AGREEMENT)
+    return replace(
+        result,
+        settings=result.settings | said.settings,
+        certified=said.certified,
+        certificate=said.certificate,
+        checks=(*result.checks, *agreement),
+    )
 
 
 def _evaluation(folder: Path) -> tuple[GridResult, Panel | None]:
@@ -104,16 +114,6 @@ def _evaluation(folder: Path) -> tuple[GridResult, Panel | None]:
         raise InputError(f"{folder} cannot be reported yet: {error}") from error
     except KeyError as error:
         raise InputError(f"{folder} was written by another version of robustdeq; evaluate again.") from error
-
-
-def _provenance(path: Path) -> dict[str, object]:
-    """What the results say about where they come from, beyond what the store holds."""
-    try:
-        return dict(read_json(path)["settings"])
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged; run the command that wrote it again.") from error
 
 
 def _alignment(store: Store) -> Panel | None:
