@@ -99,3 +99,9 @@ def test_a_row_is_not_overwritten_unless_that_is_asked(capsys: pytest.CaptureFix
     assert "exists already" in capsys.readouterr().err
     assert row.read_bytes() == before
     submit("--overwrite")
+    entry = Path("mine/entry.toml")
+    entry.write_text(entry.read_text(encoding="utf-8").replace("a monotone DEQ", "a monotone: DEQ"), encoding="utf-8")
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        submit("--overwrite")
+    assert "is the row of 'a monotone DEQ'; give this entry another name" in " ".join(capsys.readouterr().err.split())

@@ -17,7 +17,7 @@ from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
 from robustdeq.certificates import Lipschitz, Smoothing
 from robustdeq.evaluation import Estimators, WorstCase
-from robustdeq.leaderboard import Entry, Statement, judged
+from robustdeq.leaderboard import Entry, Statement, judged, row_file
 from robustdeq.reporting import leaderboard_sections, leaderboard_tables
 from robustdeq.reporting.leaderboard import read_entries
 
@@ -75,7 +75,8 @@ def test_every_number_of_an_honest_entry_is_measured(
     assert entry.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert entry.residual is not None
     assert entry.residual < 1e-3
-    assert (entry.slug, entry.data, entry.eps) == ("a-model-7", "three classes", EPS)
+    assert row_file(Path("rows"), entry.name) == Path("rows/a-model-7.json")
+    assert (entry.data, entry.eps) == ("three classes", EPS)
 
 
 def test_adversaries_outside_the_ball_are_refused(

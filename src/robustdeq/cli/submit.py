@@ -19,7 +19,7 @@ from robustdeq.cli.subject import check_named, opened
 from robustdeq.data import Images
 from robustdeq.data import load as load_data
 from robustdeq.evaluation import WorstCase
-from robustdeq.leaderboard import SHORT, Statement, judged
+from robustdeq.leaderboard import SHORT, Entry, Statement, judged, row_file
 from robustdeq.reporting import entry_table, terminal
 from robustdeq.zoo import fingerprint
 
@@ -49,6 +49,11 @@ def submit(
         overwrite: replace a row of the same name.
     """
     said, beside = Statement.read(entry), entry.parent
+    path = row_file(output, said.name)
+    refuse_to_overwrite([path], overwrite)
+    if path.is_file():
+        other = Entry.read(path).name
+        require(other == said.name, f"{path} is the row of {other!r}; give this entry another name.")
     network = str(beside / said.network) if (beside / said.network).is_file() else said.network
     check_named(network, None, None, trust)
     images = load_data(said.data).require("test")
@@ -77,8 +82,6 @@ def submit(
             data=images.source,
             provenance=provenance,
         )
-    path = output / f"{found.slug}.json"
-    refuse_to_overwrite([path], overwrite)
     found.save(path)
     console.print(terminal(entry_table(found)))
     console.print(f"wrote {path}")

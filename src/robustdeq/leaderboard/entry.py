@@ -22,6 +22,11 @@ Outcome = Bool[np.ndarray, "samples"]
 _OUTCOMES = ("clean", "ready_made", "standing", "certified")
 
 
+def row_file(folder: Path, name: str) -> Path:
+    """Where the row of that name is kept in a folder of rows."""
+    return folder / f"{re.sub(r'[^0-9a-z.]+', '-', name.lower()).strip('-.') or 'entry'}.json"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Entry:
     """What was found of a model.
@@ -67,11 +72,6 @@ class Entry:
     source: str = ""
     command: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def slug(self) -> str:
-        """Its name, as a file can bear it."""
-        return re.sub(r"[^0-9a-z.]+", "-", self.name.lower()).strip("-.") or "entry"
 
     def save(self, path: Path) -> None:
         """Write it as JSON, whole or not at all; outcomes of images as strings of 0 and 1."""
