@@ -160,6 +160,19 @@ def test_exact_trained_model_is_attacked_with_its_own_backward_steps() -> None:
     assert Estimators().ready_made(DEQ) == Estimators().final
 
 
+@pytest.mark.parametrize("name", ["paper", "strict", "worst-case"])
+def test_ready_made_is_the_gradient_that_the_weights_are_trained_with(name: str) -> None:
+    own = Exact(max_steps=7)
+    trained = DEQ.with_settings(gradient=own)
+    columns = protocol_named(name).columns(trained, [Row("final", trained, FinalState())], {})
+    assert [climbed(column.attempts[0]) for column in columns if column.ready_made] == [own]
+    surrogates = {column.id: column.attempts[0].climbs.module for column in columns}
+    climbing = {id for id, module in surrogates.items() if isinstance(module, Surrogate) and module.gradient == own}
+    assert climbing - {"ready-made-apgd-t"} == {"exact-final"}
+    assert not any(attempt.survivors for column in columns if column.ready_made for attempt in column.attempts)
+    assert [column.id for column in columns_of(name) if column.ready_made] == ["unrolled-final"]
+
+
 def test_autoattack_is_judged_on_the_surrogate_and_on_every_defense() -> None:
     columns = columns_of("autoattack")
     assert len({column.id for column in columns}) == len({column.label for column in columns}) == len(columns) == 12

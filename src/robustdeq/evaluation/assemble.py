@@ -137,7 +137,7 @@ def _evidence(manifest: dict[str, Any], found: dict[str, Outcome], result: GridR
         unbounded=standing("unbounded"),
         before_queries=dict(zip(result.defenses, before, strict=True)) if queried else {},
         after_queries=dict(zip(result.defenses, after, strict=True)) if queried else {},
-        ready_made=standing("unrolled-final", own=False),
+        ready_made=standing(*(id for id, column in columns.items() if column["ready_made"]), own=False),
         errors=dict(zip(result.defenses, result.errors, strict=True)),
         straight=standing("straight-through"),
         operations={title: row["operations"] for title, row in watched.items() if "operations" in row},

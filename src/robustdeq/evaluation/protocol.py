@@ -25,7 +25,7 @@ from robustdeq.attacks import (
     Stages,
     StoppingPGD,
 )
-from robustdeq.base.errors import InputError, check_counts, check_made
+from robustdeq.base.errors import InputError, check_counts, check_made, require
 from robustdeq.base.provenance import describe
 from robustdeq.deq import DEQ, AsIs, Defense, EarlyState, EnsembleState, EntropyReduction, FinalState
 from robustdeq.deq.defenses import as_deq
@@ -141,7 +141,7 @@ class Protocol(ABC):
         attack: what climbs, and the threat model of all columns.
 
     Raises:
-        InputError: the attack is a class.
+        InputError: the attack is no PGD.
     """
 
     name: ClassVar[str]
@@ -152,6 +152,10 @@ class Protocol(ABC):
 
     def __post_init__(self) -> None:
         check_made(attack=self.attack)
+        require(
+            isinstance(self.attack, PGD),
+            f"attack is {type(self.attack).__name__}; a protocol climbs with PGD: give others as `attacks` beside it.",
+        )
 
     @abstractmethod
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
@@ -266,22 +270,29 @@ class Estimating(Protocol):
 
 @dataclass(frozen=True)
 class Paper(Estimating):
-    """The paper's six columns (Tables 2, 3, 6), and beside them the true gradient of every defense."""
+    """The paper's six columns (Tables 2, 3, 6), and beside them the true gradient of every defense.
+
+    A model that was trained by the exact gradient has a column for that, which is then its ready-made attack.
+    """
 
     name: ClassVar[str] = "paper"
 
     @override
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
+        deq = as_deq(model)
+        candidates, own = self.estimators.candidates(deq.last_state), self.estimators.ready_made(deq)
+        exact = () if own == self.estimators.final else (Candidates("exact-final", "implicit gradient, exact", (own,)),)
         return [
             *(
                 where_there(
                     partial(climb, self.attack, model, *column.gradients),
                     column.id,
                     column.label,
-                    ready_made=column.id == "unrolled-final",
+                    role=Role.PAPER if column in candidates else Role.BEYOND,
+                    ready_made=column.gradients == (own,),
                     followed=column.followed,
                 )
-                for column in self.estimators.candidates(as_deq(model).last_state)
+                for column in (*candidates, *exact)
             ),
             *(
                 beyond(f"through-{row.id}", f"through the solver, {row.id}", adaptive(self.attack, [row]), Rule.EVERY)
@@ -338,7 +349,9 @@ class Strict(Paper):
         attack, deq = self.attack, as_deq(model)
         joint = JointAttack(attack.eps, attack.step_size, norm=attack.norm, seed=attack.seed, bounds=attack.bounds)
         bare = Climbed(model, "the model", "the model", 0)
-        implicit = {"exact": self.estimators.exact_of(deq), "SHINE": SHINE(), "Jacobian-free": JacobianFree()}
+        implicit: dict[str, Gradient] = {"SHINE": SHINE(), "Jacobian-free": JacobianFree()}
+        if not isinstance(deq.gradient, Exact):
+            implicit = {"exact": self.estimators.exact} | implicit
         span = attack.threat.span
         one = replace(attack, steps=1, step_size=attack.eps or 1.0, random_start=False, restarts=1)
         free = replace(attack, eps=span, step_size=span / 4, norm="Linf")
@@ -404,6 +417,7 @@ class WorstCase(Strict):
 
 _ORDER = (
     "unrolled-final",
+    "exact-final",
     "through-",
     "straight-",
     "apgd",
@@ -413,7 +427,7 @@ _ORDER = (
     "ready-made-apgd-t",
 )
 """The beginnings of the names of columns, in the order in which they are made."""
-_WHOLE = 3
+_WHOLE = 4
 """How many of these attack all images."""
 
 
@@ -471,7 +485,8 @@ class AutoAttackTable(Estimating):
 
     @override
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
-        last = as_deq(model).last_state
+        deq = as_deq(model)
+        last, ready_made = deq.last_state, self.estimators.ready_made(deq)
         strongest = {
             "adjoint-intermediate": self.estimators.adjoint(min(4, last - 1)),
             "unrolled-intermediate": UnrolledIntermediate(1, steps=1, damping=1.0, from_image=True),
@@ -485,7 +500,7 @@ class AutoAttackTable(Estimating):
             own, defended = partial(climb, auto, model, climbed), partial(judged, auto, model, climbed, rows)
             settings = {"rule": Rule.EVERY, "role": Role.BEYOND}
             columns += [
-                where_there(own, column.id, f"{label} surrogate", ready_made=column.id == "unrolled-final"),
+                where_there(own, column.id, f"{label} surrogate", ready_made=column.gradients == (ready_made,)),
                 where_there(defended, f"{column.id}-judged", f"{label} defense", **settings),
             ]
         return [*columns, *self.climbing(model, gradients)]

@@ -18,7 +18,7 @@ def _measure(study: Study) -> Panels:
     paper = result.per_sample[:, ~np.asarray(result.beyond_paper)]
     outcomes = {
         "Clean": result.clean,
-        f"Ready-made PGD-{steps}": named["unrolled-final"],
+        f"Ready-made PGD-{steps}": result.per_sample[:, result.ready_made.index(True)],
         "Paper's protocol": [row[row.sum(axis=1).argmin()] for row in paper],
         f"PGD-{steps} through the solver": [named[f"through-{row}"][i] for i, row in enumerate(trained.defenses)],
         "Strict protocol": result.standing,
