@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 import robustdeq as rd
-from robustdeq.attacks import PGD
+from robustdeq.attacks import PGD, AutoAttack
 from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
 from robustdeq.deq.defenses import Defense, EarlyState, EnsembleState, FinalState
 from robustdeq.deq.gradients import own_gradient
 from robustdeq.evaluation import (
+    Chosen,
     Column,
     Estimators,
     GridResult,
     Paper,
     choose_early_state,
+    measure,
     state_profile,
     white_box_grid,
     wilson_interval,
@@ -352,7 +354,15 @@ def test_model_is_left_as_it_was(mixed: DEQ, data: tuple[Tensor, Tensor], interr
         ({"early": 0}, "state 0 cannot be an early state"),
         ({"early": LAST + 1}, "state 5 does not exist in this model; its solver makes states 1 to 3"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 2.5}, "batch_size is 2.5; give a whole number of 1 or more"),
         ({"attack": replace(ATTACK, targeted=True)}, "attack.targeted is true; an evaluation asks which images leave"),
+        ({"attack": AutoAttack(ATTACK.eps)}, "attack is AutoAttack; a protocol climbs with PGD"),
+        ({"beside": {f"early (z_{EARLY})": EnsembleState()}}, r"there is a row 'early \(z_\d\)' already"),
+        ({"protocol": Chosen(ATTACK)}, "there is no attack to make: give the protocol one"),
+        (
+            {"protocol": Chosen(ATTACK, {"big": (replace(ATTACK, eps=0.9), None)})},
+            "the attack 'big' has .*eps=0.9.*, and this evaluation",
+        ),
     ],
     ids=str,
 )
@@ -361,6 +371,19 @@ def test_setting_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         grid(deq, data, **settings)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_tensor_is_refused(deq: DEQ, data: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(InputError, match="x is ndarray; give a tensor"):
+        grid(deq, (data[0].numpy(), data[1]))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_protocol_is_found_by_its_name(deq: DEQ, data: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(InputError, match="give early=n, or a development set to choose it on"):
+        measure(deq, *data, "paper")
+    with pytest.raises(InputError, match="there is no protocol 'strictest'"):
+        measure(deq, *data, "strictest")
 
 
 @pytest.mark.parametrize("spoil", [lambda x: 2 * x, lambda x: x - 0.1, lambda x: x / 0], ids=["bright", "dark", "nan"])

@@ -176,6 +176,7 @@ def test_nothing_is_left_of_a_commit_that_fails_in_the_middle(file: Path) -> Non
             {"settings": MANIFEST["settings"] | {"estimators": f"{'(' * 200}b{')' * 200}"}},
             r"\(estimators: …\({40}a\){39}…, now …\({40}b\){39}…\)",
         ),
+        ({"batches": 2}, "have other rows or columns; choose another --output"),
     ],
     ids=lambda value: str(value),
 )

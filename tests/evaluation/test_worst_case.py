@@ -13,7 +13,7 @@ from robustdeq.attacks import PGD
 from robustdeq.base.progress import Report
 from robustdeq.evaluation import Attempt, Estimators, GridResult, Strict, WorstCase, measure
 from robustdeq.evaluation.job import adversaries_of
-from robustdeq.evaluation.measure import plan
+from robustdeq.evaluation.measure import chosen, plan
 from robustdeq.evaluation.store import Store
 from robustdeq.models import MDEQ
 
@@ -101,4 +101,4 @@ def test_every_pack_is_as_full_as_a_batch(
 
 
 def test_it_is_what_a_deq_is_measured_by_where_nothing_else_is_asked(deq: MDEQ, data: tuple[Tensor, Tensor]) -> None:
-    assert plan(deq, *data, early=2).settings["protocol"] == "worst-case"
+    assert chosen(deq, None).name == chosen(deq, "worst-case").name == "worst-case"

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from typing import TypeVar
 
 Known = TypeVar("Known")
@@ -21,10 +22,10 @@ def require(condition: object, sentence: str) -> None:
 
 
 def check_counts(**counts: int) -> None:
-    """Raise `InputError` where one of these is not positive."""
+    """Raise `InputError` where one of these is no positive whole number."""
     for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name} is {count}; give 1 or more.")
+        require(isinstance(count, Integral), f"{name} is {count!r}; give a whole number of 1 or more.")
+        require(count >= 1, f"{name} is {count}; give 1 or more.")
 
 
 def check_made(**given: object) -> None:

@@ -44,6 +44,8 @@ class ThreatModel:
 
     def check(self, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"]) -> None:
         """Raise `InputError` unless x are finite pixels within the bounds, y their labels, and ε not beyond these."""
+        for name, given in (("x", x), ("y", y)):
+            require(isinstance(given, Tensor), f"{name} is {type(given).__name__}; give a tensor.")
         if not x.is_floating_point():
             raise InputError(f"x has dtype {x.dtype}; convert it to floating-point pixels in {list(self.bounds)}.")
         if y.shape != x.shape[:1] or y.is_floating_point():

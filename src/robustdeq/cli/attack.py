@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from robustdeq.attacks import PGD
-from robustdeq.base.norms import Norm
+from robustdeq.base.errors import InputError
+from robustdeq.base.norms import Norm, register
 from robustdeq.base.numbers import number
 from robustdeq.base.threat import ThreatModel
 
@@ -41,10 +42,15 @@ class Climb:
         """The attack on weights that were trained in some threat model, or in none that is known.
 
         Raises:
-            InputError: a setting is no number, or out of its range.
+            InputError: a setting is no number, or out of its range; or the norm is another and the radius is not given.
         """
         usual = trained or _USUAL
         eps = usual.eps if self.eps is None else number("eps", self.eps)
         step = eps / 4 if self.step_size is None else number("step_size", self.step_size)
         norm, bounds = self.norm or usual.norm, self.bounds or usual.bounds
+        if self.eps is None and register(norm) != usual.norm:
+            raise InputError(
+                f"attack.norm is {register(norm)}, and the radius {usual.eps:.4g} is one in {usual.norm}; give "
+                "--attack.eps too."
+            )
         return PGD(eps, step, self.steps, norm, self.random_start, self.restarts, self.seed, bounds=bounds)

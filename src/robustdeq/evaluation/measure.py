@@ -55,7 +55,7 @@ def measure(
     model: nn.Module,
     x: Pixels,
     y: Labels,
-    protocol: Protocol | None = None,
+    protocol: str | Protocol | None = None,
     *,
     defenses: Mapping[str, Defense] | None = None,
     beside: Mapping[str, Defense] | None = None,
@@ -77,7 +77,8 @@ def measure(
         model: a DEQ, or any module x → logits; it is evaluated in eval mode and left as it was.
         x: the images or features, within the attack's bounds.
         y: their labels.
-        protocol: the attacks and their settings; `WorstCase()` for a DEQ and `Network()` for anything else by default.
+        protocol: the attacks and their settings, or the name of a protocol with its own, as for `white_box_grid`;
+            `WorstCase()` for a DEQ and `Network()` for anything else by default.
         defenses: the rows of the table, by name; those of the protocol by default. Candidates are searched on the one
             called early, or else on the first.
         beside: further rows beside those of the protocol, by name.
@@ -111,8 +112,8 @@ def measure(
         raise InputError("adversaries are kept, and work is shared, in a folder; give one.")
     if fabric is not None:
         model, x, y = model.to(fabric.device), x.to(fabric.device), y.to(fabric.device)
-    protocol = _usual(model) if protocol is None else protocol
-    held = None if certified is None else guaranteed(certified, protocol.attack.threat, x, y)
+    protocol = chosen(model, protocol)
+    held = None if certified is None else guaranteed(certified, protocol.attack.threat, model, x, y)
     first = fabric is None or fabric.global_rank == 0
     with told("measuring", report if first else silent) as report:
         job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report, beside, attacks)
@@ -124,9 +125,11 @@ def measure(
     return result if certified is None or held is None else bracketed(result, certified, held)
 
 
-def _usual(model: nn.Module) -> Protocol:
-    """The protocol where none is named."""
-    return WorstCase() if isinstance(model, DEQ) else Network()
+def chosen(model: nn.Module, protocol: str | Protocol | None) -> Protocol:
+    """The protocol that is given, that bears a name, or that a model is measured by where neither is said."""
+    if protocol is None:
+        return WorstCase() if isinstance(model, DEQ) else Network()
+    return protocol_named(protocol) if isinstance(protocol, str) else protocol
 
 
 def finish(
@@ -166,7 +169,7 @@ def plan(
     model: nn.Module,
     x: Pixels,
     y: Labels,
-    protocol: Protocol | None = None,
+    protocol: Protocol,
     defenses: Mapping[str, Defense] | None = None,
     gradients: Gradients | None = None,
     early: int | None = None,
@@ -177,7 +180,6 @@ def plan(
     attacks: Mapping[str, Attack] | None = None,
 ) -> Job:
     """What `measure` will do; arguments and errors as there."""
-    protocol = _usual(model) if protocol is None else protocol
     for given in ({"protocol": protocol}, defenses, beside, gradients, attacks):
         check_made(**given or {})
     attack = protocol.attack
@@ -216,15 +218,21 @@ def plan(
         settings |= {part: describe(getattr(model, part)) for part in ("solver", "tail", "gradient")}
     columns = protocol.columns(model, rows, gradients)
     for name, other in (attacks or {}).items():
-        if other.threat != attack.threat:
-            raise InputError(f"the attack {name!r} has {other.threat}, and this evaluation {attack.threat}; give one.")
         columns.append(beyond(f"attack-{name}", name, adaptive(other, rows), Rule.EVERY))
+    for label, other in ((column.label, attempt.attack) for column in columns for attempt in column.within):
+        if other.threat != attack.threat:
+            raise InputError(f"the attack {label!r} has {other.threat}, and this evaluation {attack.threat}; give one.")
     repeated = [label for label, n in Counter(column.label for column in columns).items() if n > 1]
     require(not repeated, f"there is a column {''.join(repeated[:1])!r} already; give the other another name.")
     with torch.no_grad(), evaluating(model):
         classes = rows[0].judge(x[:1]).shape[1]
     possible = tuple(column.against(x[:1], classes) for column in columns)
+    if not any(column.attempts for column in possible if column.role.shown):
+        why = next((column.missing for column in possible if column.missing), "give the protocol one.")
+        raise InputError(f"there is no attack to make: {why}")
     titles = (*(titles or protocol.titles(own)), *beside)
+    twice = [title for title, n in Counter(titles).items() if n > 1]
+    require(not twice, f"there is a row {''.join(twice[:1])!r} already; give the other another name.")
     return Job(model, rows, titles, possible, x, y, batch_size, settings, protocol.probed, protocol.probes())
 
 

@@ -88,7 +88,7 @@ class Outcome:
         return cls(*(np.concatenate(part, axis=-1) for part in parts))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StatesOfBatch:
     """Every state of every sample of one batch.
 
@@ -300,6 +300,11 @@ class Store:
                     f"the results in {self._place} were made with other settings ({name}: {was}, now {is_now}); "
                     f"{_WAY_OUT}"
                 )
+
+        if there != here:
+            raise InputError(
+                f"the results in {self._place} have other rows or columns, or in another order; {_WAY_OUT}"
+            )
 
     @property
     def _place(self) -> str:

@@ -18,19 +18,20 @@ _MULTIPLES = (0.25, 0.5, 1.0, 1.5, 2.0, 4.0)
 
 def _measure(study: Study) -> Panels:
     trained, attack = study.trained(UNROLLED), study.attack
-    attacks = {}
-    for multiple in _MULTIPLES:
-        scaled = replace(attack, eps=multiple * attack.eps, step_size=multiple * attack.step_size)
-        gradients: dict[str, Gradient] = {"ready-made": study.estimators.final}
-        gradients |= {name: ThroughSolver(defense) for name, defense in trained.defenses.items()}
-        attacks |= {f"{name}, ε × {multiple}": (scaled, gradient) for name, gradient in gradients.items()}
-    result = study.measure(EPSILON_CURVE.name, trained.deq, Chosen(attack, attacks), trained.defenses)
-    rows = len(trained.defenses)
-    found = result.per_sample.reshape(rows, len(_MULTIPLES), 1 + rows, -1)
+    gradients: dict[str, Gradient] = {"ready-made": study.estimators.final}
+    gradients |= {name: ThroughSolver(defense) for name, defense in trained.defenses.items()}
+    scaled = {
+        times: replace(attack, eps=times * attack.eps, step_size=times * attack.step_size) for times in _MULTIPLES
+    }
+    results = [
+        study.measure(f"{EPSILON_CURVE.name}, ε × {times}", trained.deq, Chosen(climbing), trained.defenses, gradients)
+        for times, climbing in scaled.items()
+    ]
+    found = np.stack([result.per_sample for result in results])
     outcomes = {}
     for i, name in enumerate(trained.defenses):
         for how, chosen in (("ready-made", 0), ("through the solver", 1 + i)):
-            curve = np.concatenate([result.clean[i, None], found[i, :, chosen]])
+            curve = np.concatenate([results[0].clean[i, None], found[:, i, chosen]])
             outcomes[f"{name.capitalize()}, {how}"] = curve
     yield accuracies(
         f"accuracy under PGD-{attack.steps}, by ε ({attack.norm})",
