@@ -302,9 +302,7 @@ class Store:
                 )
 
         if there != here:
-            raise InputError(
-                f"the results in {self._place} have other rows or columns, or in another order; {_WAY_OUT}"
-            )
+            raise InputError(f"the results in {self._place} have other rows or columns; {_WAY_OUT}")
 
     @property
     def _place(self) -> str:
