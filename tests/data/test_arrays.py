@@ -48,6 +48,13 @@ def test_integers_that_are_bytes_are_images_of_whatever_type(dtype: type) -> Non
     assert torch.equal(x, torch.tensor(pictures)[:, None] / 255)
 
 
+def test_all_parts_are_images_or_all_are_features() -> None:
+    bright, dark = np.full((40, 1, 2, 2), 300), np.full((40, 1, 2, 2), 200)
+    splits = from_arrays({"x_train": bright, "y_train": LABELS, "x_test": dark, "y_test": LABELS}, "own")
+    assert splits.require("train").tensors()[0].unique().tolist() == [300]
+    assert splits.require("test").tensors()[0].unique().tolist() == [200]
+
+
 @settings(max_examples=20, deadline=None)
 @given(shape=st.lists(st.integers(1, 4), min_size=1, max_size=3), count=st.integers(1, 5))
 def test_batches_hold_features_of_any_shape(shape: list[int], count: int) -> None:
@@ -95,6 +102,9 @@ def changed(**arrays: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
+        (changed(x_test=[[1.0], [2.0, 3.0]]), r"own x_test is no array \(ValueError: .*\); give numbers in one shape"),
+        (changed(x_test=torch.zeros(40, 2, requires_grad=True)), r"own x_test is no array \(RuntimeError: .*grad"),
+        (changed(x_test=np.zeros((40, 3, 0), int)), r"own test has samples of shape \(40, 3, 0\)"),
         ({"x": FEATURES}, "own has no x_test and y_test, nor x_train and y_train"),
         ({"x_test": FEATURES}, "own has x_test or y_test alone; give both"),
         (

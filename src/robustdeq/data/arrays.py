@@ -26,14 +26,15 @@ def from_arrays(arrays: Mapping[str, Any], source: str) -> Splits:
 
     Args:
         arrays: `x_train` and `y_train`, `x_val` and `y_val`, `x_test` and `y_test`, or some of these pairs. x is
-            (n, channels, height, width) or (n, height, width), integers 0..255, for images; or (n, …), numbers that are
-            taken as they are, for features. y is (n,), integers from 0. `classes`, if it is there, names the classes.
+            (n, channels, height, width) or (n, height, width), integers 0..255 in all parts, for images; or (n, …),
+            numbers that are taken as they are, for features. y is (n,), integers from 0. `classes`, if it is there,
+            names the classes.
         source: where they come from.
 
     Raises:
         InputError: there is no such pair, or what is in it are no samples with labels.
     """
-    read = {name: np.asarray(arrays[name]) for name in _NAMES if name in arrays}
+    read = {name: _array(arrays[name], f"{source} {name}") for name in _NAMES if name in arrays}
     present = [part for part in _PARTS if {f"x_{part}", f"y_{part}"} & read.keys()]
     require(present, f"{source} has no x_test and y_test, nor x_train and y_train; give arrays of these names.")
     for part in present:
@@ -41,8 +42,18 @@ def from_arrays(arrays: Mapping[str, Any], source: str) -> Splits:
     labels = {part: _labels(read[f"y_{part}"], f"{source} {part}") for part in present}
     count = max(int(y.max()) for y in labels.values()) + 1
     names = tuple(map(str, np.atleast_1d(read["classes"]))) if "classes" in read else tuple(map(str, range(count)))
-    samples = {part: _samples(read[f"x_{part}"], labels[part], names, f"{source} {part}") for part in present}
+    for part in present:
+        _check_samples(read[f"x_{part}"], labels[part], f"{source} {part}")
+    made = _pictures if all(_are_bytes(read[f"x_{part}"]) for part in present) else _features
+    samples = {part: made(read[f"x_{part}"], labels[part], names, f"{source} {part}") for part in present}
     return assemble(**{_PARTS[part]: images for part, images in samples.items()})
+
+
+def _array(given: Any, source: str) -> Any:
+    try:
+        return np.asarray(given)
+    except Exception as error:
+        raise InputError(f"{source} is no array ({reason(error)}); give numbers in one shape.") from error
 
 
 def _labels(y: Any, source: str) -> torch.Tensor:
@@ -52,14 +63,23 @@ def _labels(y: Any, source: str) -> torch.Tensor:
     return torch.from_numpy(y.astype(np.int64))
 
 
-def _samples(x: Any, labels: torch.Tensor, classes: tuple[str, ...], source: str) -> Images:
-    if x.ndim < 2 or x.dtype.kind not in "iuf":
+def _check_samples(x: Any, labels: torch.Tensor, source: str) -> None:
+    if x.ndim < 2 or x.dtype.kind not in "iuf" or 0 in x.shape[1:]:
         raise InputError(f"{source} has samples of shape {x.shape} and type {x.dtype}; give numbers, (n, …).")
     if len(x) != len(labels):
         raise InputError(f"{source} has {len(x)} samples but {len(labels)} labels: give one label per sample.")
-    if x.dtype.kind in "iu" and x.ndim in (3, 4) and x.min() >= 0 and x.max() <= 255:
-        pixels = torch.from_numpy(x.astype(np.uint8))
-        return Images(pixels if x.ndim == 4 else pixels[:, None], labels, classes, source)
+
+
+def _are_bytes(x: Any) -> bool:
+    return x.dtype.kind in "iu" and x.ndim in (3, 4) and bool(x.min() >= 0 and x.max() <= 255)
+
+
+def _pictures(x: Any, labels: torch.Tensor, classes: tuple[str, ...], source: str) -> Images:
+    pixels = torch.from_numpy(x.astype(np.uint8))
+    return Images(pixels if x.ndim == 4 else pixels[:, None], labels, classes, source)
+
+
+def _features(x: Any, labels: torch.Tensor, classes: tuple[str, ...], source: str) -> Images:
     features = torch.from_numpy(x.astype(np.float32))
     require(bool(features.isfinite().all()), f"{source} has features that are not finite; take these samples out.")
     return Images(features, labels, classes, source, scale=1)
