@@ -1,5 +1,7 @@
 """Holding out: disjoint, deterministic, exactly as many as asked for, and never out of the test split."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -90,6 +92,11 @@ def test_development_of_images_sorted_by_class_has_every_class():
     assert "stratified" in development.source
 
 
+def test_so_has_that_of_images_whose_classes_stand_together_in_any_order():
+    development = assemble(train=numbered([2] * 50 + [0] * 50 + [1] * 50)).require("development")
+    assert development.labels.bincount().tolist() == [5, 5, 5]
+
+
 def test_fewer_than_ten_training_images_have_no_development_split():
     splits = assemble(train=numbered([0, 1, 0]))
     assert splits.development is None and len(splits.require("train")) == 3
@@ -115,6 +122,9 @@ def test_parts_that_do_not_fit_together_are_refused():
     large = Images(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.tensor([0]), ("cat",), "b")
     with pytest.raises(InputError, match=r"^b has 3×4×4 images but a has 1×1×2: bring them to one size\.$"):
         assemble(train=train, test=large)
+    shallow = replace(train, source="b", scale=16)
+    with pytest.raises(InputError, match=r"^b has the scale 16 but a 255: bring them to one\.$"):
+        assemble(train=train, test=shallow)
 
 
 def test_a_missing_split_is_named():

@@ -45,7 +45,7 @@ def assemble(train: Images | None = None, validation: Images | None = None, test
 
     Validation images are the test split where no other is there, else the development split. A development split that
     is still missing is held out of the training images: `min(1000, 10 %)` of them, the last ones, or stratified where
-    the training images are sorted by class.
+    the training images of each class stand together.
 
     Args:
         train: all training images.
@@ -56,7 +56,7 @@ def assemble(train: Images | None = None, validation: Images | None = None, test
         Splits with one common tuple of classes.
 
     Raises:
-        InputError: the parts differ in image size or classes.
+        InputError: the parts differ in image size, scale or classes.
     """
     if test is None:
         validation, test = None, validation
@@ -132,8 +132,8 @@ def _with_development(train: Images) -> dict[str, Images]:
     n = min(MOST_HELD_OUT, len(train) // 10)
     if n == 0:
         return {"train": train}
-    sorted_by_class = bool((train.labels.diff() >= 0).all())
-    rest, development = hold_out_stratified(train, n) if sorted_by_class else hold_out_last(train, n)
+    grouped = len(train.labels.unique_consecutive()) == len(train.labels.unique())
+    rest, development = hold_out_stratified(train, n) if grouped else hold_out_last(train, n)
     return {"train": rest, "development": development}
 
 
@@ -145,6 +145,10 @@ def _consistent(parts: Mapping[str, Images | None]) -> dict[str, Images]:
             ours, theirs = ("×".join(map(str, i.pixels.shape[1:])) for i in (images, widest))
             raise InputError(
                 f"{images.source} has {ours} images but {widest.source} has {theirs}: bring them to one size."
+            )
+        if images.scale != widest.scale:
+            raise InputError(
+                f"{images.source} has the scale {images.scale} but {widest.source} {widest.scale}: bring them to one."
             )
         if images.classes != widest.classes[: len(images.classes)]:
             raise InputError(
