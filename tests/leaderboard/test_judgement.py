@@ -189,3 +189,13 @@ def test_most_robust_come_first_and_threat_models_stay_apart(entry: Entry) -> No
     assert by_name[entry.name]["certified"].value == f"{100 * entry.certified.mean():.1f}, Lipschitz bound"
     text = leaderboard_sections([weak, other, vote, entry])
     assert text.count("## three classes, 40 images; ε = ") == 2
+
+
+def test_models_measured_on_different_images_of_one_name_stay_apart(entry: Entry) -> None:
+    ours, theirs = (replace(entry, name=name, provenance={"images": name * 32}) for name in ("ab", "cd"))
+    tables = leaderboard_tables([theirs, entry, ours])
+    assert [[row.name for row in table.rows] for table in tables] == [[entry.name], ["ab"], ["cd"]]
+    ends = [table.title.rpartition("; ")[2] for table in tables]
+    assert ends == ["images unknown", "images abababababab", "images cdcdcdcdcdcd"]
+    (alone,) = leaderboard_tables([ours])
+    assert "images ab" not in alone.title

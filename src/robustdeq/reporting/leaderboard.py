@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -50,13 +51,17 @@ def read_entries(folder: str | Path) -> list[Entry]:
 def leaderboard_tables(entries: Sequence[Entry]) -> list[Table]:
     """A table for each set of images and threat model; the most robust model comes first.
 
+    Images of one name are told apart by their fingerprints, with which the titles of their tables end.
+
     Args:
         entries: in any order.
     """
-    ordered = sorted(entries, key=lambda entry: (_about(entry), -_rank(entry)))
+    ordered = sorted(entries, key=lambda entry: (_measured_on(entry), -_rank(entry)))
+    groups = [(*measured_on, tuple(rows)) for measured_on, rows in groupby(ordered, _measured_on)]
+    alike = Counter(about for about, _, _ in groups)
     return [
         Table(
-            f"{data}; {bound}",
+            "; ".join([*about, *[f"images {images[:12] or 'unknown'}"] * (alike[about] > 1)]),
             "model",
             _COLUMNS,
             (tuple(map(_line, rows)),),
@@ -64,7 +69,7 @@ def leaderboard_tables(entries: Sequence[Entry]) -> list[Table]:
             interval="Wilson 95 % interval",
             details=("made by",),
         )
-        for (data, bound), rows in groupby(ordered, _about)
+        for about, images, rows in groups
     ]
 
 
@@ -103,6 +108,11 @@ def _about(entry: Entry) -> tuple[str, str]:
     return f"{entry.data}, {count(len(entry.clean), 'image')}", threat(
         {"attack": {"eps": entry.eps, "norm": entry.norm}}
     )
+
+
+def _measured_on(entry: Entry) -> tuple[tuple[str, str], str]:
+    """What it is about, and the fingerprint of its images, empty where it is not known."""
+    return _about(entry), str(entry.provenance.get("images", ""))
 
 
 def _rank(entry: Entry) -> float:
