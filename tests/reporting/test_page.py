@@ -541,6 +541,8 @@ def test_steps_of_an_image_are_what_every_state_makes_of_it() -> None:
     [
         ({"eps": 8 / 255, "norm": "Linf"}, "ε = 8/255 (L∞)"),
         ({"eps": 0.25, "norm": "Linf"}, "ε = 0.25 (L∞)"),
+        ({"eps": 1.0, "norm": "Linf", "bounds": [0.0, 1.0]}, "ε = 255/255 (L∞)"),
+        ({"eps": 1.0, "norm": "Linf", "bounds": [-10.0, 10.0]}, "ε = 1 (L∞)"),
         ({"eps": 128 / 255, "norm": "L2"}, "ε = 0.501961 (L2)"),
         ({}, ""),
     ],

@@ -76,13 +76,17 @@ def states(n: int) -> tuple[str, ...]:
 
 
 def radius(attack: Mapping[str, Any]) -> str:
-    """ε of the settings of an attack: "8/255" where it is a whole number of 8-bit levels in L∞; empty without one."""
+    """ε of the settings of an attack: "8/255" where it is a whole number of 8-bit levels in L∞; empty without one.
+
+    Where the bounds are not those of images, [0, 1], there are no such levels.
+    """
     eps = attack.get("eps")
     if eps is None or not fits(eps, float):
         return ""
     levels = 255 * eps
-    whole = attack.get("norm") == "Linf" and levels and abs(levels - round(levels)) < 1e-6
-    return f"{round(levels)}/255" if whole else f"{eps:g}"
+    images = attack.get("norm") == "Linf" and attack.get("bounds", [0, 1]) in ([0, 1], (0, 1))
+    whole = levels and abs(levels - round(levels)) < 1e-6
+    return f"{round(levels)}/255" if images and whole else f"{eps:g}"
 
 
 def threat(settings: Mapping[str, Any]) -> str:
