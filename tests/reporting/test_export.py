@@ -180,6 +180,13 @@ def test_robustbench_ranks_by_the_worst_case(tmp_path: Path) -> None:
         assert set(entry) == filled | theirs
 
 
+def test_robustbench_has_a_file_for_each_of_two_defenses_of_like_names(tmp_path: Path) -> None:
+    files = export(replace(RESULT, defenses=("final+noise", "final noise")), tmp_path / "deq.robustbench.json")
+    assert [file.name for file in files] == ["deq-final-noise.robustbench.json", "deq-final-noise-2.robustbench.json"]
+    said = [json.loads(file.read_text())["footnote"].partition(". ")[0] for file in files]
+    assert said == ["Read-out: final+noise", "Read-out: final noise"]
+
+
 @pytest.mark.parametrize(
     ("attack", "shown"),
     [

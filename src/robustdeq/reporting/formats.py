@@ -8,7 +8,6 @@ leaderboard (Croce et al., NeurIPS Datasets and Benchmarks 2021) for each defens
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -26,7 +25,7 @@ from robustdeq.reporting.latex import latex
 from robustdeq.reporting.markdown import markdown
 from robustdeq.reporting.settings import subject
 from robustdeq.reporting.tabulation import checks_table, grid_table
-from robustdeq.reporting.wording import radius
+from robustdeq.reporting.wording import radius, slug, slugs
 
 
 def export(result: GridResult, path: str | Path) -> list[Path]:
@@ -53,13 +52,14 @@ def export(result: GridResult, path: str | Path) -> list[Path]:
         case ".parquet":
             replace_with(path, lambda temporary: _write_long(result, temporary))
         case ".tex":
-            write_text(path, latex(grid_table(result, subject(result.settings)), f"tab:{_slug(path.stem)}"))
+            write_text(path, latex(grid_table(result, subject(result.settings)), f"tab:{slug(path.stem)}"))
         case ".robustbench.json" as suffix:
             start = path.name.removesuffix(suffix)
-            entries = {f"{start}-{_slug(name)}{suffix}": entry for name, entry in robustbench_entries(result).items()}
-            for name, entry in entries.items():
-                write_text(path.with_name(name), json.dumps(entry, indent=2) + "\n")
-            return [*map(path.with_name, entries)]
+            entries = robustbench_entries(result)
+            files = [path.with_name(f"{start}-{name}{suffix}") for name in slugs(entries)]
+            for file, entry in zip(files, entries.values(), strict=True):
+                write_text(file, json.dumps(entry, indent=2) + "\n")
+            return files
         case _:
             *most, last = _SUFFIXES
             known = f"{', '.join(most)} or {last}"
@@ -68,11 +68,6 @@ def export(result: GridResult, path: str | Path) -> list[Path]:
 
 
 _SUFFIXES = (".csv", ".md", ".parquet", ".tex", ".robustbench.json")
-
-
-def _slug(name: str) -> str:
-    """The name with nothing that a file name or a LaTeX label minds."""
-    return re.sub(r"[^0-9A-Za-z_.]+", "-", name).strip("-")
 
 
 def long_frame(result: GridResult) -> pd.DataFrame:

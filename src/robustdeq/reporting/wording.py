@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,20 @@ def measured(name: str, value: float) -> str:
 def label(name: str) -> str:
     """The name with z_3, u_n and u_{n+1} set as z₃, uₙ and uₙ₊₁."""
     return _INDEX.sub(lambda found: found[1] + (found[2] or found[3]).translate(_SUBSCRIPT), name)
+
+
+def slug(name: str) -> str:
+    """The name with nothing that a file name, an address or a LaTeX label minds; empty where nothing is left."""
+    return re.sub(r"[^0-9A-Za-z_.]+", "-", name).strip("-.")
+
+
+def slugs(names: Iterable[str]) -> list[str]:
+    """Such a name for each of some names, numbered where it would not be the only one."""
+    found: list[str] = []
+    for start in (slug(name) or "unnamed" for name in names):
+        numbered = (f"{start}-{i}" for i in range(2, len(found) + 2))
+        found.append(next(free for free in (start, *numbered) if free not in found))
+    return found
 
 
 def states(n: int) -> tuple[str, ...]:

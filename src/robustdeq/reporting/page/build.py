@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from robustdeq.reporting.page.rendering import rendered
 from robustdeq.reporting.runs import ReportedRun
 from robustdeq.reporting.settings import attacked, provenance, subject
 from robustdeq.reporting.tabulation import findings_table
-from robustdeq.reporting.wording import count, label
+from robustdeq.reporting.wording import count, label, slugs
 from robustdeq.study import Reproduction
 
 
@@ -43,7 +42,7 @@ def save_page(runs: Sequence[ReportedRun], path: str | Path, title: str = "How r
         "template.html",
         "script.js",
         title=title,
-        runs=[_run(run, slug) for run, slug in zip(runs, _slugs(runs), strict=True)],
+        runs=[_run(run, slug) for run, slug in zip(runs, slugs(run.name for run in runs), strict=True)],
         comparisons=comparison_charts(evaluated),
     )
     write_text(path, page)
@@ -103,16 +102,3 @@ def _download(name: str, numbers: Mapping[str, Any]) -> dict[str, str]:
     text = json.dumps(numbers, ensure_ascii=False, separators=(",", ":"))
     content = base64.b64encode(text.encode(errors="backslashreplace")).decode()
     return {"name": name, "address": f"data:application/json;base64,{content}"}
-
-
-def _slugs(runs: Sequence[ReportedRun]) -> list[str]:
-    """A name for every run that an address and a file can bear, each only once."""
-    slugs: list[str] = []
-    for run in runs:
-        slug = start = re.sub(r"[^0-9A-Za-z_.-]+", "-", run.name).strip("-.") or "run"
-        i = 1
-        while slug in slugs:
-            i += 1
-            slug = f"{start}-{i}"
-        slugs.append(slug)
-    return slugs
