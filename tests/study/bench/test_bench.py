@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,10 +63,27 @@ def test_every_attack_of_the_strict_protocol_has_a_price(
 ) -> None:
     monkeypatch.setattr("robustdeq.study.bench.strict.Strict", partial(Strict, **settings))
     cli.main(["bench", "strict", *TINY, "--output", str(tmp_path)])
-    counts, times = (panel.values[:, 0] for panel in BenchResult.read(tmp_path / "strict.json").measured.panels)
+    panels = BenchResult.read(tmp_path / "strict.json").measured.panels
+    assert panels[0].rows[0] == "Clean images and probes"
+    counts, times = (panel.values[:, 0] for panel in panels)
     *attacks, papers, everything = counts
     assert everything == pytest.approx(sum(attacks)) and 0 < papers < everything
     assert (times > 0).all()
+
+
+@pytest.mark.slow
+def test_attacks_cost_the_same_whatever_is_looked_at_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robustdeq.study.bench.strict.Strict", partial(Strict, **CHEAP))
+    panels = []
+    for probes in (Strict.probes, lambda self: ()):
+        monkeypatch.setattr(Strict, "probes", probes)
+        cli.main(["bench", "strict", *TINY, "--output", str(tmp_path)])
+        panels.append(BenchResult.read(tmp_path / "strict.json").measured.panels[0])
+    beside, without = panels
+    assert beside.values[0, 0] > without.values[0, 0] > 0
+    np.testing.assert_allclose(beside.values[1:-1], without.values[1:-1])
 
 
 def test_ratios_are_those_of_rounds() -> None:

@@ -17,20 +17,20 @@ from robustdeq.study.panel import Panel, bars
 
 
 def _measure(setting: Setting) -> Measured:
-    names, evaluations, seconds = [], [], []
+    evaluations, seconds = [], []
     with victim(setting, setting.batch, StoppingPGD(steps=10)) as v:
         attack = PGD(v.attack.eps, v.attack.step_size, v.attack.steps)
         whole = plan(v.deq, v.x, v.y, Strict(attack), early=1, batch_size=setting.batch)
+        names = ["clean images and probes", *(column.label for column in whole.columns)]
         with Store.begin(None, whole.manifest()) as store:
-            for number, column in enumerate(whole.columns, start=1):
-                setting.report((number - 1) / len(whole.columns), column.label)
+            for number, name in enumerate(names):
+                setting.report(number / len(names), name)
                 begun = time.perf_counter()
                 with counted(v.deq) as found:
                     replace(whole, columns=whole.columns[:number]).run(store)
-                names.append(column.label)
                 evaluations.append(found.total / setting.batch)
                 seconds.append((time.perf_counter() - begun) / setting.batch)
-    papers = [column.role is Role.PAPER for column in whole.columns]
+    papers = [False, *(column.role is Role.PAPER for column in whole.columns)]
     images = f"{setting.batch} images of which about {ROBUST:.0%} withstand one run of PGD"
     title = f"the strict protocol, MDEQ-{setting.size}, {images}"
 
