@@ -3,13 +3,16 @@
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import robustdeq as rd
 from robustdeq import cli
 from robustdeq.certificates import Certified
+from robustdeq.cli.certify import strictest
 from robustdeq.evaluation import CheckVerdict, GridResult
+from robustdeq.evaluation.store import digits
 from robustdeq.zoo.factory import imported
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "certified.py"
@@ -101,6 +104,12 @@ def test_worst_cases_stand_above_what_is_certified(capsys: pytest.CaptureFixture
     assert "another set of images" in refused(capsys, *fewer, "--overwrite", "--attacked", "[at-0.01]")
     vote = [*CERTIFY, "--overwrite", "--certificate", "smoothing", "--smoothing.estimation", "20"]
     assert "cover the vote" in refused(capsys, *vote, "--attacked", "[at-0.01]")
+
+
+def test_an_image_that_fell_within_a_radius_stands_within_no_larger_one() -> None:
+    left = [(0.2, "1101"), (0.1, "1011"), (0.2, "0111"), (0.3, "1111")]
+    found = strictest((radius, np.array([*outcome]) == "1") for radius, outcome in left)
+    assert {radius: digits(outcome) for radius, outcome in found.items()} == {0.1: "1011", 0.2: "0001", 0.3: "0001"}
 
 
 def test_worst_cases_of_pixels_that_boxes_do_not_cover_stand_above_none(capsys: pytest.CaptureFixture[str]) -> None:

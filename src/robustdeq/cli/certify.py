@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +29,7 @@ from robustdeq.evaluation.bracket import bracketed, guaranteed
 from robustdeq.reporting import certified_table, read_evaluation, save_certified_figure, terminal
 from robustdeq.zoo import fingerprint
 
+Outcome = Bool[np.ndarray, "samples"]
 _USUAL = {"L2": ("0.1", "0.25", "0.5", "1"), "Linf": ("1/255", "2/255", "8/255", "0.1")}
 
 
@@ -95,7 +98,7 @@ def certify(
     }
     found = replace(found, settings=found.settings | provenance)
     found.save(path)
-    above = dict(_left(result, found, subject.model, images) for result in evaluations) or None
+    above = strictest(_left(result, found, subject.model, images) for result in evaluations) or None
     save_certified_figure(found, path.with_suffix(".png"), subject.name, above)
     console.print(terminal(certified_table(found, radii, above)))
     console.print(f"The images are {images.source}. The results are in {folder}.")
@@ -110,9 +113,7 @@ def _evaluation(folder: Path, model: nn.Module, images: Images) -> GridResult:
     return result
 
 
-def _left(
-    result: GridResult, found: Certified, model: nn.Module, images: Images
-) -> tuple[float, Bool[np.ndarray, "samples"]]:
+def _left(result: GridResult, found: Certified, model: nn.Module, images: Images) -> tuple[float, Outcome]:
     """The radius of an evaluation in the norm of certificates, and what it leaves; they must agree on every image."""
     attack = result.settings["attack"]
     low, high = map(float, attack["bounds"])
@@ -121,6 +122,18 @@ def _left(
     check = bracketed(result, found, guaranteed(found, threat, model, x, y)).checks[-1]
     require(check.verdict is not CheckVerdict.FAILED, check.sentence)
     return found.covering(threat, x[0].numel()), result.standing[0]
+
+
+def strictest(left: Iterable[tuple[float, Outcome]]) -> dict[float, Outcome]:
+    """What evaluations leave within each radius: an image that fell within a smaller one falls there too.
+
+    Args:
+        left: the radius of each evaluation, and which images it leaves.
+    """
+    found: dict[float, Outcome] = {}
+    for radius, outcome in sorted(left, key=itemgetter(0)):
+        found[radius] = np.logical_and.reduce([outcome, *found.values()])
+    return found
 
 
 def _radius(given: float | str) -> tuple[str, float]:
