@@ -203,20 +203,19 @@ def _folded(name: str, letters: int = 24) -> str:
 _DRAW = {Drawing.CURVES: _curves, Drawing.BARS: _bars, Drawing.HEATMAP: _heatmap, Drawing.SCATTER: _scatter}
 
 
-def save_profile_figure(result: GridResult, path: Path, title: str = "") -> None:
+def save_profile_figure(result: GridResult, path: Path) -> None:
     """Draw residual and accuracy of every state, clean and attacked (paper, Figs. 2a and 2b), and write the picture.
 
     Args:
         result: a grid with its profiles.
         path: the file; its suffix (`.png`, `.svg`, `.pdf`) says the format.
-        title: what the model is.
     """
 
     def draw(axes: list[Any]) -> str:
         for panel, place in zip(profile_panels(result.profiles), axes, strict=True):
             _curves(panel, place)
             place.set_title(panel.title, fontsize=9)
-        return title
+        return ""
 
     save_figure(path, (9, 3.6), (1, 2), draw)
 
@@ -230,13 +229,12 @@ _COURSES: dict[str, tuple[float, dict[str, str], dict[str, str]]] = {
 """For each axis its unit, and the names of its columns: of every step, and of the validations."""
 
 
-def save_training_figure(metrics: Path, path: Path, title: str = "") -> None:
+def save_training_figure(metrics: Path, path: Path) -> None:
     """Draw the loss, the accuracies and the residual of a training against its steps, and write the picture.
 
     Args:
         metrics: the `metrics.csv` of a run.
         path: the file; its suffix (`.png`, `.svg`, `.pdf`) says the format.
-        title: what was trained.
     """
     table = pd.read_csv(metrics)
 
@@ -253,6 +251,6 @@ def save_training_figure(metrics: Path, path: Path, title: str = "") -> None:
             place.grid(alpha=0.25, linewidth=0.6)
             if place.get_legend_handles_labels()[0]:
                 place.legend(frameon=False)
-        return title
+        return ""
 
     save_figure(path, (12, 3.6), (1, 3), draw)

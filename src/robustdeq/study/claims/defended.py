@@ -37,13 +37,9 @@ _COMPETITIVE = 10.0
 """By how many points a DEQ may be less robust than a network that it is competitive with; the paper's is 6.5 less."""
 
 
-def _size(found: Seed, index: int) -> str:
-    return found.study.scale.sizes[index]
-
-
-def _row(found: Seed, row: int, configuration: Configuration = UNROLLED, size: int = 0) -> Outcomes:
+def _row(found: Seed, row: int, configuration: Configuration = UNROLLED) -> Outcomes:
     """One defense, clean and under the six columns."""
-    return found.of(paper_grid, configuration, _size(found, size))[row]
+    return found.of(paper_grid, configuration)[row]
 
 
 def _unrolling_strongest(found: Seed, row: int) -> Samples:
@@ -58,7 +54,7 @@ def _adjoint_strong(found: Seed) -> Samples:
 
 def _twice(found: Seed, attack: int, size: int = 0) -> Outcomes:
     """The grid of the unrolling-trained DEQ under one of `_ATTACKS`."""
-    return found.of(attacked_twice, UNROLLED, _size(found, size))[attack]
+    return found.of(attacked_twice, UNROLLED, found.study.scale.sizes[size])[attack]
 
 
 def _strongest_on_ensemble(found: Seed, column: int, size: int, attack: int) -> Samples:
