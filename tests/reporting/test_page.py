@@ -29,11 +29,10 @@ from robustdeq.evaluation.protocols import PROTOCOLS, protocol_named
 from robustdeq.evaluation.store import FILE as STORE
 from robustdeq.evaluation.store import Finished, Outcome, StatesOfBatch, Store
 from robustdeq.gradients import Surrogate
-from robustdeq.reporting.columns import ready_made
 from robustdeq.reporting.page import save_page
 from robustdeq.reporting.page.charts import Chart, Plot
 from robustdeq.reporting.page.comparison import comparison_charts
-from robustdeq.reporting.page.grid_charts import grid_chart, headline
+from robustdeq.reporting.page.grid_charts import grid_chart, headline, ready_made
 from robustdeq.reporting.page.panel_chart import panel_chart
 from robustdeq.reporting.page.pictures import shown
 from robustdeq.reporting.runs import ReportedRun, read_evaluation, read_run

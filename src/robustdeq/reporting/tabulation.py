@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 
 from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import CheckVerdict, GridResult
-from robustdeq.reporting.columns import shown_columns
+from robustdeq.reporting.settings import said
 from robustdeq.reporting.wording import count, measured, number, percent, percents, span
 from robustdeq.study import EXPERIMENTS, Finding, Panel, Scale, Verdict
 from robustdeq.study.bench import Claim
@@ -157,20 +157,20 @@ def outcome_cell(outcome: Bool[np.ndarray, "samples"] | None) -> Cell:
 
 
 def grid_table(result: GridResult, title: str = "") -> Table:
-    """The defense × attack table in percent with Wilson 95 % intervals, an attack a row.
+    """The defense × attack table in percent with Wilson 95 % intervals, an attack a row; the paper's stand first.
 
     Below the attacks stand the paper's measure (the minimum) and the worst case per image over everything.
     """
-    columns, defenses = shown_columns(result), range(len(result.defenses))
+    defenses, papers = range(len(result.defenses)), result.beyond_paper.count(False)
     clean = (replace(outcome_cell(outcome), number=math.nan) for outcome in result.clean)
     attacks = []
-    for column in columns:
-        j = column.place
-        weakest = [not column.beyond_paper and result.accuracy[i, j] == result.robustness[i] for i in defenses]
+    for j in sorted(range(len(result.columns)), key=result.beyond_paper.__getitem__):
+        beyond, cumulative = result.beyond_paper[j], bool(result.cumulative) and result.cumulative[j]
+        kind = ("beyond the paper" if beyond else "the paper's") + ", on survivors" * cumulative
+        weakest = [not beyond and result.accuracy[i, j] == result.robustness[i] for i in defenses]
         marks = [Emphasis.WEAKEST if weak else Emphasis.NONE for weak in weakest]
-        cells = map(_share, result.accuracy[:, j], result.intervals[:, j], marks)
-        attacks.append(Line(column.name, tuple(cells), (column.kind, column.climbs)))
-    papers = sum(not column.beyond_paper for column in columns)
+        cells = tuple(map(_share, result.accuracy[:, j], result.intervals[:, j], marks))
+        attacks.append(Line(result.columns[j] + " ↓" * cumulative, cells, (kind, said(result.gradients[j]))))
     worst = map(_share, result.worst_case, result.worst_case_intervals, [Emphasis.WORST] * len(defenses))
     summary = [Line("worst case per image, all attacks", tuple(worst), ("all of them", "–"), summary=True)]
     if papers:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import Check, GridResult, StateProfile
-from robustdeq.reporting.columns import ready_made
 from robustdeq.reporting.page.charts import Chart, Plot
 from robustdeq.reporting.profiles import profile_panels
 from robustdeq.reporting.tabulation import Table, grid_table, panel_table
@@ -73,6 +72,11 @@ def headline(result: GridResult) -> Headline:
         name = "PGD alone" if result.settings.get("protocol") == "network" else "ready-made attack alone"
         measures.append(Measure(name, percent(claimed), f"{note} (“{result.columns[j]}”)"))
     return Headline(sentence, tuple(measures))
+
+
+def ready_made(result: GridResult) -> int | None:
+    """The column of the ready-made attack, the one that needs no thought about the solver; None where there is none."""
+    return result.ready_made.index(True) if True in result.ready_made else None
 
 
 def _certified(result: GridResult) -> list[Measure]:
