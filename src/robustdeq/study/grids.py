@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from operator import itemgetter
 
 import numpy as np
 from jaxtyping import Bool
 
+from robustdeq.base.errors import require
 from robustdeq.deq.gradients import Gradient
 from robustdeq.evaluation import Estimators, GridResult, Paper, Strict
 from robustdeq.study.panel import Drawing, Matrix, Panel, Panels, accuracies
@@ -46,9 +47,27 @@ def strict_protocol(study: Study) -> Strict:
     return replace(study.strict, attack=study.attack, estimators=study.estimators)
 
 
+def under(result: GridResult, names: Iterable[str]) -> Outcomes:
+    """The outcomes under some columns of a grid, in their order: rows × columns × samples.
+
+    Args:
+        result: the grid.
+        names: the ids or labels of the columns.
+
+    Raises:
+        InputError: one of them was not made, since the model lacks what it needs.
+    """
+    names = tuple(names)
+    places = {name: j for known in (result.columns, result.ids) for j, name in enumerate(known)}
+    why = "; ".join(f"{label}: {reason.rstrip('.')}" for label, reason in result.missing.items())
+    for name in names:
+        require(name in places, f"{name!r} cannot be measured here ({why}); take another model, or other data.")
+    return result.per_sample[:, [places[name] for name in names]]
+
+
 def paper_part(result: GridResult) -> Outcomes:
-    """Clean and the paper's six columns: final, early and ensemble × `COLUMNS` × samples."""
-    return np.concatenate([result.clean[:, None], result.per_sample[:, ~np.asarray(result.beyond_paper)]], axis=1)
+    """Clean and the paper's six columns: rows × `COLUMNS` × samples; raises `InputError` as `under`."""
+    return np.concatenate([result.clean[:, None], under(result, map(str.lower, COLUMNS[1:]))], axis=1)
 
 
 def paper_grid(study: Study, trained: Trained, title: str) -> Outcomes:

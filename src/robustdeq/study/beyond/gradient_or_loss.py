@@ -24,7 +24,7 @@ from robustdeq.evaluation.column import Column, Row
 from robustdeq.evaluation.protocol import Gradients, judged
 from robustdeq.study.configurations import ALIGNED, EXACT_8_7, EXACT_18_20, UNROLLED
 from robustdeq.study.experiment import BEYOND, Experiment
-from robustdeq.study.grids import strongest_on, white_box
+from robustdeq.study.grids import strongest_on, under, white_box
 from robustdeq.study.panel import Matrix, Panel, Panels, accuracies, paired
 from robustdeq.study.study import Study, Trained
 
@@ -107,7 +107,7 @@ def attacked(study: Study, trained: Trained, name: str) -> Found:
     result = study.measure(f"attacking {name}", deq, Crossed(study.attack, crossed), {"final": final})
     return Found(
         best.label,
-        result.per_sample[0].reshape(len(climbed), len(LOSSES), -1),
+        under(result, crossed)[0].reshape(len(climbed), len(LOSSES), -1),
         np.array([[float(pgd.steps) for pgd in row] for row in attacks]),
         np.array([[crossed[f"{g}, {loss}"][0].cost.price(*costs[g]) for loss in LOSSES] for g in climbed], float),
     )

@@ -9,17 +9,21 @@ from robustdeq.evaluation import ReadyMade
 from robustdeq.study import published
 from robustdeq.study.configurations import EXACT_8_7
 from robustdeq.study.experiment import Experiment
+from robustdeq.study.grids import under
 from robustdeq.study.panel import Panels, accuracies
 from robustdeq.study.study import Study, Trained
 
 Outcomes = Bool[np.ndarray, "attacks samples"]
 
 
+_ATTACKS = ("exact-short", "exact-long", "unrolled-short", "unrolled-long", "square")
+
+
 def ready_made(study: Study, trained: Trained, title: str) -> Outcomes:
     """The final state: clean, under PGD and long PGD by the exact, then by the unrolled gradient, and under Square."""
     protocol = ReadyMade(study.attack, study.estimators, study.effort.long_steps, study.effort.queries)
     result = study.measure(title, trained.deq, protocol, {"final": trained.defenses["final"]})
-    return np.concatenate([result.clean, result.per_sample[0]])
+    return np.concatenate([result.clean, under(result, _ATTACKS)[0]])
 
 
 def _measure(study: Study) -> Panels:

@@ -20,6 +20,7 @@ from robustdeq.study.grids import (
     printed_adjoints,
     printed_panel,
     strongest,
+    under,
     white_box,
 )
 from robustdeq.study.panel import Panels
@@ -41,7 +42,8 @@ def attacked_twice(study: Study, trained: Trained, title: str) -> tuple[Outcomes
 def printed_twice(study: Study, trained: Trained, title: str) -> tuple[Outcomes, Outcomes]:
     """The adjoint columns with B_n as printed, under PGD and under AutoAttack."""
     climbed, surrogates = printed_adjoints(study, trained, f"{title}, PGD, B_n as printed")
-    return climbed, _automatic(study, trained, f"{title}, AutoAttack, B_n as printed", surrogates).per_sample
+    automatic = _automatic(study, trained, f"{title}, AutoAttack, B_n as printed", surrogates)
+    return climbed, under(automatic, surrogates)
 
 
 def _automatic(study: Study, trained: Trained, title: str, surrogates: Mapping[str, Gradient]) -> GridResult:

@@ -10,6 +10,7 @@ from robustdeq.evaluation import Chosen
 from robustdeq.study import published
 from robustdeq.study.configurations import NETWORKS, UNROLLED
 from robustdeq.study.experiment import Experiment
+from robustdeq.study.grids import under
 from robustdeq.study.panel import Panel, Panels, accuracies
 from robustdeq.study.paper.table3 import PAPERS, attacked_twice
 from robustdeq.study.study import Study, Trained
@@ -17,10 +18,9 @@ from robustdeq.study.study import Study, Trained
 
 def network(study: Study, trained: Trained, title: str) -> Bool[np.ndarray, "attacks samples"]:
     """Whether an explicit network classifies each image correctly, clean, under PGD and under AutoAttack."""
-    auto = study.effort.autoattack(study.attack)
-    protocol = Chosen(study.attack, {"PGD": (study.attack, None), "AutoAttack": (auto, None)})
-    found = study.measure(title, trained.model, protocol, {"network": AsIs()})
-    return np.concatenate([found.clean, found.per_sample[0]])
+    attacks = {"PGD": (study.attack, None), "AutoAttack": (study.effort.autoattack(study.attack), None)}
+    found = study.measure(title, trained.model, Chosen(study.attack, attacks), {"network": AsIs()})
+    return np.concatenate([found.clean, under(found, attacks)[0]])
 
 
 def _measure(study: Study) -> Panels:
