@@ -2,13 +2,16 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
+import torch
 
+import robustdeq as rd
 from robustdeq.base.errors import InputError
 from robustdeq.data import load
 from robustdeq.study import Study, scale_named
@@ -91,3 +94,23 @@ def test_evidence_that_grows_beyond_measure_is_not_read(study: Study) -> None:
         file.writestr("readings.npy", header.getvalue() + bytes(2**28))
     with pytest.raises(InputError, match="is damaged; delete it"):
         kept(study)
+
+
+def test_evidence_of_given_weights_is_of_these_weights_alone(study: Study) -> None:
+    file = study.folder / "own.safetensors"
+    given, found = replace(study, weights={"unrolled": str(file)}), []
+    for seed in (0, 1, 0):
+        torch.manual_seed(seed)
+        rd.save(rd.models.mdeq("nano", in_channels=1), file, early=1)
+        found.append(Evidence.of(given, "kind", "nano").once("readings", (2,), lambda seed=seed: np.array([seed, 7.0])))
+    assert [readings[0] for readings in found] == [0, 1, 0]
+    file.unlink()
+    with pytest.raises(InputError, match="there are no weights at"):
+        Evidence.of(given, "kind", "nano")
+
+
+def test_evidence_of_trained_models_is_of_their_images_alone(study: Study) -> None:
+    train = study.splits.require("train")
+    other = replace(study, splits=replace(study.splits, train=replace(train, pixels=train.pixels.flip(0))))
+    paths = [Evidence.of(here, "kind", "nano").path for here in (study, other, replace(study, seeds=5))]
+    assert paths[0] == paths[2] != paths[1]

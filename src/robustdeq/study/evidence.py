@@ -1,8 +1,8 @@
 """What was measured, kept piece by piece, so that a study can be made one model after another, anywhere.
 
 `KIND/NAME-DIGEST.npz` in the folder of a study holds arrays by title, the fingerprints of the models behind them, and
-the code that measured them. The digest is that of the settings, so that evidence brought from elsewhere counts where
-they are the same.
+the code that measured them. The digest is that of the settings, of the weights that were given and of the images that
+models are trained on, so that evidence brought from elsewhere counts where they are the same.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from zipfile import ZipFile
 import numpy as np
 
 from robustdeq.base.errors import InputError
-from robustdeq.base.files import replace_with
+from robustdeq.base.files import file_digest, replace_with
 from robustdeq.base.plain import fits, from_json
 from robustdeq.base.provenance import DISPLAY, code_fingerprint, digest
 from robustdeq.study.study import Study
+from robustdeq.zoo.registry import locate
 
 _ABOUT = "about"
 _MOST_BYTES = 2**28
@@ -47,6 +48,9 @@ class Evidence:
     def of(cls, study: Study, kind: str, name: str, **decisive: Any) -> Evidence:
         """What is kept of one subject; nothing where it was never looked at.
 
+        Where no weights are given, evidence counts too that is named by the source of the training images alone, as all
+        was before.
+
         Args:
             study: where it is measured and kept.
             kind: of evidence, which names its folder.
@@ -54,18 +58,23 @@ class Evidence:
             decisive: settings that differ from those of the study, or are not among them, as plain values.
 
         Raises:
-            InputError: the file is damaged.
+            InputError: the file is damaged, or there are no weights where they were given.
         """
-        deciding = study.settings | {"seeds": None, "batch_size": study.batch_size, "device": study.device.type}
-        path = study.folder / kind / f"{name}-{digest(deciding | decisive)}.npz"
-        arrays, about = _read(path)
-        study.used.update(about["models"])
-        return cls(path, replace(study, used=about["models"]), arrays, about["code"])
+        path = _path(study, kind, name, _made_from(study) | decisive)
+        earlier = _path(study, kind, name, decisive)
+        return cls._in(earlier if not study.weights and not path.is_file() and earlier.is_file() else path, study)
 
     @classmethod
     def of_model(cls, study: Study, kind: str, name: str, fingerprint: str) -> Evidence:
         """What is kept of one model, whatever study it was measured in; raises `InputError` as `of`."""
-        return cls.of(study, kind, f"{name}-{fingerprint[:12]}", ways=None, weights=None, model=fingerprint)
+        decisive = {"ways": None, "weights": None, "model": fingerprint}
+        return cls._in(_path(study, kind, f"{name}-{fingerprint[:12]}", decisive), study)
+
+    @classmethod
+    def _in(cls, path: Path, study: Study) -> Evidence:
+        arrays, about = _read(path)
+        study.used.update(about["models"])
+        return cls(path, replace(study, used=about["models"]), arrays, about["code"])
 
     def once(self, title: str, shape: tuple[int | None, ...], measure: Callable[[], np.ndarray]) -> np.ndarray:
         """What is found, from the file if it was measured before.
@@ -92,6 +101,20 @@ class Evidence:
         buffer, contents = io.BytesIO(), dict[str, Any](self.arrays, **{_ABOUT: about})
         np.savez_compressed(buffer, **contents)
         replace_with(self.path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
+
+
+def _made_from(study: Study) -> dict[str, Any]:
+    """What is in the weights that were given and in the images that models are trained on, not only their names."""
+    parts = (study.splits.train, study.splits.development)
+    return {
+        "weights": {way: [*map(file_digest, locate(weights))] for way, weights in study.weights.items()},
+        "trained_on": [None if part is None else part.fingerprint() for part in parts],
+    }
+
+
+def _path(study: Study, kind: str, name: str, decisive: dict[str, Any]) -> Path:
+    settings = study.settings | {"seeds": None, "batch_size": study.batch_size, "device": study.device.type}
+    return study.folder / kind / f"{name}-{digest(settings | decisive)}.npz"
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, dict[str, str]]]:
