@@ -17,8 +17,9 @@ import robustdeq as rd
 from robustdeq.base.errors import InputError
 from robustdeq.base.statistics import weakest
 from robustdeq.data import load
+from robustdeq.evaluation import Estimators
 from robustdeq.reporting import findings_table, markdown, reproduction_latex
-from robustdeq.study import EXPERIMENTS, Finding, Reproduction, Study, Verdict, evidence, scale_named
+from robustdeq.study import EXPERIMENTS, Effort, Finding, Reproduction, Study, Verdict, evidence, scale_named
 from robustdeq.study.claims import CLAIMS, STATEMENTS, cost, estimates
 from robustdeq.study.claims.decision import decide
 from robustdeq.study.claims.statement import Seed, Statement, best_defense, hurts_most, mildest, points
@@ -145,6 +146,19 @@ def test_other_batches_or_another_device_are_other_evidence(tmp_path: Path) -> N
 def test_a_statement_that_needs_more_sizes_than_there_are_is_left_out(tmp_path: Path) -> None:
     statements = (known("a", 0.9, 0.2), replace(known("b", 0.9, 0.2), sizes=3))
     assert [found.title for found in decide(statements, at_work(tmp_path, 1, 8))] == ["a"]
+
+
+def test_claims_name_the_steps_that_the_attack_takes(tmp_path: Path) -> None:
+    study = replace(at_work(tmp_path, 1, 8), effort=Effort(steps=3))
+    (found,) = decide([replace(known("PGD-10 hurts", 0.9, 0.2), sentence="PGD-10 leaves less.")], study)
+    assert (found.title, found.claim) == ("PGD-3 hurts", "PGD-3 leaves less.")
+
+
+@pytest.mark.parametrize("steps", [(9, 1), (5, 9), (1, 1)], ids=str)
+def test_unrolled_steps_that_are_not_those_of_the_claims_are_refused(steps: tuple[int, ...], tmp_path: Path) -> None:
+    study = replace(at_work(tmp_path, 1, 8), estimators=Estimators(steps=steps))
+    with pytest.raises(InputError, match=f"^estimators.steps is {', '.join(map(str, steps))}, and the claims"):
+        list(decide([known("a", 0.9, 0.2)], study))
 
 
 def test_evidence_is_made_once_for_each_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

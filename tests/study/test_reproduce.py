@@ -132,7 +132,7 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
         for unit in ("evaluations", "time")
     ],
     "claims": [
-        ([statement.title for statement in STATEMENTS if statement.unit == unit], ["Effect"])
+        ([statement.title.replace("PGD-10", "PGD-1") for statement in STATEMENTS if statement.unit == unit], ["Effect"])
         for unit in dict.fromkeys(statement.unit for statement in STATEMENTS)
     ],
     "true-gradient": [(ESTIMATES, STATES)] * 4,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from robustdeq.base.errors import require
 from robustdeq.base.statistics import holm, paired_effect
 from robustdeq.study.claims.statement import Seed, Statement
 from robustdeq.study.evidence import Evidence
@@ -24,9 +25,15 @@ def decide(statements: Sequence[Statement], study: Study) -> Iterator[Finding]:
         study: the study.
 
     Raises:
-        InputError: a file of evidence is damaged.
+        InputError: a file of evidence is damaged, or the unrolled steps do not begin with 1 and ascend.
     """
-    asked = [statement for statement in statements if statement.sizes <= len(study.scale.sizes)]
+    steps = study.estimators.steps
+    require(
+        [*steps] == sorted({1, *steps}),
+        f"estimators.steps is {', '.join(map(str, steps))}, and the claims are about k = 1, the fewest and the most; "
+        "give them in ascending order from 1.",
+    )
+    asked = [statement.put_to(study) for statement in statements if statement.sizes <= len(study.scale.sizes)]
     by_seed = [contrasts(asked, study, seed) for seed in range(study.seeds)]
     pooled = [np.stack([found.arrays[statement.title] for found in by_seed]) for statement in asked]
     effects = [paired_effect(contrast) for contrast in pooled]

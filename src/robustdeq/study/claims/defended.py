@@ -8,6 +8,7 @@ import numpy as np
 
 from robustdeq.base.statistics import weakest
 from robustdeq.study.claims.statement import (
+    PGD,
     WITHIN,
     Outcomes,
     Samples,
@@ -31,7 +32,7 @@ _ADJOINT_ENSEMBLE, _UNROLLED_FINAL, _UNROLLED_ENSEMBLE = 3, 4, 6
 _FINALS, _INTERMEDIATES = [1, 4], [2, 5]
 _MATCHED = np.eye(3, dtype=bool)[:, [0, 1, 2, 0, 1, 2]]
 """Where a column climbs the gradient of the very state that the row reads."""
-_ATTACKS = {"PGD-10": (TABLE_2, TABLE_3), "AutoAttack": (TABLE_3,)}
+_ATTACKS = {PGD: (TABLE_2, TABLE_3), "AutoAttack": (TABLE_3,)}
 """And the tables that show them on the unrolling-trained DEQ."""
 _COMPETITIVE = 10.0
 """By how many points a DEQ may be less robust than a network that it is competitive with; the paper's is 6.5 less."""
@@ -236,10 +237,10 @@ DEFENSES = (
         for attack, name in enumerate(_ATTACKS)
     ),
     Statement(
-        "PGD-10 hurts more than AutoAttack",
+        f"{PGD} hurts more than AutoAttack",
         "§6.3",
         (TABLE_3,),
-        "On average over all attacks and defenses of the unrolling-trained DEQ, PGD-10 leaves less than AutoAttack.",
+        f"On average over all attacks and defenses of the unrolling-trained DEQ, {PGD} leaves less than AutoAttack.",
         (UNROLLED,),
         _pgd_hurts_more,
     ),
@@ -247,15 +248,15 @@ DEFENSES = (
         "AutoAttack overfits to its gradient",
         "§6.3",
         (TABLE_3,),
-        "AutoAttack gains more on PGD-10 where the defense reads the state whose gradient it climbs than elsewhere.",
+        f"AutoAttack gains more on {PGD} where the defense reads the state whose gradient it climbs than elsewhere.",
         (UNROLLED,),
         _overfits,
     ),
     Statement(
-        "AutoAttack hurts networks more than PGD-10",
+        f"AutoAttack hurts networks more than {PGD}",
         "§6.3",
         (),
-        "Of an explicit network AutoAttack leaves less than PGD-10.",
+        f"Of an explicit network AutoAttack leaves less than {PGD}.",
         (RESNET,),
         _autoattack_hurts_networks_more,
     ),

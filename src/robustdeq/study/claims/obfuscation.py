@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from robustdeq.base.statistics import weakest
-from robustdeq.study.claims.statement import Samples, Seed, Statement, mildest, points
+from robustdeq.study.claims.statement import PGD, Samples, Seed, Statement, mildest, points
 from robustdeq.study.configurations import EXACT_8_7, EXACT_18_20, EXACT_50_50, UNROLLED, Configuration
 from robustdeq.study.paper.accumulation import ACCUMULATION, ADVERSARIAL, states_under_ready_made
 from robustdeq.study.paper.fig2a import FIGURE_2A
@@ -53,7 +53,7 @@ OBFUSCATION = (
         "the exact gradient overrates exact (8/7)",
         "§6.1",
         (TABLE_1,),
-        "The accuracy of the exact-trained DEQ (8/7) under PGD-10 with the exact gradient falls with the unrolled one.",
+        f"The accuracy of the exact-trained DEQ (8/7) under {PGD} with the exact gradient falls with the unrolled one.",
         (EXACT_8_7,),
         _overrated,
     ),

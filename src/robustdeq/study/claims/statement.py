@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,6 +14,8 @@ from robustdeq.study.configurations import Configuration
 from robustdeq.study.experiment import Experiment
 from robustdeq.study.study import Study, Trained
 
+PGD = "PGD-10"
+"""The paper's name for its attack, by the steps that it takes there."""
 POINTS = "points"
 WITHIN = "points inside the bound"
 Samples = Float[np.ndarray, "samples"]
@@ -80,6 +82,11 @@ class Statement:
     contrast: Callable[[Seed], Samples]
     unit: str = POINTS
     sizes: int = 1
+
+    def put_to(self, study: Study) -> Statement:
+        """The claim as a study tests it: of an attack with the steps that are taken there."""
+        title, sentence = (text.replace(PGD, f"PGD-{study.attack.steps}") for text in (self.title, self.sentence))
+        return replace(self, title=title, sentence=sentence)
 
     @property
     def source(self) -> str:
