@@ -90,3 +90,9 @@ def test_subject_is_the_model_the_images_and_the_attack(settings: dict[str, Any]
 @pytest.mark.parametrize("attack", ["PGD", 3, [1], {"eps": "much"}, {"eps": 0.1, "steps": "many"}])
 def test_attack_that_is_none_is_passed_over(attack: Any) -> None:
     assert "PGD of" not in attacked({"attack": attack})
+
+
+@pytest.mark.parametrize("size", [None, "many", [3], {}, 2.5])
+def test_size_that_is_no_number_is_left_out(size: Any) -> None:
+    assert subject({"model": {"class": "DEQ", "parameters": size}}) == "DEQ"
+    assert subject({"model": {"class": "DEQ", "parameters": 1234}}) == "DEQ, 1,234 parameters"

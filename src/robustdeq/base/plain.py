@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +15,8 @@ from robustdeq.base.files import read_text
 
 Made = TypeVar("Made")
 _LARGEST = 2**63
+_HALF = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
+"""How JSON writes half of a character, which no UTF-8 can hold; two make a whole one."""
 
 
 def read_json(path: Path) -> Any:
@@ -22,9 +25,12 @@ def read_json(path: Path) -> Any:
 
 
 def from_json(text: str) -> Any:
-    """What a JSON text holds; raises `ValueError` where it is none, or is nested deeper than can be read."""
+    """What a JSON text holds; raises `ValueError` where it is none, is nested too deeply, or has half a character."""
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        if _HALF.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

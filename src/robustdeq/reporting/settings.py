@@ -91,12 +91,13 @@ def models(settings: Mapping[str, Any]) -> str:
     about, weights = settings.get("model"), settings.get("weights")
     parts = [called[1]] if called else []
     if isinstance(about, Mapping):
-        parts += [str(about.get("class")), count(about.get("parameters", 0), "parameter")]
+        size = about.get("parameters")
+        parts += [str(about.get("class")), count(size, "parameter") if isinstance(size, int) else ""]
     if isinstance(weights, Mapping) and weights:
         parts += [f"{name} {said(path)}" for name, path in weights.items()]
     elif settings.get("trained_on"):
         parts += [f"models of the scale {settings.get('scale')}, trained on {settings['trained_on']}"]
-    return ", ".join(parts)
+    return ", ".join(filter(None, parts))
 
 
 def subject(settings: Mapping[str, Any]) -> str:
