@@ -156,13 +156,48 @@ PLANTED: dict[str, tuple[Function, Function, str]] = {
         likeliest,
         "argmax",
     ),
+    "choice between numbers with a derivative": (
+        lambda x: torch.where(x > 0.5, x**2, 0.1 * x) @ WEIGHT,
+        lambda x: (torch.where(x > 0.5, x**2, 0.1 * x) + torch.sigmoid(x - 0.5) * (x**2 - 0.1 * x).detach()) @ WEIGHT,
+        "gt",
+    ),
+    "mask over numbers with a derivative": (
+        lambda x: (3 * x).masked_fill(x > 0.5, 0.0) @ WEIGHT,
+        lambda x: torch.where(x > 0.5, -torch.sigmoid(x - 0.5) * 3 * x.detach(), 3 * x) @ WEIGHT,
+        "gt",
+    ),
+    "mask of −∞": (
+        lambda x: x.masked_fill(x < 0.2, -torch.inf).softmax(dim=1) @ WEIGHT,
+        lambda x: torch.where(x < 0.2, -torch.inf, x).softmax(dim=1) @ WEIGHT,
+        "lt",
+    ),
+    "mask in place": (
+        lambda x: (2 * x).mul_(x > 0.5) @ WEIGHT,
+        lambda x: torch.where(x > 0.5, 2 * x, 0) @ WEIGHT,
+        "gt",
+    ),
+    "largest, gathered": (
+        lambda x: x.gather(1, x.argmax(dim=1, keepdim=True)) * WEIGHT[0],
+        lambda x: x.amax(dim=1, keepdim=True) * WEIGHT[0],
+        "argmax",
+    ),
+    "largest, by row and column": (
+        lambda x: x[torch.arange(len(x)), x.argmax(dim=1)][:, None] * WEIGHT[0],
+        lambda x: x.amax(dim=1, keepdim=True) * WEIGHT[0],
+        "argmax",
+    ),
+    "scatter into numbers with a derivative": (
+        lambda x: (x @ WEIGHT).scatter(1, (x @ WEIGHT).argmax(dim=1, keepdim=True), 0.0),
+        lambda x: (x @ WEIGHT).where(x @ WEIGHT < (x @ WEIGHT).amax(dim=1, keepdim=True), 0),
+        "argmax",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_value_is_the_models_own_and_the_derivative_that_of_the_stand_in(name: str) -> None:
     function, smooth, operation = PLANTED[name]
-    model, x = Model(function), batch()
+    model, x = Model(function), batch(PIXELS)
     straight = StraightThrough(model)
     assert_close(straight(x), model(x))
     assert_close(straight(x.requires_grad_()), model(x), check_stride=False)

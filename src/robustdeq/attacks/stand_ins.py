@@ -2,7 +2,7 @@
 
 Rounding: the identity. A comparison a > b: the logistic function of a − b. The index of a maximum: the softmax, and for
 what is looked up by it, the mean under the softmax. Integers and truth values carry a stand-in of their own until they
-become numbers with a derivative again.
+become numbers with a derivative again. Numbers that such a value only chooses among keep the derivative they have.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ def carried_on(call: Call, made: Tensor, known: Mapping[int, StandIn]) -> StandI
     if shares is not None and (found := _looked_up(call, made, shares)) is not None:
         return StandIn(found)
     if call.name == "where" and own is not None and len(args) == 3:
-        return StandIn(own.value * (torch.as_tensor(args[1]) - torch.as_tensor(args[2])).detach())
+        return _chosen_by(own, torch.as_tensor(args[1]) - torch.as_tensor(args[2]), made)
     if call.name in ("masked_fill", "masked_fill_") and id(args[1]) in known:
-        return StandIn(known[id(args[1])].value * (made - args[0]).detach())
+        return _chosen_by(known[id(args[1])], made - args[0], made)
     if call.name in _NOT and own is not None:
         return StandIn(-own.value)
     values, named = tree_map(
@@ -129,12 +129,16 @@ def carried_on(call: Call, made: Tensor, known: Mapping[int, StandIn]) -> StandI
     )
     if call.name in _DIVISIONS | _WHOLE_DIVISIONS:
         return StandIn(torch.true_divide(*values[:2]))
+    in_place = bool(args) and made is args[0]
     try:
-        value = call.function(*values, **{name: own for name, own in named.items() if name != "dtype"})
+        rest = {name: own for name, own in named.items() if name != "dtype"}
+        value = None if in_place else call.function(*values, **rest)
     except (RuntimeError, TypeError, IndexError, ValueError):
         value = None
     if isinstance(value, Tensor) and value.requires_grad and value.shape == made.shape:
         return StandIn(value)
+    if made.requires_grad:
+        return None
     return next((stand_in for stand_in in known.values() if stand_in.value.shape == made.shape), None)
 
 
@@ -144,6 +148,12 @@ def _compared(name: str, a: Tensor, b: Tensor) -> Tensor:
         return torch.sigmoid(a - b if name in _GREATER else b - a)
     near = torch.exp(-((a - b) ** 2))
     return near if name in _SAME else 1 - near
+
+
+def _chosen_by(condition: StandIn, difference: Tensor, made: Tensor) -> StandIn:
+    """For what a condition chose, given what it would be if the condition held less what it would be otherwise."""
+    finite = difference.detach().masked_fill(~difference.isfinite(), 0)
+    return StandIn((made if made.is_floating_point() else 0) + condition.value * finite)
 
 
 def _chosen(name: str, x: Tensor, dim: int | None = None, keepdim: bool = False) -> StandIn:
@@ -163,10 +173,11 @@ def _looked_up(call: Call, made: Tensor, shares: Tensor) -> Tensor | None:
         return nn.functional.pad(shares, (0, made.shape[-1] - count))
     if call.name in _SAME | _OTHER and isinstance(args[1], int) and 0 <= args[1] < count:
         return shares[..., args[1]] if call.name in _SAME else 1 - shares[..., args[1]]
-    if call.name in ("scatter", "scatter_") and shares.ndim == made.ndim + 1:
+    if call.name in ("scatter", "scatter_") and shares.ndim == made.ndim + 1 and not made.requires_grad:
         dim = args[1] % made.ndim
         return shares.squeeze(dim).movedim(-1, dim)
     table = {"embedding": args[-1], "__getitem__": args[0], "index_select": args[0]}.get(call.name)
     if isinstance(table, Tensor) and table.is_floating_point() and len(table) == count:
-        return torch.tensordot(shares, table, dims=1)
+        mean = torch.tensordot(shares, table.detach(), dims=1)
+        return made + mean if mean.shape == made.shape else None
     return None

@@ -164,7 +164,7 @@ class _Watch(TorchFunctionMode):
     def _watched(self, call: Call) -> Any:
         tensors = call.tensors
         known: dict[int, StandIn] = {id(tensor): self._known[tensor] for tensor in tensors if tensor in self._known}
-        if known:
+        if known and call.name not in _HARMLESS:
             return self._stood_for(call.run(), lambda made: carried_on(call, made, known))
         if not any(tensor.requires_grad for tensor in tensors):
             return call.run()
@@ -196,7 +196,7 @@ class _Watch(TorchFunctionMode):
         if found is None:
             return made
         if made.is_floating_point():
-            return found.value + (made - found.value).detach()
+            return found.value + torch.where(found.value == made, 0, made - found.value).detach()
         self._known[made] = found
         return made
 
