@@ -26,13 +26,16 @@ class BoundCell:
 
     Attributes:
         function: z → f(z; u), on states of the cell's own shape.
-        tensors: u, then every other tensor that f depends on besides z; gradients of f stop there.
+        tensors: every tensor that f reads besides z, u first where it does; gradients of f stop there, so that none of
+            them may be made of another.
         structure: how a state of several tensors lies in z; left to the model.
+        apart: the same f of a copy of u that has no history, where u may be made of other tensors; left to `bind`.
     """
 
     function: Callable[[Tree], Tree]
     tensors: tuple[Tensor, ...]
     structure: Structure = WHOLE
+    apart: BoundCell | None = None
 
     def __call__(self, z: State) -> Tensor:
         """f(z; u)."""
@@ -40,7 +43,8 @@ class BoundCell:
 
     def packed(self, structure: Structure) -> BoundCell:
         """The same f on states that lie in one tensor."""
-        return replace(self, function=structure.packed(self.function), structure=structure)
+        apart = None if self.apart is None else self.apart.packed(structure)
+        return replace(self, function=structure.packed(self.function), structure=structure, apart=apart)
 
 
 class Precision(StrEnum):
@@ -84,13 +88,20 @@ class Execution:
             with self.autocast(z.device):
                 return function(z).to(z.dtype)
 
-        return replace(cell, function=executed)
+        return replace(cell, function=executed, apart=None if cell.apart is None else self.of(cell.apart))
 
 
 def bind(cell: nn.Module, u: Tree) -> BoundCell:
     """Bind a cell to its injection: the cell's own `bind(u)` where it defines one, else `cell(·, u)` as it is."""
     own = getattr(cell, "bind", None)
-    return BoundCell(lambda z: cell(z, u), (*tree_leaves(u), *cell.parameters())) if own is None else own(u)
+    if own is not None:
+        return own(u)
+    parts, weights = tree_leaves(u), [*cell.parameters()]
+    made = torch.is_grad_enabled() and any(part.grad_fn is not None for part in parts)
+    apart = None
+    if made and any(weight.requires_grad for weight in weights):
+        apart = bind(cell, tree_map(lambda part: part.detach().requires_grad_(part.requires_grad), u))
+    return BoundCell(lambda z: cell(z, u), (*parts, *weights), apart=apart)
 
 
 def initial_state(cell: nn.Module, u: Tree) -> Tree:
@@ -100,13 +111,14 @@ def initial_state(cell: nn.Module, u: Tree) -> Tree:
 
 
 class Linearization:
-    """The cell at one state, evaluated with its graph."""
+    """The cell at one state, evaluated with its graph, which ends at the tensors that it is bound to."""
 
     def __init__(self, cell: BoundCell, state: State) -> None:
-        self._tensors = cell.tensors
+        apart = cell.apart or cell
+        self._bound = {id(tensor): own for tensor, own in zip(cell.tensors, apart.tensors, strict=True)}
         self._state = state.detach().requires_grad_()
         with torch.enable_grad():
-            self._value = cell(self._state)
+            self._value = apart(self._state)
 
     @property
     def state(self) -> State:
@@ -132,4 +144,4 @@ class Linearization:
     def tensor_vjp(self, cotangent: Flat, to: tuple[Tensor, ...], retain: bool = False) -> list[Tensor]:
         """(∂f/∂t)ᵀ c alone, for each tensor t of `to`."""
         c = cotangent.reshape(self._value.shape)
-        return derivatives(self._value, to, c, retain)
+        return derivatives(self._value, [self._bound.get(id(tensor), tensor) for tensor in to], c, retain)

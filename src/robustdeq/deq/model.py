@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from robustdeq.base.derivative import derivative
 from robustdeq.base.errors import InputError, check_made, require
+from robustdeq.base.history import entangled
 from robustdeq.base.shapes import Logits, PerSample, Pixels, State
 from robustdeq.deq.cell import BoundCell, Execution, bind, initial_state
 from robustdeq.deq.modes import frozen
@@ -126,8 +127,9 @@ class DEQ(nn.Module):
     Args:
         injection: x (B, …) → u.
         cell: (z, u) → z', z of any shape (B, …). It may define `initial_state(u)` (z_0; zeros like u otherwise) and
-            `bind(u)` (a `BoundCell`, for what is constant during a solve). u and z may each be several tensors, in
-            tuples, lists and dicts; a solver, and all that reads its trajectory, sees those of z as one flat tensor.
+            `bind(u)` (a `BoundCell`, for what is constant during a solve, which lists no tensor that is made of another
+            one it lists). u and z may each be several tensors, in tuples, lists and dicts; a solver, and all that reads
+            its trajectory, sees those of z as one flat tensor.
         head: z → logits (B, K).
         solver: the fixed-point method.
         tail: how z* becomes the final state z_{N+1}.
@@ -204,7 +206,8 @@ class DEQ(nn.Module):
         Where u or z are several tensors, they lie in one.
 
         Raises:
-            InputError: x is no batch of floating-point inputs, or the tensors of u or z_0 cannot lie in one.
+            InputError: x is no batch of floating-point inputs, the tensors of u or z_0 cannot lie in one, or the cell's
+                own `bind` lists a tensor that is made of another one it lists.
         """
         self.check_input(x)
         parts = self.injection(x)
@@ -214,6 +217,11 @@ class DEQ(nn.Module):
         start = initial_state(self.cell, parts)
         structure = Structure.of("state", start)
         cell = bind(self.cell, parts).packed(structure)
+        require(
+            not (torch.is_grad_enabled() and entangled((cell.apart or cell).tensors)),
+            "the cell's `bind` lists a tensor that is made of another one it lists, whose gradient would count twice; "
+            "list what f reads itself, and share no weight of it with the injection.",
+        )
         return u, self.execution.of(cell), structure.pack(start)
 
     def classify(self, cell: BoundCell, state: State) -> Logits:

@@ -65,14 +65,18 @@ class Reversible(nn.Module):
 
     def bind(self, u: Tensor) -> ReversibleCell:
         """One step for an injection; f is evaluated twice in it."""
-        inner, damping = bind(self.cell, u), self.damping
+        return self._step_of(bind(self.cell, u), u.dtype)
+
+    def _step_of(self, inner: BoundCell, dtype: torch.dtype) -> ReversibleCell:
+        damping = self.damping
 
         def step(state: Pair) -> Pair:
             y, z = state
-            y = y.lerp(inner(z.to(u.dtype)).double(), damping)
-            return y, z.lerp(inner(y.to(u.dtype)).double(), damping)
+            y = y.lerp(inner(z.to(dtype)).double(), damping)
+            return y, z.lerp(inner(y.to(dtype)).double(), damping)
 
-        return ReversibleCell(step, inner.tensors, inner=inner, damping=damping, dtype=u.dtype)
+        apart = None if inner.apart is None else self._step_of(inner.apart, dtype)
+        return ReversibleCell(step, inner.tensors, apart=apart, inner=inner, damping=damping, dtype=dtype)
 
 
 class Second(nn.Module):

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from robustdeq.base.history import made_of
 from robustdeq.base.shapes import Flat, Injected, Mask, PerSample, State
 from robustdeq.deq.cell import BoundCell, Linearization
 from robustdeq.deq.tail import Unroll
@@ -48,7 +49,7 @@ def attach(
         pull_back: (cotangent of value, tensors) → the cotangent of each tensor.
         tensors: what value is differentiated with respect to; those that need no gradient are left out.
     """
-    wanted = tuple(tensor for tensor in tensors if tensor.requires_grad)
+    wanted = tuple({id(tensor): tensor for tensor in tensors if tensor.requires_grad}.values())
     return _Attach.apply(value.detach(), lambda cotangent: pull_back(cotangent, wanted), *wanted) if wanted else value
 
 
@@ -126,6 +127,17 @@ class Solution:
     def linearize(self, n: int) -> Linearization:
         """The cell at z_n: as it was recorded, which is given up, or evaluated again."""
         return self._tape.take(n) or Linearization(self.cell, self.state(n))
+
+    @cached_property
+    def made_of_u(self) -> tuple[Tensor, ...]:
+        """The tensors of f that are made of u, or are it."""
+        return tuple(made_of(self.cell.tensors, self.u))
+
+    def on_injection(self, parts: Sequence[Tensor]) -> Injected:
+        """The cotangent of u, given those of the tensors of f that are made of it."""
+        if not (parts and self.u.requires_grad):
+            return torch.zeros_like(self.u)
+        return torch.autograd.grad(self.made_of_u, self.u, parts, retain_graph=True, materialize_grads=True)[0]
 
     def state(self, n: int) -> State:
         """z_n, n from 0 to N + 1 (the final state), without graph."""

@@ -69,13 +69,13 @@ class SimultaneousAdjoint(Family):
         for n in range(states[-1] + 1):
             linearization = None if n == 0 else solution.linearize(n)
             if linearization is not None and n == states[-1]:
-                yield n, linearization.tensor_vjp(u, (solution.u,))[0]
+                yield n, solution.on_injection(linearization.tensor_vjp(u, solution.made_of_u))
                 return
             pulled = u
             if linearization is not None:
-                pulled, u_bar = linearization.vjp(u, (solution.u,) if n in states else ())
-                if u_bar:
-                    yield n, u_bar[0]
+                pulled, parts = linearization.vjp(u, solution.made_of_u if n in states else ())
+                if n in states:
+                    yield n, solution.on_injection(parts)
             with torch.enable_grad():
                 state = solution.state(n) if linearization is None else linearization.state
                 state = state.detach().requires_grad_()

@@ -73,7 +73,10 @@ class UnrolledIntermediate(StateGradient, Family):
     @override
     def sweep(self, deq: DEQ, solution: Solution, loss: Loss, states: range) -> Iterator[tuple[int, Injected]]:
         for n in states:
-            with torch.enable_grad():
-                logits = deq.classify(solution.cell, replace(self, state=n).read(solution))
-                total = total_loss(loss, logits)
-            yield n, derivative(total, solution.u)
+            yield n, replace(self, state=n)._on_injection(deq, solution, loss)
+
+    def _on_injection(self, deq: DEQ, solution: Solution, loss: Loss) -> Injected:
+        """The gradient with respect to u, from which f may read what is made of it once for all states."""
+        with torch.enable_grad():
+            total = total_loss(loss, deq.classify(solution.cell, self.read(solution)))
+        return derivative(total, solution.u, retain=True)
