@@ -1,6 +1,7 @@
 """What every solver shares: the trajectory tells how each sample fared, and the settings are checked."""
 
 import gc
+import math
 import weakref
 from typing import Any
 
@@ -92,6 +93,17 @@ def test_residual_beyond_the_bound_is_a_divergence() -> None:
     assert t.diverged.tolist() == [True, False]
     assert t.steps.tolist() == [4, 8]
     assert_close(t.state(8), torch.tensor([[1e4], [256.0]]))
+
+
+@solvers
+def test_without_a_bound_only_what_is_not_finite_diverges(solver: Any) -> None:
+    kinds = ["usual", "constant", "inf", "nan", "nan-at-once"]
+    f = Mixture(kinds)
+    z0 = torch.zeros(5, 5)
+    z0[1] = f.shift
+    t = solver(max_steps=MAX_STEPS, tol=0.0, divergence=math.inf).solve(f, z0)
+    assert t.diverged.tolist() == [False, False, True, True, True]
+    assert_close(t.solution[1], f.shift)
 
 
 @solvers

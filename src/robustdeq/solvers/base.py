@@ -163,13 +163,13 @@ class Iteration:
 
     def __iter__(self) -> Iterator[Iterate]:
         solver, memory, state = self.solver, self.memory, self.initial
-        value, limit = None, None
+        value, limit, greatest = None, None, torch.finfo(state.dtype).max
         for n in range(solver.max_steps + 1):
             self._index = n
             iterate = Iterate(self.function, memory, n, state, self._active, value)
             yield iterate
             self._consider(iterate)
-            limit = solver.divergence * iterate.residual_norm if limit is None else limit
+            limit = (solver.divergence * iterate.residual_norm).nan_to_num(greatest) if limit is None else limit
             going = self._goes_on(iterate, limit)
             if not self._all_pass(going):
                 self._freeze(iterate, limit, ~going)
@@ -255,7 +255,7 @@ class Solver(ABC):
         stop: `"rel"` or `"abs"`, the residual that `tol` refers to and that ranks the iterates.
         result: `"best"` returns the visited iterate of lowest residual as z*, `"last"` the last one.
         divergence: a sample whose ‖f(z) − z‖ exceeds this multiple of its value at z_0 (or is not finite) is marked
-            diverged and frozen.
+            diverged and frozen; with ∞ only what is not finite is.
 
     Raises:
         InputError: a setting is out of its range.
