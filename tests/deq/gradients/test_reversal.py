@@ -75,6 +75,12 @@ def test_gradient_is_that_through_the_solver(conv: DEQ, damping: float, tail: rd
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_final_state_that_takes_one_more_application_of_f_is_no_state_of_the_solve(conv: DEQ) -> None:
+    deq = reversible(conv, steps=6).with_settings(tail=rd.models.Unroll(0, from_image=True))
+    with pytest.raises(InputError, match="this solve cannot be undone"):
+        rd.Surrogate(deq, Reversed())
+
+
 def test_single_precision_is_enough_for_f(conv: DEQ) -> None:
     """Double precision of the states alone undoes steps of an f in single precision to the last digit."""
     single, x, loss = copy.deepcopy(conv).float(), images().float(), partial(cross_entropy, y=Y)

@@ -53,7 +53,7 @@ class Reversed(StateGradient):
 
     @override
     def reads_final(self, tail: Unroll) -> bool:
-        return not tail.steps or (tail.damping == 1.0 and not tail.from_image)
+        return not tail.from_image and (not tail.steps or tail.damping == 1.0)
 
     @override
     def read(self, solution: Solution) -> State:
