@@ -140,6 +140,24 @@ def test_inverse_after_a_line_search_is_that_of_its_step_sizes(step_size: float,
     assert_inverses(trajectory, matrices, 1e-8)
 
 
+def test_line_search_asks_for_no_trial_on_behalf_of_a_frozen_sample() -> None:
+    weight, shift = with_norm(torch.randn(6, 6), 0.6), torch.randn(3, 6) * torch.tensor([[0.01], [1.0], [10.0]])
+    solver = Broyden(max_steps=20, tol=1e-4, stop="abs", line_search=3)
+
+    def evaluations(shift: Tensor) -> int:
+        calls = []
+
+        def function(z: Tensor) -> Tensor:
+            calls.append(z)
+            return torch.tanh(z @ weight.T + shift)
+
+        steps = solver.solve(function, torch.zeros_like(shift)).steps
+        assert len(steps) == 1 or len(steps.unique()) > 1
+        return len(calls)
+
+    assert evaluations(shift) == max(evaluations(one[None]) for one in shift)
+
+
 def test_line_search_converges_where_plain_broyden_diverges() -> None:
     shift = torch.tensor([[4.0, -5.0], [5.0, 6.0], [6.0, 4.0]])
 

@@ -181,9 +181,9 @@ class Broyden(Solver):
         scale = torch.ones_like(start)
         value = function(iterate.state + increment)
         norm = torch.linalg.vector_norm(value - (iterate.state + increment), dim=1)
-        trial_scale = 1.0
+        trial_scale, moving = 1.0, increment.any(dim=1)
         for _ in range(self.line_search):
-            insufficient = ~(norm <= (1 - _SUFFICIENT_DECREASE * trial_scale) * start)
+            insufficient = moving & ~(norm <= (1 - _SUFFICIENT_DECREASE * trial_scale) * start)
             if self.tol > 0 and not bool(insufficient.any()):
                 break
             trial_scale /= 2
