@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from typing_extensions import override
 
@@ -91,9 +91,19 @@ class Anderson(Solver):
     ) -> tuple[Float[Tensor, "batch p"], Float[Tensor, "batch q"]]:
         gram = products.residuals
         size = gram.shape[1]
-        ridge = self.ridge * torch.eye(size, dtype=gram.dtype, device=gram.device)
-        weights, _ = torch.linalg.solve_ex(gram + ridge, gram.new_ones(len(gram), size))
-        weights = weights / weights.sum(dim=1, keepdim=True)
-        newest = torch.eye(size, dtype=gram.dtype, device=gram.device)[-1]
-        weights = torch.where(weights.isfinite().all(dim=1, keepdim=True), weights, newest)  # of parallel residuals
+        eye = torch.eye(size, dtype=gram.dtype, device=gram.device)
+        matrix = gram + self.ridge * eye
+        weights, singular = _weights(matrix.detach())
+        if gram.requires_grad:
+            weights, _ = _weights(torch.where(singular[:, :, None], eye, matrix))
+        weights = torch.where(singular, eye[-1], weights)
         return -weights.cumsum(dim=1)[:, :-1], self.mixing * weights
+
+
+def _weights(
+    gram: Float[Tensor, "batch q q"],
+) -> tuple[Float[Tensor, "batch q"], Bool[Tensor, "batch one"]]:
+    """The weights a of these Gram matrices, and whether there are none: those of parallel residuals are singular."""
+    weights, info = torch.linalg.solve_ex(gram, gram.new_ones(gram.shape[:2]))
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return weights, (info != 0)[:, None] | ~weights.isfinite().all(dim=1, keepdim=True)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 import dense
-from cells import CELLS, TAILS, cross_entropy, images, make_deq
+from cells import CELLS, CLASSES, TAILS, cross_entropy, images, make_deq
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState, StateDefense, defended_logits
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.tail import Unroll
@@ -64,6 +64,26 @@ def test_is_the_derivative_of_the_defended_loss(defense: StateDefense, solver: S
     steps = deq.solve(x).steps
     assert (len(steps.unique()) > 1) == (solver.tol > 0)
     assert_is_derivative(deq, defense, x)
+
+
+class Halving(nn.Module):
+    """z/2 + u, all residuals of which are parallel, to the last digit where u is short."""
+
+    def forward(self, z: Tensor, u: Tensor) -> Tensor:
+        return z / 2 + u
+
+
+@defenses
+def test_parallel_residuals_without_a_ridge_have_the_gradient_of_the_newest_alone(defense: StateDefense) -> None:
+    found, expected = (
+        ThroughSolver(defense).input_gradient(
+            DEQ(nn.Identity(), Halving(), nn.Identity(), solver, TAILS["step"]),
+            torch.arange(3.0 * CLASSES).view(3, CLASSES),
+            cross_entropy,
+        )
+        for solver in (Anderson(max_steps=5, tol=0, history=3, ridge=0.0), Picard(max_steps=5, tol=0))
+    )
+    assert_close(found, expected)
 
 
 @defenses
