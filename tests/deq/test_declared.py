@@ -79,6 +79,15 @@ def test_a_stand_in_is_differentiated_and_the_transform_is_read() -> None:
         assert_close(defense.logits(model, x), model(rounded(x)))
 
 
+def test_a_transform_that_changes_its_images_is_refused() -> None:
+    model, (x, _) = Smooth(), images(Smooth())
+    defense = Transformed(lambda x: x.mul_(4).round_().div_(4), AsIs())
+    with torch.no_grad(), pytest.raises(InputError, match="the transform changes the images it is given"):
+        defense.logits(model, x.clone())
+    with torch.inference_mode():
+        assert_close(Transformed(rounded, AsIs()).logits(model, x.clone()), model(rounded(x)))
+
+
 def test_a_stand_in_of_another_shape_is_refused() -> None:
     defense = Transformed(rounded, AsIs(), backward=lambda x: x[:, :, :3])
     with pytest.raises(InputError, match="make them equal"):

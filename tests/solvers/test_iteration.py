@@ -233,6 +233,17 @@ def test_function_that_changes_the_shape_is_refused(solver: Any) -> None:
         solver().solve(lambda z: torch.cat([z, z], dim=1), torch.zeros(2, 3))
 
 
+@solvers
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 1)])
+def test_function_that_changes_its_state_is_refused(solver: Any, shape: tuple[int, ...]) -> None:
+    for function in (lambda z: z.mul_(0.5).add_(1), lambda z: (z + 1, z.zero_())[0]):
+        with pytest.raises(InputError, match="the cell changes the state it is given"):
+            solver(max_steps=3).solve(function, torch.ones(shape))
+    with torch.inference_mode():
+        found = solver(max_steps=40, tol=1e-6).solve(lambda z: z / 2 + 1, torch.ones(shape)).final
+        assert_close(found, torch.full(shape, 2.0), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("n", [-1, 7])
 def test_state_beyond_the_final_one_is_refused(n: int) -> None:
     trajectory = Broyden(max_steps=5).solve(torch.cos, torch.zeros(2, 3))

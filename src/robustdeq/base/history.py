@@ -1,10 +1,15 @@
-"""What autograd remembers of how tensors were made of one another."""
+"""What autograd remembers of tensors: how they were made of one another, and how often they were changed in place."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from torch import Tensor
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; 0 where that is not counted, in inference mode."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def entangled(tensors: Sequence[Tensor]) -> bool:

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError, check_counts
+from robustdeq.base.errors import InputError, check_counts, require
+from robustdeq.base.history import version
 from robustdeq.base.shapes import Logits, Pixels
 from robustdeq.deq.defenses import Defended, Defense, FinalState, Mean
 
@@ -43,7 +44,9 @@ class Transformed(Defense):
 
     def transformed(self, x: Pixels) -> Pixels:
         """The images transformed; where gradients are enabled, with the derivative that stands for the transform's."""
+        before = version(x)
         made = self.transform(x)
+        require(version(x) == before, "the transform changes the images it is given; make it return others.")
         if self.backward is not None and torch.is_grad_enabled():
             stand_in = self.backward(x)
             if stand_in.shape != made.shape:

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from robustdeq.base.errors import InputError, check_choice, require
+from robustdeq.base.history import version
 from robustdeq.base.shapes import Flat, Labels, Mask, PerSample, State
 from robustdeq.solvers.inverse import InverseJacobian, combine
 from robustdeq.solvers.memory import Memory, Products
@@ -89,10 +90,12 @@ class Iterate:
 
 
 def _on_flat_states(function: Function, shape: torch.Size) -> Function:
-    """F on flat states; it raises `InputError` when its output is not shaped like its input."""
+    """F on flat states; it raises `InputError` when it changes its input or its output is not shaped like that."""
 
     def flat(state: Flat) -> Flat:
+        before = version(state)
         value = function(state if len(shape) == 2 else state.view(shape))
+        require(version(state) == before, "the cell changes the state it is given; make it return another tensor.")
         if value.shape != shape:
             raise InputError(
                 f"the cell maps a state of shape {tuple(shape)} to {tuple(value.shape)}; "
@@ -343,7 +346,7 @@ class Solver(ABC):
             The trajectory, with `max_steps` states.
 
         Raises:
-            InputError: z0 has no sample, or f changes the shape of the state.
+            InputError: z0 has no sample, or f changes the state it is given or the shape of it.
         """
         if z0.ndim < 1 or len(z0) == 0:
             raise InputError(f"the initial state has shape {tuple(z0.shape)}; give at least one sample.")
