@@ -13,7 +13,20 @@ from robustdeq.base.errors import InputError
 from robustdeq.deq.defenses import EarlyState, FinalState, defended_logits
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.tail import Unroll
-from robustdeq.gradients import SHINE, Exact, JacobianFree, Neumann, Phantom, StateGradient, ThroughSolver
+from robustdeq.gradients import (
+    SHINE,
+    Ensemble,
+    Exact,
+    Gradient,
+    JacobianFree,
+    Neumann,
+    Phantom,
+    Reversed,
+    SimultaneousAdjoint,
+    StateGradient,
+    ThroughSolver,
+    UnrolledIntermediate,
+)
 from robustdeq.solvers import Anderson, Broyden, Solver
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -195,3 +208,54 @@ def test_half_precision_is_refused_in_one_sentence(dtype: torch.dtype) -> None:
     deq = make_deq().to(dtype)
     with pytest.raises(InputError, match=rf"the model is in {dtype}, which solvers do not take; convert it to float32"):
         deq(images().to(dtype))
+
+
+WRONG = {
+    "solver": ("broyden", "solver is 'broyden'; give a solver"),
+    "tail": (5, "tail is 5; give a tail"),
+    "gradient": ("exact", "gradient is 'exact'; give a gradient that reads one state"),
+}
+WRONG_GRADIENTS = [SimultaneousAdjoint(), Ensemble(UnrolledIntermediate())]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", WRONG)
+def test_setting_of_another_kind_is_refused(name: str) -> None:
+    setting, message = WRONG[name]
+    with pytest.raises(InputError, match=message):
+        make_deq(**{name: setting})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=message):
+        make_deq().with_settings(**{name: setting})
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("gradient", WRONG_GRADIENTS, ids=lambda gradient: gradient.label)
+def test_gradient_of_several_states_does_not_train(gradient: Gradient) -> None:
+    with pytest.raises(InputError, match="give a gradient that reads one state"):
+        make_deq(gradient=gradient)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_only_settings_are_replaced() -> None:
+    deq = make_deq()
+    head = deq.head
+    for name, setting in {"max_step": 3, "head": nn.Identity(), "solvers": Broyden()}.items():
+        with pytest.raises(InputError, match=f"there is no setting of a model '{name}'"):
+            deq.with_settings(**{name: setting})
+    with pytest.raises(InputError, match=r"solver is the class Broyden; make one of it, Broyden\(…\)"):
+        deq.with_settings(solver=Broyden)
+    assert deq.head is head
+    assert deq.with_settings(gradient=None).gradient is None
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [UnrolledIntermediate(20), ThroughSolver(EarlyState(20)), SHINE(0), SHINE(7), Reversed()],
+    ids=lambda gradient: gradient.label,
+)
+def test_gradient_that_the_model_has_no_state_for_is_refused_when_it_is_asked_for(gradient: StateGradient) -> None:
+    deq, x = make_deq(gradient=gradient), images()
+    with torch.no_grad():
+        assert_close(deq(x), make_deq()(x))
+    with pytest.raises(InputError, match=r"does not exist|holds no estimate|cannot be undone"):
+        deq(x)

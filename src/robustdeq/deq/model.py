@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from robustdeq.base.derivative import derivative
-from robustdeq.base.errors import InputError, check_made, require
+from robustdeq.base.errors import InputError, check_made, look_up, require
 from robustdeq.base.history import entangled
 from robustdeq.base.shapes import Logits, PerSample, Pixels, State
 from robustdeq.deq.cell import BoundCell, Execution, bind, initial_state
@@ -121,6 +121,22 @@ class StateGradient(Gradient):
         return deq.classify(solution.cell, self.read(solution))
 
 
+_SETTINGS: dict[str, tuple[type, str]] = {
+    "solver": (Solver, "a solver, such as Broyden()"),
+    "tail": (Unroll, "a tail, such as Unroll()"),
+    "gradient": (StateGradient, "a gradient that reads one state, such as Phantom()"),
+    "execution": (Execution, "an Execution"),
+}
+
+
+def _check_setting(name: str, setting: object) -> None:
+    """Raise `InputError` unless there is such a setting of a model, and this is one."""
+    kind, words = look_up("setting of a model", name, _SETTINGS)
+    check_made(**{name: setting})
+    fits = isinstance(setting, kind) or (name == "gradient" and setting is None)
+    require(fits, f"{name} is {setting!r}; give {words}.")
+
+
 class DEQ(nn.Module):
     """A deep equilibrium model from any injection, cell and head.
 
@@ -139,6 +155,9 @@ class DEQ(nn.Module):
 
     Attributes:
         execution: how the cell is evaluated; in full precision until it is set otherwise.
+
+    Raises:
+        InputError: the solver, the tail or the gradient is none.
     """
 
     def __init__(
@@ -150,7 +169,6 @@ class DEQ(nn.Module):
         tail: Unroll | None = None,
         gradient: StateGradient | None = None,
     ) -> None:
-        check_made(solver=solver, tail=tail, gradient=gradient)
         super().__init__()
         self.injection = injection
         self.cell = cell
@@ -159,6 +177,8 @@ class DEQ(nn.Module):
         self.tail = Unroll() if tail is None else tail
         self.gradient = gradient
         self.execution = Execution()
+        for name in _SETTINGS:
+            _check_setting(name, getattr(self, name))
 
     @property
     def last_state(self) -> int:
@@ -194,9 +214,14 @@ class DEQ(nn.Module):
             raise InputError(f"x has dtype {x.dtype} and the model {weight.dtype}; convert one of them.")
 
     def with_settings(self: Model, **settings: Any) -> Model:
-        """The same model, the very same weights, with another `solver`, `tail`, `gradient` or `execution`."""
+        """The same model, the very same weights, with another `solver`, `tail`, `gradient` or `execution`.
+
+        Raises:
+            InputError: there is no such setting, or what is given is none.
+        """
         model = copy.copy(self)
         for name, setting in settings.items():
+            _check_setting(name, setting)
             setattr(model, name, setting)
         return model
 
@@ -259,7 +284,11 @@ class DEQ(nn.Module):
             return solution.trajectory.replace(tail=solution.final.flatten(1))
 
     def forward(self, x: Shaped[Tensor, "*image"]) -> Logits:
-        """The logits of the final state; their gradient is `self.gradient`."""
+        """The logits of the final state; their gradient is `self.gradient`.
+
+        Raises:
+            InputError: x is no batch of inputs, or the gradient asks for a state that the model does not have.
+        """
         return self.logits(self.solution(x, record=self.gradient is not None and self.gradient.records()))
 
     def logits(self, solution: Solution) -> Logits:
@@ -269,6 +298,7 @@ class DEQ(nn.Module):
             return self.classify(solution.cell, solution.final)
         if gradient is None:
             return self.classify(solution.cell, self.tail(solution.cell, solution.start))
+        gradient.check(self)
         state = gradient.read(solution)
         if not gradient.reads_final(self.tail):
             state = solution.final + (state - state.detach())

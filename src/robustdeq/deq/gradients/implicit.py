@@ -136,7 +136,8 @@ class SHINE(Implicit):
     @override
     def adjoint(self, solution: Solution, linearization: Linearization, c: Tensor) -> Tensor:
         trajectory = solution.trajectory
-        return -trajectory.inverse(self.state or trajectory.max_steps).rmatvec(c)
+        n = trajectory.max_steps if self.state is None else self.state
+        return -trajectory.inverse(n).rmatvec(c)
 
 
 @dataclass(frozen=True)
