@@ -78,6 +78,16 @@ def test_no_run_ends_early_where_chance_has_a_say() -> None:
     assert torch.equal(StoppingPGD(**vars(PLAIN))(climbed.module, x, y, defended.judge), plain)
 
 
+def test_no_run_with_momentum_ends_early_where_chance_has_a_say() -> None:
+    defended = row()
+    x, y = images(defended, 40)
+    (climbed,) = defended.surrogates
+    seen: list[int] = []
+    climbed.module.register_forward_hook(lambda module, inputs, made: seen.append(len(made)))
+    MomentumPGD.like(PLAIN, 10, 1)(climbed.module, x, y, defended.judge)
+    assert seen == 10 * [40]
+
+
 def test_the_model_stays_in_the_mode_that_it_is_in() -> None:
     defended = row()
     x, y = images(defended, 2)

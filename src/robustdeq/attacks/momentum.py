@@ -67,7 +67,7 @@ class MomentumPGD(StoppingPGD):
 
     @override
     def climb(self, ascent: Ascent, loss: Bound, last: bool) -> None:
-        """As for `StoppingPGD`, with momentum and steps that halve."""
+        """As for `StoppingPGD`, with momentum and steps that halve; where chance has a say, no run ends early."""
         ascent.begin_at(self.start)
         judged, checkpoints = Judged(ascent.surrogate, ascent.judge), set(self.checkpoints())
         point = previous = ascent.found[ascent.standing]
@@ -75,7 +75,7 @@ class MomentumPGD(StoppingPGD):
         for step in range(self.steps):
             chosen = ascent.standing
             logits, losses, gradient = differentiated(judged, point, loss(chosen))
-            going = correct(logits, ascent.y[chosen])
+            going = correct(logits, ascent.y[chosen]) | ascent.by_chance
             ascent.keep(going)
             if not len(ascent.standing):
                 return
