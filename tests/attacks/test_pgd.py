@@ -420,7 +420,7 @@ def test_labels_name_the_attack_and_its_effort(attack: Attack, label: str) -> No
         (FGSM(), Cost(1, 0)),
         (StoppingPGD(steps=7, restarts=3), Cost(21, 3)),
         (MomentumPGD(steps=7, restarts=3), Cost(21, 3)),
-        (MultiTargeted(PGD(steps=7, restarts=2), targets=3), Cost(42, 4)),
+        (MultiTargeted(PGD(steps=7, restarts=2), targets=3), Cost(42, 6)),
         (MultiTargeted(MomentumPGD(steps=7), targets=3, order=ByDistance(5)), Cost(26, 4)),
         (JointAttack(steps=7, restarts=3), Cost(0, 2, 3 * 21)),
     ],

@@ -153,6 +153,23 @@ def test_two_classes_have_one_target() -> None:
     assert reports == ["class 1 of 1"] * 2
 
 
+@pytest.mark.parametrize("attack", [PGD(1e-3, 1e-4, 2), PGD(1e-3, 1e-4, 2, restarts=2), MomentumPGD(1e-3, steps=2)])
+def test_cost_of_what_fools_nothing_is_what_is_run(attack: PGD) -> None:
+    asked: list[bool] = []
+    model = Network(0)
+    x, _ = labelled(model, 8)
+    sure = wrong_classes(model(x), model(x).argmax(dim=1)).new_zeros(8)
+
+    class Sure(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            asked.append(torch.is_grad_enabled())
+            return model(x) + 100 * nn.functional.one_hot(sure, CLASSES)
+
+    whole = MultiTargeted(attack, targets=3, criterion="targeted_margin")
+    whole(Sure().eval(), x, sure)
+    assert (asked.count(True), asked.count(False)) == (whole.cost.gradients, whole.cost.queries)
+
+
 def test_what_is_targeted_already_is_refused() -> None:
     with pytest.raises(InputError, match="MultiTargeted chooses the classes"):
         MultiTargeted(PGD(targeted=True))

@@ -130,6 +130,18 @@ def test_final_state_costs_the_solve_and_the_tail_beyond_the_image(
     assert len(calls) == 2 * (STEPS + 1 + evaluations)
 
 
+@pytest.mark.parametrize("halvings", [0, 1, 3])
+@pytest.mark.parametrize("tail", TAILS.values(), ids=TAILS)
+@pytest.mark.parametrize("defense", DEFENSES, ids=repr)
+def test_evaluations_of_a_solve_of_fixed_length_are_those_that_are_told(
+    defense: StateDefense, tail: Unroll, halvings: int
+) -> None:
+    deq = make_deq("expansive", Broyden(max_steps=STEPS, tol=0, line_search=halvings), tail)
+    calls = count_calls(deq)
+    defended_logits(deq, images(), [defense])
+    assert len(calls) == defense.evaluations(deq)
+
+
 @defenses
 @solvers
 def test_diverged_sample_has_no_logits(defense: StateDefense, solver: Solver) -> None:

@@ -260,3 +260,16 @@ def test_attack_climbs_its_loss_and_leaves_the_weights_alone(backward: str) -> N
 def test_setting_out_of_range_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("interval", [1, 2, 4, 6, 9])
+@pytest.mark.parametrize("halvings", [0, 2])
+def test_evaluations_are_those_of_all_segments_and_three_for_each_step_of_a_move(interval: int, halvings: int) -> None:
+    deq = make_deq(solver=Broyden(max_steps=STEPS, tol=0, line_search=halvings))
+    reduction = replace(LINF, interval=interval)
+    calls: list[int] = []
+    deq.cell.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        reduction.logits(deq, pixels())
+    moves = len(reduction.segments(STEPS)) - 1
+    assert reduction.evaluations(deq) == len(calls) + 2 * moves * reduction.steps

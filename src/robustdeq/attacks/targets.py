@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -129,7 +129,8 @@ class MultiTargeted(Attack):
     @override
     def cost(self) -> Cost:
         """That of the attack for every class and of their order, and one forward pass for the logits."""
-        return sum([self.attack.cost] * self.targets, Cost(self.order.gradients, 1))
+        runs = self.targets * self.attack.restarts
+        return replace(self.attack, restarts=runs).cost + Cost(self.order.gradients, 1)
 
     @property
     @override

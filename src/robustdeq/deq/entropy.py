@@ -84,7 +84,7 @@ class EntropyReduction(Defense):
     def evaluations(self, model: nn.Module) -> int:
         deq = as_deq(model)
         moves = len(self.segments(deq.solver.max_steps)) - 1
-        return deq.evaluations(None) + 3 * moves * self.steps
+        return deq.evaluations(None) + moves * (1 + 3 * self.steps)
 
     @override
     def surrogates(self, defended: Defended) -> dict[str, nn.Module]:

@@ -196,9 +196,9 @@ class DEQ(nn.Module):
     def evaluations(self, until: int | None) -> int:
         """How often f is evaluated, at most, to reach z_until without a gradient; None for the final state."""
         if until is not None and until <= self.solver.max_steps:
-            return until
+            return self.solver.evaluations(until, evaluate_last=False)
         known = 0 if self.tail.from_image or self.tail.steps == 0 else 1
-        return self.solver.max_steps + 1 + self.tail.steps - known
+        return self.solver.evaluations(self.solver.max_steps) + self.tail.steps - known
 
     def check_input(self, x: Tensor) -> None:
         """Raise `InputError` unless x is a batch of inputs in the precision of the weights, single or double."""

@@ -288,6 +288,10 @@ class Solver(ABC):
         """Whether f is evaluated at each state once and nowhere else."""
         return True
 
+    def evaluations(self, steps: int, evaluate_last: bool = True) -> int:
+        """How often f is evaluated, at most, by so many steps from z_0, at the state they end in as well or not."""
+        return steps + evaluate_last
+
     @abstractmethod
     def memory(self, initial: Flat, keep: bool) -> Memory:
         """An empty memory; with `keep` it retains every increment, otherwise only what the method needs."""

@@ -142,6 +142,12 @@ class Broyden(Solver):
         return self.line_search == 0
 
     @override
+    def evaluations(self, steps: int, evaluate_last: bool = True) -> int:
+        if self.evaluates_once:
+            return super().evaluations(steps, evaluate_last)
+        return 1 + steps * (1 + self.line_search)
+
+    @override
     def memory(self, initial: Flat, keep: bool) -> Memory:
         full = self.step_size == 1 and self.line_search == 0
         return (_FullSteps if full else _Increments)(self, initial, keep)

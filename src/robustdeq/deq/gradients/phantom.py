@@ -53,7 +53,7 @@ class Phantom(_Damped, StateGradient):
 
     @override
     def evaluations(self, deq: DEQ) -> int:
-        return deq.last_state + 3 * self.steps
+        return deq.solver.evaluations(deq.solver.max_steps) + 3 * self.steps
 
     @override
     def read(self, solution: Solution) -> State:
