@@ -199,6 +199,20 @@ def test_settings_of_the_core_are_taken_over(settings: dict[str, Any], solver: A
     assert from_torchdeq(Flat(**settings), x, tail=Unroll(2, 0.5)).tail == Unroll(2, 0.5)
 
 
+class ByName(Flat):
+    """A model that names what it hands to its core."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.stem(x)
+        states, _ = self.deq(func=lambda z: torch.tanh(self.mix(z) + u), z_star=torch.zeros_like(u))
+        return self.classifier(states[-1])
+
+
+def test_core_that_is_called_by_name_is_found(x: Tensor) -> None:
+    module = ByName(**CONVERGED).eval()
+    torch.testing.assert_close(from_torchdeq(module, x)(x), module(x), rtol=1e-8, atol=1e-8)
+
+
 class WithSettings(Flat):
     """A model that passes settings with the call."""
 

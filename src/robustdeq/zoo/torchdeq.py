@@ -159,9 +159,9 @@ class TorchDEQCell(nn.Module):
     def call(self, x: Pixels) -> CoreCall:
         """What the model hands to its core for x; raises `InputError` where it never calls it."""
 
-        def abandon(function: Any, initial: Any, solver_kwargs: Any = None, **_: Any) -> Any:
-            state = initial if isinstance(initial, Tensor) else [*initial]
-            raise _Reached(CoreCall(function, state, solver_kwargs or {}))
+        def abandon(func: Any, z_star: Any, solver_kwargs: Any = None, **_: Any) -> Any:  # TorchDEQ's names
+            state = z_star if isinstance(z_star, Tensor) else [*z_star]
+            raise _Reached(CoreCall(func, state, solver_kwargs or {}))
 
         try:
             with self._answered_by(abandon):
