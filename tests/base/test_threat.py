@@ -76,8 +76,10 @@ def test_fgsm_refuses_a_step_that_goes_nowhere(step_size: float) -> None:
         (with_pixel(torch.inf), "pixels that are not finite"),
         (with_pixel(1.5), r"pixels from 0.5 to 1.5; scale them to \[0, 1\]"),
         (with_pixel(-0.25), "pixels from -0.25 to 0.5; scale them"),
+        (with_pixel(1.0000001), r"x leaves \[0, 1\] by 1.2e-07, no more than rounding does; clamp it"),
+        (with_pixel(-1e-8), r"x leaves \[0, 1\] by 1e-08, no more than rounding does; clamp it"),
     ],
-    ids=["nan", "inf", "bright", "dark"],
+    ids=["nan", "inf", "bright", "dark", "bright by rounding", "dark by rounding"],
 )
 def test_pixels_that_are_none_are_refused(x: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -65,9 +65,13 @@ class ThreatModel:
                 "give it in the units of pixels, such as 8/255."
             )
         if self._leaves_bounds(x):
-            raise InputError(
-                f"x has pixels from {float(x.min()):g} to {float(x.max()):g}; scale them to [{low:g}, {high:g}]."
+            least, greatest = float(x.min()), float(x.max())
+            off = max(low - least, greatest - high)
+            require(
+                off > 1e-5 * max(abs(least), abs(greatest)),
+                f"x leaves [{low:g}, {high:g}] by {off:.2g}, no more than rounding does; clamp it to these bounds.",
             )
+            raise InputError(f"x has pixels from {least:g} to {greatest:g}; scale them to [{low:g}, {high:g}].")
 
     def check_adversaries(self, adversaries: Float[Tensor, "batch *image"], x: Float[Tensor, "batch *image"]) -> None:
         """Raise `InputError` unless there is one for every image, finite, within the bounds and in the ball around it.
