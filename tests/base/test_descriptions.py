@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from robustdeq.base.imports import imported
 from robustdeq.base.provenance import describe
 from robustdeq.defenses import Around, EarlyState, FinalState, Randomised, Transformed
+from robustdeq.models import fingerprint
 
 
 class Quantised(nn.Module):
@@ -42,6 +43,19 @@ class Holding:
 
     def rounded(self, x: Tensor) -> Tensor:
         return (x * self.held).round()
+
+
+class Slotted:
+    """Any object that holds something in a slot, and nothing else."""
+
+    __slots__ = ("__held", "empty")
+
+    def __init__(self, held: Any) -> None:
+        self.__held = held
+
+
+class SlottedBelow(Slotted):
+    """The same, with attributes of its own."""
 
 
 def rounding(levels: int) -> Callable[[Tensor], Tensor]:
@@ -98,6 +112,8 @@ KINDS: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
     "tensor": (lambda n: Holding(torch.tensor(n, dtype=torch.bfloat16)), 2.0, 3.0),
     "path": (lambda name: Holding(Path(name)), "a", "b"),
     "settings": (lambda n: Holding(Namespace(n=n)), 2, 3),
+    "slot": (Slotted, 2, 3),
+    "slot of a base": (SlottedBelow, 2, 3),
 }
 
 
@@ -135,3 +151,79 @@ def test_the_code_of_a_class_and_of_its_bases_counts(tmp_path: Path) -> None:
         said.append(describe(imported(f"{tmp_path / name}.py:Mine")()))
     assert said[0] == said[1] != said[2]
     assert said[0]["class"] == "Mine"
+
+
+READING = """
+import torch
+from torch import nn
+from robustdeq.defenses import AsIs
+
+LEVELS, _seen, calls = {value}, {{}}, {calls}
+
+def quantised(x):
+    global calls
+    calls += 1
+    _seen["x"] = x
+    return (x * LEVELS).round() / LEVELS
+
+def within(x):
+    return [value * LEVELS for value in x]
+
+def another(LEVELS):
+    return LEVELS.round()
+
+class Cell(nn.Module):
+    @torch.no_grad()
+    def forward(self, z, u):
+        return z * LEVELS + u
+
+class Below(Cell):
+    pass
+
+class Mine(AsIs):
+    @property
+    def levels(self):
+        return LEVELS
+"""
+
+
+@pytest.fixture
+def reading(tmp_path: Path) -> Callable[..., Any]:
+    """What a file holds under a name, whose `LEVELS` are these."""
+
+    def read(name: str, value: str, calls: int = 0) -> Any:
+        file = tmp_path / str(len([*tmp_path.iterdir()])) / "own.py"
+        file.parent.mkdir()
+        file.write_text(READING.format(value=value, calls=calls))
+        found = imported(f"{file}:{name}")
+        return found() if isinstance(found, type) else found
+
+    return read
+
+
+VALUES = [("2", "64"), ("torch.ones(2)", "torch.zeros(2)"), ("[2, 2]", "[2, 3]"), ("{'a': 1.0}", "{'a': 2.0}")]
+
+
+@pytest.mark.parametrize("name", ["quantised", "within", "Cell", "Below", "Mine"])
+@pytest.mark.parametrize("values", [*VALUES, ("nn.ReLU()", "nn.Tanh()")], ids=str)
+def test_what_is_read_of_its_module_counts(name: str, values: tuple[str, str], reading: Callable[..., Any]) -> None:
+    one, same, other = (describe(reading(name, value)) for value in (values[0], *values))
+    assert one == same != other
+
+
+def test_what_is_read_of_the_module_of_a_cell_is_in_its_fingerprint(reading: Callable[..., Any]) -> None:
+    one, same, other = (fingerprint(reading("Cell", value)) for value in ("2", "2", "64"))
+    assert one == same != other
+
+
+def test_what_is_remembered_or_not_read_in_its_module_does_not_count(reading: Callable[..., Any]) -> None:
+    quantised = reading("quantised", "2")
+    before = describe(quantised)
+    quantised(torch.rand(3))
+    assert before == describe(quantised) == describe(reading("quantised", "2", calls=7))
+    assert describe(reading("another", "2")) == describe(reading("another", "64"))
+
+
+def test_module_that_its_own_class_reads_is_described(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(READING.format(value="None", calls=0) + "\nLEVELS = Cell()\n")
+    assert describe(imported(f"{tmp_path}/own.py:Cell")())["class"] == "Cell"

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ast
+import dis
 import hashlib
 import inspect
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, FunctionType, MemberDescriptorType, MethodType
 from typing import Any
 
 import numpy as np
@@ -77,7 +78,8 @@ def describe(thing: Any, within: tuple[int, ...] = ()) -> Any:
     """What an object is, in plain JSON values: its class and its settings, those of its parts included.
 
     Two objects with the same description do the same. Modules are described by their weights and `parts`, tensors by a
-    fingerprint, functions and classes of others by their code, but not by what this calls.
+    fingerprint, functions and classes of others by their code and the values of their module that it reads, but not by
+    what it calls.
 
     Args:
         thing: a setting: a number, a collection, a function, a dataclass or any object with attributes.
@@ -112,20 +114,31 @@ def describe(thing: Any, within: tuple[int, ...] = ()) -> Any:
             return [thing.co_code.hex(), *thing.co_names, part(thing.co_consts)]
         case FunctionType() if not _known(thing):
             held = [cell.cell_contents for cell in thing.__closure__ or ()]
-            code = digest(part([thing.__code__, held, thing.__defaults__, thing.__kwdefaults__]))
-            return {"function": thing.__qualname__, "code": code}
+            said = part([thing.__code__, held, thing.__defaults__, thing.__kwdefaults__])
+            read = part(dict(_read(thing)))
+            return {"function": thing.__qualname__, "code": digest([*said, read] if read else said)}
         case type() if not _known(thing):
-            return {"type": thing.__qualname__} | _code(thing)
+            return {"type": thing.__qualname__} | _code(thing, within)
         case type() | FunctionType() | BuiltinFunctionType():
             return f"{thing.__module__}.{thing.__qualname__}"
+    described = {name: part(value) for name, value in _attributes(thing).items()}
+    return {"class": type(thing).__qualname__} | _code(type(thing), within) | described
+
+
+def _attributes(thing: Any) -> dict[str, Any]:
+    """What an object holds, in its `__dict__` and its slots; of those of libraries, what they say that they are."""
     if is_dataclass(thing):
-        settings = {field.name: getattr(thing, field.name) for field in fields(thing)}
-    elif _package(type(thing)) in _LIBRARIES or not hasattr(thing, "__dict__"):
-        settings = {} if " at 0x" in repr(thing) else {"is": repr(thing)}
-    else:
-        settings = vars(thing)
-    described = {name: part(value) for name, value in settings.items()}
-    return {"class": type(thing).__qualname__} | _code(type(thing)) | described
+        return {field.name: getattr(thing, field.name) for field in fields(thing)}
+    slots = {
+        name: getattr(thing, name)
+        for kind in type(thing).__mro__
+        if _package(kind) not in _LIBRARIES
+        for name, slot in vars(kind).items()
+        if isinstance(slot, MemberDescriptorType) and hasattr(thing, name)
+    }
+    if _package(type(thing)) in _LIBRARIES or not (slots or hasattr(thing, "__dict__")):
+        return {} if " at 0x" in repr(thing) else {"is": repr(thing)}
+    return getattr(thing, "__dict__", {}) | slots
 
 
 def parts(module: nn.Module, within: tuple[int, ...] = ()) -> dict[str, Any]:
@@ -138,7 +151,7 @@ def parts(module: nn.Module, within: tuple[int, ...] = ()) -> dict[str, Any]:
         within: as for `describe`.
     """
     return {
-        name: {"class": describe(type(part))}
+        name: {"class": describe(type(part), (*within, id(module)))}
         | {
             attribute: describe(value, (*within, id(module), id(part)))
             for attribute, value in vars(part).items()
@@ -150,20 +163,71 @@ def parts(module: nn.Module, within: tuple[int, ...] = ()) -> dict[str, Any]:
     }
 
 
-def source_of(kind: type) -> str:
-    """The source of somebody's class, or its name where there is no file of it; empty for those of libraries here."""
+def source_of(kind: type, within: tuple[int, ...] = ()) -> str:
+    """The source of somebody's class, or its name where there is no file of it; empty for those of libraries here.
+
+    Behind it stand the values of its module that its functions read.
+
+    Args:
+        kind: the class.
+        within: as for `describe`.
+    """
     if _known(kind):
         return ""
     try:
-        return inspect.getsource(kind)
+        source = inspect.getsource(kind)
     except (OSError, TypeError):
-        return f"{kind.__module__}.{kind.__qualname__}"
+        source = f"{kind.__module__}.{kind.__qualname__}"
+    within = (*within, id(kind))
+    read = {name: describe(value, within) for function in _functions(kind) for name, value in _read(function)}
+    return f"{source}\n{json.dumps(read, sort_keys=True)}" if read else source
 
 
-def _code(kind: type) -> dict[str, str]:
+def _code(kind: type, within: tuple[int, ...]) -> dict[str, str]:
     """A digest of the source of somebody's class and of what it derives from; nothing for classes of libraries here."""
-    sources = [*filter(None, map(source_of, kind.__mro__))]
+    sources = [source for base in kind.__mro__ if (source := source_of(base, within))]
     return {"code": digest(sources)} if sources else {}
+
+
+def _functions(kind: type) -> Iterator[FunctionType]:
+    """The functions that a class defines, out of their decorators."""
+    for defined in vars(kind).values():
+        for function in (defined, *(getattr(defined, name, None) for name in ("__func__", "fget", "func"))):
+            if isinstance(function, FunctionType):
+                bare = inspect.unwrap(function)
+                yield bare if isinstance(bare, FunctionType) else function
+
+
+def _read(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """The values of its module that a function reads, by name: numbers, texts, tensors, networks, collections of them.
+
+    What it assigns itself, and private collections that can grow, may be what it remembers, and do not count; nor does
+    what its module is called, and where it lies.
+    """
+    codes, read, assigned = [function.__code__], set(), set()
+    for code in codes:
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        for step in dis.get_instructions(code):
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                read.add(step.argval)
+            elif step.opname == "STORE_GLOBAL":
+                assigned.add(step.argval)
+    for name in sorted((read - assigned) & function.__globals__.keys()):
+        value = function.__globals__[name]
+        remembers = name.startswith("_") and isinstance(value, list | set | Mapping)
+        if _is_setting(value) and not (remembers or name.startswith("__")):
+            yield name, value
+
+
+def _is_setting(value: Any) -> bool:
+    """Whether a value says what is computed with it, and computes nothing unless it is a network."""
+    match value:
+        case list() | tuple() | set() | frozenset():
+            return all(map(_is_setting, value))
+        case Mapping():
+            return all(map(_is_setting, value.values()))
+    plain = isinstance(value, bool | int | float | complex | str | bytes | range)
+    return value is None or plain or isinstance(value, Tensor | np.ndarray | np.generic | nn.Module)
 
 
 def _known(thing: type | FunctionType) -> bool:
