@@ -12,7 +12,8 @@ from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
-from robustdeq.training.batchnorm import SynchronizedBatchNorm2d, synchronized
+from robustdeq.models import fingerprint
+from robustdeq.training.batchnorm import SynchronizedBatchNorm2d, apart, separated, synchronized
 
 pytestmark = [pytest.mark.usefixtures("float64"), pytest.mark.xdist_group("batchnorm")]
 SHARES = {"even": (3, 3), "uneven": (2, 5)}
@@ -197,3 +198,11 @@ def test_turning_a_module_keeps_all_that_is_its_own() -> None:
     assert list(net.state_dict()) == keys
     assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
     assert type(synchronized(nn.BatchNorm2d(3))) is SynchronizedBatchNorm2d
+
+
+def test_turned_module_is_plain_while_it_is_apart_and_once_it_is_separated() -> None:
+    net, plain = network(), fingerprint(network())
+    with apart(synchronized(net)):
+        assert fingerprint(net) == plain
+    assert sum(type(part) is SynchronizedBatchNorm2d for part in net.modules()) == 3
+    assert fingerprint(separated(net)) == plain

@@ -11,6 +11,8 @@ its share of a loss, the gradients are those of all shares together: the loss of
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -104,3 +106,23 @@ def synchronized(module: Module) -> Module:
         if type(part) is nn.BatchNorm2d:
             part.__class__ = SynchronizedBatchNorm2d
     return module
+
+
+def separated(module: Module) -> Module:
+    """Turn what `synchronized` turned back into `nn.BatchNorm2d`, in place, and return the module."""
+    for part in module.modules():
+        if part.__class__ is SynchronizedBatchNorm2d:
+            part.__class__ = nn.BatchNorm2d
+    return module
+
+
+@contextmanager
+def apart(module: nn.Module) -> Iterator[None]:
+    """Within it a module is separated, as it is to be saved."""
+    turned = [part for part in module.modules() if type(part) is SynchronizedBatchNorm2d]
+    separated(module)
+    try:
+        yield
+    finally:
+        for part in turned:
+            synchronized(part)

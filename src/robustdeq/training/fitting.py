@@ -36,7 +36,7 @@ from robustdeq.deq import DEQ
 from robustdeq.deq.gradients import own_gradient
 from robustdeq.evaluation import choose_early_state
 from robustdeq.training.averaging import Averaging
-from robustdeq.training.batchnorm import synchronized
+from robustdeq.training.batchnorm import separated, synchronized
 from robustdeq.training.checkpoints import Checkpoints, SealedCheckpoints, newest, step_of
 from robustdeq.training.guards import DivergenceGuard, OverfittingGuard
 from robustdeq.training.hardware import Hardware
@@ -146,7 +146,7 @@ def fit(
                 )
             model.load_state_dict(best.weights)
             device = module.device
-            model.to(device).eval()
+            separated(model).to(device).eval()
             if trainer.is_global_zero:
                 machine = f"cpu ({platform.machine()})"
                 found = {name: value for name, value in provenance.items() if name != "model"} | {

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from robustdeq.base.files import write_text
 from robustdeq.base.progress import Report
+from robustdeq.training.batchnorm import apart
 from robustdeq.training.metrics import COLUMNS, TRAINED, VALIDATED, line, rows_until
 from robustdeq.training.module import Training
 from robustdeq.zoo import save
@@ -74,7 +75,8 @@ class KeepBest(Callback):
                 self.best = found[self.aim]
                 self.weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
                 if trainer.is_global_zero:
-                    save(pl_module.model, self.path, threat=pl_module.recipe.threat, factory=self.factory)
+                    with apart(pl_module.model):
+                        save(pl_module.model, self.path, threat=pl_module.recipe.threat, factory=self.factory)
 
     @override
     def state_dict(self) -> dict[str, Any]:
