@@ -20,7 +20,10 @@ import robustdeq as rd
 from cells import make_deq
 from robustdeq.base import tensors
 from robustdeq.base.errors import InputError
+from robustdeq.base.imports import imported
+from robustdeq.base.provenance import describe
 from robustdeq.defenses import EarlyState
+from robustdeq.deq.cell import Execution
 from robustdeq.gradients import SHINE, Exact, Phantom, StateGradient, ThroughSolver
 from robustdeq.models import (
     MDEQ,
@@ -479,6 +482,99 @@ class TestShards:
 RELU = nn.ReLU()
 
 
+REPLACED: list[Callable[[MDEQ], object]] = [
+    lambda deq: deq.head.final.register_module("2", nn.Tanh()),
+    lambda deq: setattr(deq.cell.blocks[0].norm1, "eps", 0.5),
+]
+
+
+@pytest.mark.parametrize("change", REPLACED, ids=["activation", "eps"])
+def test_model_whose_parts_are_not_those_of_its_settings_is_not_saved(
+    change: Callable[[MDEQ], object], path: Path
+) -> None:
+    deq = model()
+    change(deq)
+    with pytest.raises(InputError, match=r"is not what the settings of this MDEQ make; save it with a factory"):
+        rd.save(deq, path)
+    assert not path.parent.exists()
+
+
+FACTORY = """
+from torch import nn
+
+class Counting(nn.Linear):
+    calls = 0
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+def make():
+    return nn.Sequential(Counting(4, 3), nn.ReLU(), nn.LazyLinear(2), nn.Dropout(0.1))
+"""
+
+
+def test_only_what_a_factory_makes_is_saved_as_its_model(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(FACTORY)
+    made, x = imported(f"{tmp_path}/own.py:make")(), torch.rand(3, 4)
+    expected = made.eval()(x)
+    rd.save(made, path, factory=f"{tmp_path}/own.py:make")
+    assert torch.equal(rd.load(path, trust=True)(x), expected)
+    for name, part in (("1", nn.Tanh()), ("3", nn.Dropout(0.2))):
+        other = nn.Sequential(*made).eval()
+        other.register_module(name, part)
+        with pytest.raises(InputError, match=rf"^{name} is not what .*own\.py:make makes"):
+            rd.save(other, path, factory=f"{tmp_path}/own.py:make")
+
+
+def test_load_gives_doubles_where_all_weights_are(path: Path) -> None:
+    for network in (model().double(), ResNet(ResNetConfig((1,), width=4), 2, 2).double().eval()):
+        rd.save(network, path)
+        loaded, x = rd.load(path), torch.rand(3, 2, 4, 8, dtype=torch.float64)
+        assert torch.equal(loaded(x), network(x))
+        assert fingerprint(loaded) == fingerprint(network)
+        assert "float64" in path.with_suffix(".md").read_text()
+        assert described(path.parent, "model")
+
+
+def test_model_that_is_double_in_part_is_not_saved(path: Path) -> None:
+    deq = model()
+    deq.head.classifier.double()
+    with pytest.raises(InputError, match=r"head\.classifier\.weight is in torch\.float64 and other weights are not"):
+        rd.save(deq, path)
+    rd.save(deq, path, dtype=torch.float16)
+
+
+class Remembering(nn.Linear):
+    """A layer that keeps a number beside its weights."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(4, 3)
+        self._parameters["weight"], self._parameters["bias"] = (nn.Parameter(torch.ones(size)) for size in ((3, 4), 3))
+        self._held = {"number": number}
+
+    def get_extra_state(self) -> dict[str, int]:
+        return self._held
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self._held = state
+
+
+def test_state_that_is_no_tensor_counts_and_is_not_saved(path: Path) -> None:
+    for told in (fingerprint, describe):
+        assert told(Remembering(1)) == told(Remembering(1)) != told(Remembering(2))
+    with pytest.raises(InputError, match="_extra_state is a dict, and a weights file holds tensors; make it a buffer"):
+        rd.save(Remembering(1), path, factory=f"{__file__}:none")
+
+
+def test_random_numbers_of_others_stay_as_they_are(path: Path) -> None:
+    deq = model()
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    rd.save(deq, path)
+    fingerprint(rd.load(path))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 class TestFingerprint:
     def test_it_survives_a_file_and_a_memory_format(self, path: Path) -> None:
         for network in (model(), ResNet(ResNetConfig((1, 1), width=4), 3, 1)):
@@ -498,8 +594,13 @@ class TestFingerprint:
             lambda deq: setattr(deq, "tail", Unroll(1, 0.3)),
             lambda deq: setattr(deq, "config", replace(deq.config, groups=2)),
             lambda deq: setattr(deq.head, "another", deq.head.classifier),
+            lambda deq: setattr(deq, "execution", Execution("bfloat16")),
+            *REPLACED,
         ],
-        ids=["weight", "buffer", "type", "solver", "step", "tail", "groups", "name"],
+        ids=[
+            *("weight", "buffer", "type", "solver", "step", "tail", "groups", "name", "execution"),
+            *("activation", "eps"),
+        ],
     )
     def test_whatever_changes_the_model_changes_it(self, change: Callable[[MDEQ], object]) -> None:
         deq = model()

@@ -98,8 +98,11 @@ def describe(thing: Any, within: tuple[int, ...] = ()) -> Any:
         case np.ndarray() | np.generic():
             return [thing.dtype.str, list(thing.shape), digest(part(thing.tolist()))]
         case nn.Module():
-            weights = tensor_fingerprint(*thing.state_dict().values())
-            return {"class": type(thing).__qualname__, "weights": weights, "parts": digest(parts(thing, within))}
+            state = thing.state_dict()
+            weights = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+            others = part({name: value for name, value in state.items() if name not in weights})
+            said = {"class": type(thing).__qualname__, "weights": tensor_fingerprint(*weights.values())}
+            return said | {"parts": digest(parts(thing, within))} | ({"state": digest(others)} if others else {})
         case Mapping():
             return {str(key): part(value) for key, value in thing.items()}
         case list() | tuple() | range():

@@ -18,11 +18,12 @@ from typing import Any
 
 import huggingface_hub
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from robustdeq import solvers
 from robustdeq.base.errors import InputError
-from robustdeq.base.provenance import dotted, parts, source_of
+from robustdeq.base.provenance import describe, dotted, parts, source_of
 from robustdeq.base.statistics import wilson_interval
 from robustdeq.base.threat import ThreatModel
 from robustdeq.data.sources import HUB_ID
@@ -183,13 +184,16 @@ def fingerprint(model: nn.Module) -> str:
 
     Args:
         model: any module; the names, types, shapes and contents of its state dict count, the configuration of a
-            model of this package, the classes and plain attributes of the parts of any other, the solver and tail of a
-            DEQ, and the source of the classes of others that it is made of. Device and memory format do not.
+            model of this package and what of its parts is otherwise, the classes and plain attributes of the parts of
+            any other, the solver, tail and execution of a DEQ, and the source of the classes of others that it is made
+            of. Device and memory format do not.
     """
     if isinstance(model, ZooModel):
         settings = asdict(card_of(model))
         for history in ("gradient", "threat", "factory"):
             del settings[history]
+        if altered := _altered(model):
+            settings["parts"] = altered
     else:
         settings = parts(model)
         if isinstance(model, DEQ):
@@ -197,10 +201,52 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for source in sorted({source_of(type(part)) for part in model.modules()} - {""}):
         digest.update(source.encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    for name, state in sorted(model.state_dict().items()):
+        if isinstance(state, Tensor):
+            digest.update(f"{name} {state.dtype} {tuple(state.shape)}".encode())
+            digest.update(state.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        else:
+            digest.update(f"{name} {json.dumps(describe(state), sort_keys=True)}".encode())
     return digest.hexdigest()
+
+
+def _altered(model: ZooModel) -> dict[str, Any]:
+    """The parts of a model that are not as its settings make them, by name, and how it is executed, if not usually."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        made = model.config.network(model.num_classes, model.in_channels)
+    usual, found = _beside_iteration(made), _beside_iteration(model)
+    return {name: found.get(name) for name in usual | found if usual.get(name) != found.get(name)}
+
+
+def unlike(model: nn.Module, other: nn.Module) -> list[str]:
+    """The names of the parts in which two models differ, besides their weights, solver, tail, gradient and execution.
+
+    Tensors that are no weights, and the attributes of somebody's own classes, may be what these remember: of them none
+    count. Nor does a part of which only one has seen the images that it takes its shape from.
+    """
+    one, two = map(_fixed, (model, other))
+    modules = (module for each in (model, other) for module in each.named_modules(remove_duplicate=False))
+    lazy = {name for name, part in modules if isinstance(part, LazyModuleMixin)}
+    return [name for name in one | two if one.get(name) != two.get(name) and name not in lazy]
+
+
+def _fixed(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """What the parts of a model are, by name, and will be however often it runs."""
+    said = _beside_iteration(model)
+    said[""].pop("execution", None)
+    for name, part in model.named_modules(remove_duplicate=False):
+        own, held = source_of(type(part)), vars(part)
+        moving = {attribute for attribute in said[name] if own or isinstance(held.get(attribute), Tensor)}
+        said[name] = {key: value for key, value in said[name].items() if key == "class" or key not in moving}
+    return said
+
+
+def _beside_iteration(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """What the parts of a model are, by name; of a DEQ without what `iteration` says, and without its gradient."""
+    said = parts(model)
+    for setting in ("solver", "tail", "gradient") if isinstance(model, DEQ) else ():
+        del said[""][setting]
+    return said
 
 
 def _origin(model: nn.Module, factory: Factory | None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from robustdeq.base.tensors import read_sealed
 from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.model import DEQ
 from robustdeq.zoo.architecture import ZooModel
-from robustdeq.zoo.card import CARD_START, Card, card_markdown, card_of, iteration
+from robustdeq.zoo.card import CARD_START, Card, card_markdown, card_of, iteration, unlike
 from robustdeq.zoo.factory import Factory
 from robustdeq.zoo.hub import downloaded, is_reference
 from robustdeq.zoo.outline import outlined
@@ -59,7 +59,7 @@ def save(
         early: the n of its early-state defense, where it was chosen on a development set.
         provenance: how the weights came about; plain values.
         dtype: the type that floating-point weights are stored in, `torch.float16`, `bfloat16` or `float32`; `load`
-            gives float32 of them. None stores them as they are.
+            gives float32 of them. None stores them as they are; `load` gives float64 where all are, else float32.
         shard_bytes: the most bytes of tensors in a file; what does not fit into one is a row of shards with an index,
             in which a larger tensor has a file of its own. None for one file of any size.
         threat: the threat model that the weights were trained in, in which they are then evaluated by default.
@@ -68,9 +68,9 @@ def save(
         arguments: of the factory, by name; plain values.
 
     Raises:
-        InputError: the model is of another kind, is not what the factory makes, or has no such early state, the weights
-            do not fit into the type, shard_bytes is not positive, or the name is that of a shard or its card would
-            replace another text.
+        InputError: the model is of another kind, is not what its settings or the factory make, or has no such early
+            state, the weights do not fit into the type or are no tensors, shard_bytes is not positive, or the name is
+            that of a shard or its card would replace another text.
         OSError: a file cannot be written.
     """
     if early is not None:
@@ -87,6 +87,7 @@ def save(
     loaded = _rebuilt(card, weights)
     if iteration(loaded) != iteration(model):
         raise InputError(f"{card.factory} makes another solver or tail; give the arguments that make this model's.")
+    _check_alike(model, weights, loaded, card)
     shards = split(weights, target.name, shard_bytes)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
@@ -108,8 +109,22 @@ def _check_names(path: Path, card: Path) -> None:
         raise InputError(f"{card} is no model card of ours and would be replaced by one; save under another name.")
 
 
+def _check_alike(model: nn.Module, weights: Mapping[str, Tensor], loaded: nn.Module, card: Card) -> None:
+    """Raise `InputError` where `load` would give other parts, or weights of less precision than is stored."""
+    for name in unlike(model, loaded)[:1]:
+        maker = f"the settings of this {card.architecture} make" if card.factory is None else f"{card.factory} makes"
+        raise InputError(f"{name or 'the model'} is not what {maker}; save it with a factory that makes it so.")
+    kept = loaded.state_dict()
+    for name, tensor in weights.items():
+        if tensor.dtype == torch.float64 != kept[name].dtype:
+            raise InputError(f"{name} is in torch.float64 and other weights are not; convert all to one type.")
+
+
 def _stored(weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
     """The weights in the type that they are stored in."""
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"{name} is a {type(value).__name__}, and a weights file holds tensors; make it a buffer.")
     if dtype is None:
         return dict(weights)
     require(dtype in _STORED_TYPES, f"dtype is {dtype}; choose one of {', '.join(map(str, _STORED_TYPES))}.")
@@ -130,8 +145,8 @@ def _described(card: Card) -> str:
 def _rebuilt(card: Card, weights: Mapping[str, Tensor]) -> nn.Module:
     """The model that `load` will give; no random number is drawn from the generator of others."""
     try:
-        with outlined(weights) if card.factory is None else torch.random.fork_rng(devices=[]):
-            model = card.build().eval()
+        with torch.random.fork_rng(devices=[]):
+            model = _in_type_of(weights, card.build().eval())
         usual = {name: tensor.dtype for name, tensor in model.state_dict().items()}
         cast = {name: tensor.detach().to("cpu", usual.get(name)) for name, tensor in weights.items()}
         model.load_state_dict(cast, assign=True)
@@ -141,6 +156,12 @@ def _rebuilt(card: Card, weights: Mapping[str, Tensor]) -> nn.Module:
             "save it with the modules and the kind of solver that it was made with."
         ) from error
     return model
+
+
+def _in_type_of(weights: Mapping[str, Tensor], model: nn.Module) -> nn.Module:
+    """The model in double precision where all of its weights are, else as it was made."""
+    doubles = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float64}
+    return model.double() if doubles else model
 
 
 def stored_type(weights: Mapping[str, Tensor]) -> torch.dtype:
@@ -170,7 +191,7 @@ def load(name_or_path: str | Path, trust: Literal[False] = False) -> ZooModel: .
 @overload
 def load(name_or_path: str | Path, trust: bool) -> nn.Module: ...
 def load(name_or_path: str | Path, trust: bool = False) -> nn.Module:
-    """A model with its weights, in eval mode.
+    """A model with its weights, in eval mode; no random number is drawn from the generator of others.
 
     Args:
         name_or_path: the name of weights (`robustdeq models` lists them), `hf://OWNER/NAME` on the Hugging Face Hub,
@@ -190,8 +211,8 @@ def load(name_or_path: str | Path, trust: bool = False) -> nn.Module:
         with _known(name_or_path), outlined(weights):
             outline = card.build()
         _fill(outline, weights, name_or_path, assign=True)
-    with _known(name_or_path):
-        model = card.build(locate(name_or_path)[0].parent)
+    with _known(name_or_path), torch.random.fork_rng(devices=[]):
+        model = _in_type_of(weights, card.build(locate(name_or_path)[0].parent))
     _fill(model, weights, name_or_path)
     return model.eval()
 
