@@ -471,6 +471,19 @@ def test_run_of_before_is_not_touched_by_another(
     assert contents(Path("run")) == before
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "training.png"])
+def test_training_replaces_no_file_of_others_unless_told_to(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("mine")
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    with pytest.raises(SystemExit):
+        cli.main([*TRAIN, "--output", "mine"])
+    assert f"{name} exists already; choose another --output, or pass --overwrite." in capsys.readouterr().err
+    assert contents(folder) == {f"mine/{name}": b"mine"}
+    cli.main([*TRAIN, "--output", "mine", "--overwrite"])
+    assert (folder / name).read_bytes() != b"mine"
+
+
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["recipes"])
     shown = capsys.readouterr().out

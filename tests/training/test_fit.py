@@ -211,6 +211,42 @@ def test_model_that_could_not_be_kept_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_model_that_would_be_loaded_as_another_is_refused(tmp_path: Path) -> None:
+    deq = model()
+    deq.head.final[2] = nn.Tanh()
+    with pytest.raises(InputError, match=r"head\.final\.2 is not what the settings of this MDEQ make"):
+        fit(deq, digits(), recipe(), tmp_path / "run", hardware=CPU)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("run.json", "run holds another run; choose another folder, or pass resume=True"),
+        ("metrics.csv", r"metrics\.csv exists already; choose another folder, or pass overwrite=True"),
+        ("model.md", r"model\.md exists already"),
+        ("checkpoints/step=3.ckpt", r"step=3\.ckpt exists already"),
+    ],
+)
+def test_what_lies_in_a_folder_is_replaced_only_where_that_is_asked_for(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "run" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(InputError, match=message):
+        fit(model(), digits(), recipe(schedule=BRIEF), tmp_path / "run", hardware=CPU)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+    assert file.read_text() == "mine"
+
+
+def test_run_that_is_asked_to_replaces_another(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("mine")
+    for _ in range(2):
+        fit(model(), digits(), recipe(schedule=BRIEF), tmp_path, hardware=CPU, overwrite=True)
+    assert len(column(tmp_path, "loss")) == 3
+
+
 @pytest.mark.parametrize("averaging", [-0.1, 1.0])
 def test_average_that_cannot_be_is_refused_before_anything_is_written(averaging: float, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give the decay of the average"):

@@ -307,7 +307,7 @@ def test_run_that_begins_anew_replaces_all_of_an_earlier_one_and_nothing_else(wh
     for name, content in strangers.items():
         (folder / name).write_bytes(content)
     with pytest.raises(Killed):
-        fit(model(), digits(), recipe(), folder, after(1), hardware=CPU)
+        fit(model(), digits(), recipe(), folder, after(1), hardware=CPU, overwrite=True)
     left = everything_in(folder)
     assert {name: left.get(name) for name in strangers} == strangers
     assert {"training.json", "model.safetensors"}.isdisjoint(left)

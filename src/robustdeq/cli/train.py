@@ -77,18 +77,19 @@ def train(
     if first and not resume:
         way_on = "pass --resume to go on with that run, or --overwrite to replace it"
         refuse_to_overwrite([folder / "run.json"], overwrite, way_on)
-        refuse_to_overwrite([folder / "model.safetensors"], overwrite)
+        results = ("model.safetensors", "model.md", "training.json", METRICS, "training.png")
+        refuse_to_overwrite([folder / name for name in results], overwrite)
     refuse_file(folder)
     torch.manual_seed(plan.recipe.schedule.seed)
     network = plan.build(images)
     if not first:
-        fit(network, splits, plan.recipe, folder, None, resume, hardware, plan.factory)
+        fit(network, splits, plan.recipe, folder, None, resume, hardware, plan.factory, overwrite)
         return
     logging.basicConfig(format="%(message)s")
     logging.getLogger("robustdeq").setLevel(logging.INFO)
     by = "" if recipe in (None, model) else f", by the recipe {recipe}"
     console.print(f"training {model} on {images.source}{by}")
     with progress_bar("training") as report:
-        weights = fit(network, splits, plan.recipe, folder, report, resume, hardware, plan.factory)
+        weights = fit(network, splits, plan.recipe, folder, report, resume, hardware, plan.factory, overwrite)
     save_training_figure(folder / METRICS, folder / "training.png")
     console.print(f"The best weights are in {weights}, described in {weights.with_suffix('.md')}.")

@@ -47,7 +47,7 @@ from robustdeq.training.record import KeepBest, Record
 from robustdeq.zoo import Card, save
 from robustdeq.zoo.card import card_of
 from robustdeq.zoo.factory import Factory, check_takes
-from robustdeq.zoo.registry import read_weights
+from robustdeq.zoo.registry import as_loaded, read_weights
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ def fit(
     resume: bool = False,
     hardware: Hardware | None = None,
     factory: Factory | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Train a model and write its best weights.
 
@@ -83,13 +84,15 @@ def fit(
         hardware: where it takes place; by default on one device. On several, torchrun starts the program, and each
             of its processes calls this.
         factory: what made the model, where it is none of the zoo.
+        overwrite: replace what another run left in the folder.
 
     Returns:
         The file with the weights.
 
     Raises:
-        InputError: the data does not fit, there are fewer or more processes, one of them has stopped, the folder holds
-            another run, a damaged one, or one that another process is at, or the training came to nothing.
+        InputError: the data does not fit, the model could not be kept, there are fewer or more processes, one of them
+            has stopped, the folder holds another run, files of the names that this would write, a damaged run, or one
+            that another process is at, or the training came to nothing.
         KeyboardInterrupt: it was interrupted, at the step it names; its best weights so far and its checkpoints are in
             the folder.
     """
@@ -99,6 +102,7 @@ def fit(
     schedule, weights = recipe.schedule, folder / "model.safetensors"
     held_out = development.head(schedule.validation_images)
     card = card_of(model, factory=factory)
+    as_loaded(model, card)
     for images in (train, held_out):
         check_takes(model, images)
     hardware.check(recipe)
@@ -127,7 +131,7 @@ def fit(
         used = train if schedule.accumulate == 1 else train.head(len(train) - len(train) % schedule.batch_size)
         batches = Batches(used, share, seed=schedule.seed, augmentation=recipe.augmentation, **place)
         watched = Batches(held_out, min(share, len(held_out)), shuffle=False, **place)
-        checkpoint = _begin(folder, provenance, resume)
+        checkpoint = _begin(folder, provenance, resume, overwrite)
         if resume and trainer.is_global_zero:
             anew = f"nothing to go on from in {folder}; starting anew"
             _log.info("%s.", f"going on from step {step_of(checkpoint)} of {trainer.max_steps}" if checkpoint else anew)
@@ -255,11 +259,11 @@ def _known(value: Any) -> Any:
     return {key: part for key, part in value.items() if part is not None} if isinstance(value, dict) else value
 
 
-def _begin(folder: Path, provenance: dict[str, Any], resume: bool) -> Path | None:
+def _begin(folder: Path, provenance: dict[str, Any], resume: bool, overwrite: bool) -> Path | None:
     """Make the folder ready for a run; the checkpoint to go on from, where there is one.
 
     Raises:
-        InputError: what is there belongs to another run.
+        InputError: what is there belongs to another run, or may not be replaced.
     """
     checkpoint = None
     if resume and (before := _run_of(folder, provenance)) is not None:
@@ -271,14 +275,32 @@ def _begin(folder: Path, provenance: dict[str, Any], resume: bool) -> Path | Non
             _log.warning("%s is damaged or cut short; %s.", broken, instead)
     if is_first_process():
         if checkpoint is None:
-            results = (folder / name for name in _RESULTS)
-            logs = chain((folder / "checkpoints").glob("step=*.ckpt"), folder.glob("tensorboard/events.*"))
-            for leftover in chain(results, logs):
-                leftover.unlink(missing_ok=True)
+            leftovers = _leftovers(folder)
+            if not (resume or overwrite):
+                _check_free(folder, leftovers)
+            for leftover in leftovers:
+                leftover.unlink()
             write_text(folder / "run.json", json.dumps(provenance, indent=1) + "\n")
         for halfway in chain.from_iterable(folder.glob(pattern) for pattern in _HALFWAY):
             shutil.rmtree(halfway) if halfway.is_dir() else halfway.unlink()
     return checkpoint
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """The files of a folder that a run which begins there replaces."""
+    results = (path for name in _RESULTS if (path := folder / name).exists())
+    return [*results, *(folder / "checkpoints").glob("step=*.ckpt"), *folder.glob("tensorboard/events.*")]
+
+
+def _check_free(folder: Path, leftovers: list[Path]) -> None:
+    """Raise `InputError` where a folder holds a run, or files that one would replace."""
+    if (folder / "run.json").exists():
+        raise InputError(
+            f"{folder} holds another run; choose another folder, or pass resume=True to go on with that run, or "
+            "overwrite=True to replace it."
+        )
+    for path in leftovers[:1]:
+        raise InputError(f"{path} exists already; choose another folder, or pass overwrite=True to replace it.")
 
 
 @contextmanager

@@ -83,11 +83,7 @@ def save(
     maker = Factory(factory, arguments or {}) if isinstance(factory, str) else factory
     card = card_of(model, early, provenance, threat, maker)
     metadata = {_METADATA_KEY: _described(card)}
-    weights = _stored(model.state_dict(), dtype)
-    loaded = _rebuilt(card, weights)
-    if iteration(loaded) != iteration(model):
-        raise InputError(f"{card.factory} makes another solver or tail; give the arguments that make this model's.")
-    _check_alike(model, weights, loaded, card)
+    loaded, weights = as_loaded(model, card, dtype)
     shards = split(weights, target.name, shard_bytes)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as name:
@@ -107,6 +103,25 @@ def _check_names(path: Path, card: Path) -> None:
         raise InputError(f"{path} is the name of a shard; save to {stem(path)}{SUFFIX}.")
     if card.is_file() and not card.read_bytes().startswith(CARD_START.encode()):
         raise InputError(f"{card} is no model card of ours and would be replaced by one; save under another name.")
+
+
+def as_loaded(model: nn.Module, card: Card, dtype: torch.dtype | None = None) -> tuple[nn.Module, Mapping[str, Tensor]]:
+    """The model that `load` would give, in eval mode, and its weights as they would be stored.
+
+    Args:
+        model: the model.
+        card: what its weights file would say of it.
+        dtype: as for `save`.
+
+    Raises:
+        InputError: it would be another model.
+    """
+    weights = _stored(model.state_dict(), dtype)
+    loaded = _rebuilt(card, weights)
+    if iteration(loaded) != iteration(model):
+        raise InputError(f"{card.factory} makes another solver or tail; give the arguments that make this model's.")
+    _check_alike(model, weights, loaded, card)
+    return loaded, weights
 
 
 def _check_alike(model: nn.Module, weights: Mapping[str, Tensor], loaded: nn.Module, card: Card) -> None:
