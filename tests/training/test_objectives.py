@@ -25,7 +25,9 @@ from robustdeq.training import (
     NoiseAugmentation,
     NoisyFGSM,
     Objective,
+    OverfittingWatch,
     RandomState,
+    Recipe,
     Standard,
 )
 from robustdeq.training.objectives import Adversaries, Moment
@@ -237,6 +239,34 @@ def test_strengthened_attack_makes_one_step_more_and_covers_the_ball_twice() -> 
     assert noisy.strengthened() == AdversarialTraining(PGD(eps=0.2, step_size=0.2, steps=2, seed=4))
 
 
+class Guarded(PGD):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return -super().loss(logits, y)
+
+
+@pytest.mark.parametrize("attack", [Guarded(0.2, 0.1, 1), JointAttack(0.2, 0.1, 1), Halving(0.2, 0.1, 1)], ids=repr)
+def test_strengthened_attack_keeps_what_it_overrides(attack: PGD) -> None:
+    deq, x = make_deq(gradient=Exact()).eval(), pixels()
+    found = AdversarialTraining(attack).strengthened().adversaries(deq, x, Y, moment(attack.seed))
+    stronger = replace(attack, steps=2, step_size=0.2)
+    assert torch.equal(found.images, climbed(stronger, Surrogate(deq, Exact()), x))
+    assert not torch.equal(found.images, climbed(PGD(0.2, 0.2, 2), Surrogate(deq, Exact()), x))
+
+
+@dataclass(frozen=True)
+class GuardedNFGSM(NFGSM):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return -super().loss(logits, y)
+
+
+def test_n_fgsm_whose_loss_more_steps_would_lose_is_not_strengthened() -> None:
+    objective = AdversarialTraining(GuardedNFGSM())
+    for strengthen in (objective.strengthened, lambda: Recipe(objective, overfitting=OverfittingWatch(every=5))):
+        with pytest.raises(InputError, match="GuardedNFGSM overrides loss, which PGD of more steps would lose"):
+            strengthen()
+    assert Recipe(objective).objective == objective
+
+
 def kl_by_hand(model: Callable[[Tensor], Tensor], clean: Tensor, adversarial: Tensor) -> Tensor:
     p, q = model(clean).softmax(1), model(adversarial).softmax(1)
     return (p * (p / q).log()).sum(1)
@@ -364,7 +394,10 @@ def test_noisy_fgsm_is_n_fgsm_of_the_radius_at_that_moment(progress: float) -> N
     objective = NoisyFGSM(PGD(eps=0.2, steps=7), warmup=0.5, noise=1.5)
     eps = 0.2 * min(progress / 0.5, 1)
     expected = climbed(NFGSM(eps, eps, noise=1.5, seed=3), Surrogate(deq, Phantom()).eval(), x)
-    assert_close(objective.adversaries(deq, x, Y, moment(3, progress)).images, expected)
+    found = objective.adversaries(deq, x, Y, moment(3, progress)).images
+    assert_close(found, expected)
+    same = AdversarialTraining(NFGSM(0.2, 0.2, noise=1.5), warmup=0.5)
+    assert torch.equal(found, same.adversaries(deq, x, Y, moment(3, progress)).images)
 
 
 def test_noisy_fgsm_gives_way_to_two_projected_steps() -> None:

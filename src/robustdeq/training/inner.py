@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.attacks import PGD
-from robustdeq.base.errors import InputError
+from robustdeq.base.errors import InputError, require
 from robustdeq.base.shapes import Pixels
 from robustdeq.deq import DEQ
 from robustdeq.deq.gradients import Surrogate
@@ -44,6 +44,15 @@ class NFGSM(PGD):
             raise InputError("N-FGSM makes 1 step in the norm Linf; use PGD for more steps or another norm.")
         if not (0 < self.noise < math.inf and self.random_start):
             raise InputError(f"noise is {self.noise} and random_start {self.random_start}; use PGD to start at images.")
+
+    @property
+    def projected(self) -> PGD:
+        """PGD with its settings, within the ball; raises `InputError` where that would lose an override."""
+        own, methods = type(self), ("start", "loss", "step", "run")
+        lost = [name for name in methods if getattr(own, name) not in (getattr(PGD, name), getattr(NFGSM, name))]
+        said = f"{own.__name__} overrides {', '.join(lost)}, which PGD of more steps would lose; derive it from PGD."
+        require(not lost, said)
+        return PGD(**{setting.name: getattr(self, setting.name) for setting in fields(PGD)})
 
     @override
     def start(self, x: Pixels, generator: torch.Generator) -> Pixels:

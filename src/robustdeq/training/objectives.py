@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar
 
@@ -205,16 +205,16 @@ class AdversarialTraining(Objective):
 
     @override
     def strengthened(self) -> AdversarialTraining:
-        steps = self.attack.steps + 1
-        settings = {setting.name: getattr(self.attack, setting.name) for setting in fields(PGD)}
-        attack = PGD(**settings | {"steps": steps, "step_size": 2 * self.attack.eps / steps})
-        return replace(self, attack=attack)
+        attack = self.attack.projected if isinstance(self.attack, NFGSM) else self.attack
+        steps = attack.steps + 1
+        return replace(self, attack=replace(attack, steps=steps, step_size=2 * attack.eps / steps or attack.step_size))
 
 
 @dataclass(frozen=True)
 class NoisyFGSM(AdversarialTraining):
     """N-FGSM (de Jorge et al., NeurIPS 2022): one step of ε from noise beyond the ball, unprojected.
 
+    It is `AdversarialTraining` with the attack `NFGSM`, for recipes and the command line, whose attacks are plain PGD.
     Of the attack, radius and bounds matter. The other settings are those of `AdversarialTraining`.
 
     Args:

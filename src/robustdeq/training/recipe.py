@@ -160,6 +160,9 @@ class Recipe:
         averaging: the decay of the moving average of the weights, which is what is kept; 0 for none.
         overfitting: the watch for catastrophic overfitting to a fast attack.
         guard: when a run counts as diverged.
+
+    Raises:
+        InputError: overfitting is watched, and the attack of the objective cannot be strengthened.
     """
 
     objective: Objective = field(default_factory=AdversarialTraining)
@@ -174,6 +177,10 @@ class Recipe:
     averaging: float = 0.0
     overfitting: OverfittingWatch = field(default_factory=OverfittingWatch)
     guard: Guard = field(default_factory=Guard)
+
+    def __post_init__(self) -> None:
+        if self.overfitting.every:
+            self.objective.strengthened()
 
     @property
     def threat(self) -> ThreatModel:
