@@ -241,6 +241,8 @@ FAULTS = {
     "something missing": ("torch.nn:Linear", {"in_features": 3}, "torch.nn:Linear needs 'out_features'; give --model."),
     "other images": ("torch.nn:Linear", {"in_features": 3, "out_features": 2}, "takes no images of shape (1, 8, 8)"),
     "other answers": ("torch.nn:Identity", {}, "torch.nn:Identity does not return logits (B, K)"),
+    "no number of steps": (f"{CONV}:build", {"max_steps": "abc"}, "own_cell.py:build is 'abc'; give int."),
+    "no tail": (f"{CONV}:build", {"tail_damping": [1]}, "own_cell.py:build is [1]; give float."),
     "no solve": ("torch.nn:Flatten", {"max_steps": 3}, "takes no 'max_steps', and its Flatten has no solve of ours"),
 }
 

@@ -113,6 +113,12 @@ def test_explicit_networks_are_built_as_asked(name: str, kind: type) -> None:
     [
         (Plan("huge"), "there is no model 'huge'; choose one of nano, "),
         (Plan("nano", {"max_step": 3}), "the architecture of nano has no 'max_step'; did you mean max_steps?"),
+        (Plan("nano", {"channels": 16}), "channels of nano is 16; give tuple[int, ...]."),
+        (Plan("conv-digits", {"channels": "abc"}), "channels of conv-digits is 'abc'; give int."),
+        (Plan("conv-digits", {"channels": [1]}), "channels of conv-digits is [1]; give int."),
+        (Plan("conv-digits", {"max_steps": 8.5}), "max_steps of conv-digits is 8.5; give int."),
+        (Plan("conv-digits", {"tol": None}), "tol of conv-digits is None; give float."),
+        (Plan("conv-digits", {"image_size": [8]}), "image_size of conv-digits is [8]; give int | tuple[int, int]."),
         (Plan("nano", {"colour": 3}), "the architecture of nano has no 'colour'; choose one of channels, "),
     ],
 )

@@ -7,10 +7,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from inspect import formatannotation
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from robustdeq.base.errors import require
 from robustdeq.base.files import read_text
 
 Made = TypeVar("Made")
@@ -55,6 +57,19 @@ def made_of(kind: type[Made], values: Mapping[str, Any], /, **others: Any) -> Ma
         if isinstance(settings[name], list) and get_origin(kinds[name]) is tuple:
             settings[name] = tuple(settings[name])
     return kind(**settings | others)
+
+
+def check_fits(owner: str, values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raise `InputError` where a plain value is not of the type that is declared for its name.
+
+    Args:
+        owner: what the sentence calls what the values are for.
+        values: by name.
+        kinds: the types, by name.
+    """
+    for name, value in values.items():
+        said = f"{name} of {owner} is {value!r:.80}; give {formatannotation(kinds[name])}."
+        require(fits(value, kinds[name]), said)
 
 
 def fits(value: Any, kind: Any) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 from torch import nn
 
 from robustdeq.base.errors import InputError, hint, require
 from robustdeq.base.imports import is_import_path
+from robustdeq.base.plain import check_fits
 from robustdeq.data import Images
 from robustdeq.deq import DEQ
 from robustdeq.deq.gradients import Phantom, StateGradient
@@ -51,7 +52,8 @@ class Plan:
         """The model with fresh weights, for such images; the code of its factory runs, where it has one.
 
         Raises:
-            InputError: there is no such model, its architecture has no such setting, or the images do not fit.
+            InputError: there is no such model, its architecture has no such setting, or none of that type, or the
+                images do not fit.
         """
         model = self._of_the_zoo(images) if self.factory is None else self.factory.make()
         if isinstance(model, DEQ):
@@ -65,6 +67,7 @@ class Plan:
         for key in self.architecture:
             if key not in settings:
                 raise InputError(f"the architecture of {self.model} has no {key!r}; {hint(key, sorted(settings))}")
+        check_fits(self.model, self.architecture, get_type_hints(type(config)))
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in self.architecture.items()}
         shape = images.pixels.shape[1:]
         require(len(shape) == 3, f"{images.source} has samples of shape {tuple(shape)}, and {self.model} takes images.")

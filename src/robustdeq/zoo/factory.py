@@ -9,18 +9,20 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError, hint, require
 from robustdeq.base.imports import imported, reason
+from robustdeq.base.plain import check_fits
 from robustdeq.data import Images
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.modes import evaluating
 from robustdeq.zoo.architecture import ZooModel
 from robustdeq.zoo.checkpoint import state_dict
+from robustdeq.zoo.equilibrium import EquilibriumConfig
 from robustdeq.zoo.torchdeq import from_torchdeq, has_core
 
 _TRIED = 8
@@ -49,7 +51,8 @@ class Factory:
         """The model; the code behind the path runs.
 
         Raises:
-            InputError: the factory cannot be imported, does not take the arguments, fails, or returns no module.
+            InputError: the factory cannot be imported, does not take the arguments, fails, or returns no module, or a
+                setting of the solve is of another type.
         """
         factory = imported(self.path)
         taken, solve = _split(self.path, factory, self.arguments)
@@ -104,6 +107,7 @@ def _solved(model: nn.Module, solve: Mapping[str, Any], path: str) -> DEQ:
     """The model with other settings of its solve, which have the names that they have in the zoo."""
     if not isinstance(model, DEQ):
         raise InputError(f"{path} takes no {next(iter(solve))!r}, and its {type(model).__name__} has no solve of ours.")
+    check_fits(path, solve, get_type_hints(EquilibriumConfig))
     solver = {name: value for name, value in solve.items() if name in _SOLVER}
     tail = {name.removeprefix("tail_"): value for name, value in solve.items() if name in _TAIL}
     tail |= {"from_image": True} if tail else {}
