@@ -1,7 +1,8 @@
 """What an MDEQ promises: the published sizes, a flat state of views, and a cell that one solve holds constant."""
 
 import math
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -282,6 +283,20 @@ class TestMDEQ:
     def test_a_configuration_names_one_head_width_per_scale(self) -> None:
         with pytest.raises(InputError, match="per scale"):
             MDEQConfig((8, 8, 8), (2, 2), final_channels=4)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"channels": (), "head_channels": ()}, "There are 0 channels and 0 head_channels; give one of each"),
+            ({"channels": (0, 16)}, "channels is 0; give 1 or more"),
+            ({"groups": 0}, "groups is 0; give 1 or more"),
+            ({"groups": 3}, r"3 groups do not divide channels \(16, 16\); give multiples of them"),
+            ({"post_groups": 5}, "5 groups do not divide"),
+        ],
+    )
+    def test_a_configuration_that_makes_no_model_is_refused(self, settings: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            replace(PRESETS["nano"], **settings)
 
     def test_an_unknown_size_is_refused_with_the_known_ones(self) -> None:
         with pytest.raises(InputError, match="nano, tiny, small, large, xl"):

@@ -120,6 +120,11 @@ def test_configuration_of_another_network_is_refused(tmp_path: Path) -> None:
         from_checkpoint(tmp_path / "mon.pt", config=rd.models.PRESETS["nano"])
 
 
+def test_setting_that_no_monotone_model_has_is_refused() -> None:
+    with pytest.raises(InputError, match=r"a monotone model has no 'sides'; did you mean side\?"):
+        monotone("digits", sides=3)
+
+
 @pytest.mark.parametrize("size", MONOTONE_SIZES)
 @pytest.mark.parametrize("operator", ["monotone", "contracting"])
 def test_fresh_model_converges(size: str, operator: str) -> None:

@@ -40,6 +40,27 @@ class Linear(ZooModel[LinearConfig]):
         return self.layer(x.flatten(1))
 
 
+SIZED = {"mdeq": lambda *a: rd.models.mdeq("nano", *a), "conv": lambda *a: rd.models.conv("digits", *a)}
+SIZED |= {"monotone": lambda *a: rd.models.monotone("digits", *a)}
+
+
+@pytest.mark.parametrize("name", [*SIZED, "resnet18", "wide_resnet34_10"])
+def test_model_without_classes_or_channels_is_refused(name: str) -> None:
+    make = SIZED.get(name) or getattr(rd.models, name)
+    with pytest.raises(InputError, match=r"num_classes is 0; give 1 or more\."):
+        make(0, 1)
+    with pytest.raises(InputError, match=r"in_channels is 0; give 1 or more\."):
+        make(10, 0)
+
+
+@pytest.mark.parametrize("name", SIZED)
+@pytest.mark.parametrize("image_size", [(8, 8, 8), [8], ()], ids=str)
+@pytest.mark.usefixtures("unchecked")
+def test_images_that_have_not_two_sides_are_refused(name: str, image_size: Any) -> None:
+    with pytest.raises(InputError, match="; give the side, or height and width, of the images"):
+        SIZED[name](10, 1, image_size)
+
+
 def test_network_from_outside_is_registered_by_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = load("digits").require("train")
     with pytest.raises(InputError, match="there is no model 'linear'; choose one of nano, "):

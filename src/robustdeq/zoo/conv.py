@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError, look_up
+from robustdeq.base.errors import InputError, check_counts, look_up
 from robustdeq.zoo.equilibrium import EquilibriumConfig, EquilibriumModel
 
 
@@ -34,7 +34,8 @@ class ConvConfig(EquilibriumConfig):
         pooled: Side of the grid that the state is averaged over before the classifier reads it.
 
     Raises:
-        InputError: If the groups do not divide the feature maps, or the patches and the grid not the images.
+        InputError: If the groups do not divide the feature maps, or the patches and the grid not the images, or these
+            have not two sides.
     """
 
     kind: ClassVar[str] = "ConvDEQ"
@@ -45,7 +46,9 @@ class ConvConfig(EquilibriumConfig):
     patch: int = 1
     pooled: int = 4
 
+    @override
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.channels, self.hidden, self.groups) < 1 or self.channels % self.groups or self.hidden % self.groups:
             raise InputError(
                 f"{self.groups} groups do not divide {self.channels} channels and {self.hidden} hidden ones; "
@@ -151,6 +154,7 @@ class ConvDEQ(EquilibriumModel[ConvConfig]):
     """
 
     def __init__(self, config: ConvConfig, num_classes: int, in_channels: int) -> None:
+        check_counts(num_classes=num_classes, in_channels=in_channels)
         super().__init__(
             LinearInjection(in_channels, config.channels, config.patch),
             ResidualCell(config.channels, config.hidden, config.groups),
@@ -181,7 +185,8 @@ def conv(
         The model: raw pixels in [0, 1], (B, in_channels, H, W), to logits (B, num_classes).
 
     Raises:
-        InputError: If there is no such size, or the images do not fall into its patches.
+        InputError: If there is no such size, there are no classes or channels, or the images do not fall into its
+            patches.
     """
     config = look_up("conv model of size", size, CONV_SIZES) if isinstance(size, str) else size
     return config.sized(image_size).network(num_classes, in_channels)

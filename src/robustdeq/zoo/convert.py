@@ -185,10 +185,10 @@ def _mdeq(
     solver: Solver | None,
     tail: Unroll | None,
 ) -> tuple[MDEQ, dict[str, str]]:
-    config = _mdeq_config(weights) if config is None else config
-    if not isinstance(config, MDEQConfig):
+    if not isinstance(config, MDEQConfig | None):
         raise InputError("the checkpoint holds an MDEQ; give an MDEQConfig, or none.")
     try:
+        config = _mdeq_config(weights) if config is None else config
         model = MDEQ(config, len(weights["classifier.weight"]), weights["downsample.0.weight"].shape[1])
     except ValueError as error:
         raise InputError(f"No MDEQ has these tensors and the published groups ({error}); pass its config.") from error

@@ -27,6 +27,9 @@ class EquilibriumConfig(Architecture):
         tol: Relative residual at which a sample has converged.
         tail_steps: Damped steps after f(z*).
         tail_damping: Damping λ of these steps.
+
+    Raises:
+        InputError: If the images have not two sides.
     """
 
     image_size: int | tuple[int, int] = 32
@@ -34,6 +37,10 @@ class EquilibriumConfig(Architecture):
     tol: float = 1e-3
     tail_steps: int = 5
     tail_damping: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.image_size, int) and len(self.image_size) != 2:
+            raise InputError(f"image_size is {self.image_size}; give the side, or height and width, of the images.")
 
     @property
     def sides(self) -> tuple[int, int]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError, look_up
+from robustdeq.base.errors import InputError, check_counts, look_up
 from robustdeq.base.shapes import Flat
 from robustdeq.deq.cell import BoundCell
 from robustdeq.zoo.equilibrium import EquilibriumConfig, EquilibriumModel
@@ -384,7 +384,8 @@ class MDEQConfig(EquilibriumConfig):
         dropout: Probability with which a sample loses a channel of a residual block, while training.
 
     Raises:
-        InputError: If `channels` and `head_channels` differ in length.
+        InputError: If there is no scale, `channels` and `head_channels` differ in length, a size is not positive, the
+            groups do not divide the channels, or the images have not two sides.
     """
 
     kind: ClassVar[str] = "MDEQ"
@@ -397,12 +398,19 @@ class MDEQConfig(EquilibriumConfig):
     post_groups: int = 4
     dropout: float = 0.22
 
+    @override
     def __post_init__(self) -> None:
-        if len(self.channels) != len(self.head_channels):
+        super().__post_init__()
+        if not self.channels or len(self.channels) != len(self.head_channels):
             raise InputError(
                 f"There are {len(self.channels)} channels and {len(self.head_channels)} head_channels; "
                 "give one of each per scale."
             )
+        sizes = {name: getattr(self, name) for name in ("final_channels", "expansion", "groups", "post_groups")}
+        check_counts(channels=min(self.channels), head_channels=min(self.head_channels), **sizes)
+        for groups in (self.groups, self.post_groups):
+            if any(channels % groups for channels in self.channels):
+                raise InputError(f"{groups} groups do not divide channels {self.channels}; give multiples of them.")
 
     @property
     def layout(self) -> StateLayout:
@@ -454,6 +462,7 @@ class MDEQ(EquilibriumModel[MDEQConfig]):
     """
 
     def __init__(self, config: MDEQConfig, num_classes: int, in_channels: int) -> None:
+        check_counts(num_classes=num_classes, in_channels=in_channels)
         layout = config.layout
         super().__init__(
             Injection(in_channels, config.channels[0], pointwise=len(config.channels) > 2),
@@ -483,7 +492,8 @@ def mdeq(
         The model: raw pixels in [0, 1], (B, in_channels, H, W), to logits (B, num_classes).
 
     Raises:
-        InputError: If there is no such preset, or the images cannot be halved once per further scale.
+        InputError: If there is no such preset, there are no classes or channels, or the images cannot be halved once
+            per further scale.
     """
     config = look_up("MDEQ of size", size, PRESETS) if isinstance(size, str) else size
     return config.sized(image_size).network(num_classes, in_channels)

@@ -7,14 +7,14 @@ image makes a fully connected one. Injection and classifier are affine, so that 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError, look_up, require
+from robustdeq.base.errors import InputError, check_counts, hint, look_up, require
 from robustdeq.deq.monotone import Contracting, ForwardBackward, Monotone, MonotoneDEQ, PeacemanRachford
 from robustdeq.deq.monotone.operators import Operator
 from robustdeq.deq.monotone.splittings import Splitting
@@ -60,7 +60,9 @@ class MonotoneConfig(EquilibriumConfig):
     tail_steps: int = 1
     tail_damping: float = 1.0
 
+    @override
     def __post_init__(self) -> None:
+        super().__post_init__()
         look_up("operator", self.operator, OPERATORS)
         look_up("splitting", self.splitting, SPLITTINGS)
         require(
@@ -115,6 +117,7 @@ class MonotoneNetwork(MonotoneDEQ, EquilibriumModel[MonotoneConfig]):
     """
 
     def __init__(self, config: MonotoneConfig, num_classes: int, in_channels: int) -> None:
+        check_counts(num_classes=num_classes, in_channels=in_channels)
         height, width = (side // config.pooled for side in config.grid)
         injected = nn.Conv2d(
             in_channels * config.patch**2, config.channels, config.side, padding=config.side // 2 + config.border
@@ -166,7 +169,11 @@ def monotone(
         The model: raw pixels in [0, 1], (B, in_channels, H, W), to logits (B, num_classes).
 
     Raises:
-        InputError: If there is no such size, or a setting is out of its range.
+        InputError: If there is no such size or setting, there are no classes or channels, or a setting is out of its
+            range.
     """
     config = look_up("monotone model of size", size, MONOTONE_SIZES) if isinstance(size, str) else size
+    known = [field.name for field in fields(MonotoneConfig)]
+    for name in settings:
+        require(name in known, f"a monotone model has no {name!r}; {hint(name, known)}")
     return replace(config, **settings).sized(image_size).network(num_classes, in_channels)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from robustdeq.base.errors import InputError, require
+from robustdeq.base.errors import InputError, check_counts, require
 from robustdeq.base.shapes import Logits
 from robustdeq.zoo.architecture import Architecture, ZooModel
 
@@ -124,6 +124,7 @@ class ResNet(ZooModel[ResNetConfig]):
     """
 
     def __init__(self, config: ResNetConfig, num_classes: int, in_channels: int) -> None:
+        check_counts(num_classes=num_classes, in_channels=in_channels)
         super().__init__()
         self.config, self.num_classes, self.in_channels = config, num_classes, in_channels
         width = config.width
@@ -170,6 +171,7 @@ class WideResNet(ZooModel[WideResNetConfig]):
     """A wide residual network for small images; its arguments are those of `ResNet`."""
 
     def __init__(self, config: WideResNetConfig, num_classes: int, in_channels: int) -> None:
+        check_counts(num_classes=num_classes, in_channels=in_channels)
         super().__init__()
         self.config, self.num_classes, self.in_channels = config, num_classes, in_channels
         blocks = (config.depth - 4) // 6
