@@ -28,7 +28,7 @@ def trained(config: MonotoneConfig, double: bool = False) -> MonotoneNetwork:
     """A model after some steps of training, the same at every call."""
     torch.manual_seed(0)
     model = config.network(CLASSES, 1)
-    model.differentiate_by(Exact())
+    model.gradient = Exact()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     x, y = images(64, seed=1)
     for _ in range(30):

@@ -45,7 +45,7 @@ def test_training_it_certifies_more() -> None:
     for eps in (1e-6, radius):
         torch.manual_seed(0)
         model = DENSE.network(CLASSES, 1)
-        model.differentiate_by(rd.gradients.Exact())
+        model.gradient = rd.gradients.Exact()
         optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
         for _ in range(60):
             optimizer.zero_grad()

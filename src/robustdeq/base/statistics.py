@@ -48,10 +48,10 @@ def least_proportion(successes: int, trials: int, risk: float) -> float:
     return float(test.proportion_ci(1 - risk, method="exact").low)
 
 
-def wilson_intervals(outcomes: np.ndarray, confidence: float = 0.95) -> np.ndarray:
-    """The Wilson intervals of boolean outcomes (..., n) over their last axis: (..., 2)."""
+def wilson_intervals(outcomes: np.ndarray) -> np.ndarray:
+    """The Wilson 95 % intervals of boolean outcomes (..., n) over their last axis: (..., 2)."""
     counts = outcomes.sum(axis=-1)
-    ends = [wilson_interval(int(count), outcomes.shape[-1], confidence) for count in counts.ravel()]
+    ends = [wilson_interval(int(count), outcomes.shape[-1]) for count in counts.ravel()]
     return np.asarray(ends).reshape(*counts.shape, 2)
 
 
@@ -95,8 +95,8 @@ def paired_test(
     return Effect((gained - lost) / n, max(up - down - half, -1.0), min(up - down + half, 1.0), p)
 
 
-def paired_effect(differences: Float[np.ndarray, "seeds images"], confidence: float = 0.95) -> Effect:
-    """The mean difference on the same images over several trainings, with its interval and p-value.
+def paired_effect(differences: Float[np.ndarray, "seeds images"]) -> Effect:
+    """The mean difference on the same images over several trainings, with its 95 % interval and p-value.
 
     The interval counts seeds and images as crossed random effects, with Satterthwaite's degrees of freedom. The test
     flips the signs of images, of which the differences under all seeds make one cluster; for one seed and outcomes that
@@ -104,7 +104,6 @@ def paired_effect(differences: Float[np.ndarray, "seeds images"], confidence: fl
 
     Args:
         differences: of the same images under every seed.
-        confidence: the coverage of the interval.
 
     Returns:
         The effect; its interval is nan where all differences are equal, since they do not show how far others vary.
@@ -115,7 +114,7 @@ def paired_effect(differences: Float[np.ndarray, "seeds images"], confidence: fl
 
     mean = float(differences.mean())
     variance, freedom = _crossed_variance(differences)
-    reach = float(t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(variance)
+    reach = float(t.ppf(0.975, freedom)) * math.sqrt(variance)
     return Effect(mean, mean - reach, mean + reach, _sign_flip(differences.mean(axis=0)))
 
 

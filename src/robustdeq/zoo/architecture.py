@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 from torch import nn
 
 from robustdeq.base.errors import InputError
-from robustdeq.deq.model import StateGradient
 
 Settings = TypeVar("Settings", bound="Architecture")
 
@@ -39,11 +38,7 @@ class Architecture(ABC):
         return self
 
     def build(
-        self,
-        num_classes: int = 10,
-        in_channels: int = 3,
-        image_size: int | tuple[int, int] | None = None,
-        gradient: StateGradient | None = None,
+        self, num_classes: int = 10, in_channels: int = 3, image_size: int | tuple[int, int] | None = None
     ) -> ZooModel[Any]:
         """The network with fresh weights.
 
@@ -52,11 +47,8 @@ class Architecture(ABC):
             in_channels: the channels of the images.
             image_size: side, or height and width, of the images in pixels; those of the settings by default. A network
                 for images of any size ignores it.
-            gradient: how a DEQ is differentiated in training; an explicit network ignores it.
         """
-        network = self.sized(image_size).network(num_classes, in_channels)
-        network.differentiate_by(gradient)
-        return network
+        return self.sized(image_size).network(num_classes, in_channels)
 
     @property
     @abstractmethod
@@ -81,9 +73,6 @@ class ZooModel(nn.Module, Generic[Settings]):
     def image_shape(self) -> tuple[int, int | None, int | None]:
         """(channels, height, width) of its images, None where any will do."""
         return self.in_channels, None, None
-
-    def differentiate_by(self, gradient: StateGradient | None) -> None:
-        """Be differentiated by a gradient in training; an explicit network is by autograd, whatever is given."""
 
     def check_images(self, shape: Sequence[int], classes: int, source: str, name: str = "the model") -> None:
         """Raise `InputError` unless it was made for such images.

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError
-from robustdeq.deq.model import DEQ, StateGradient
+from robustdeq.deq.model import DEQ
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Broyden
 from robustdeq.zoo.architecture import Architecture, ZooModel
@@ -65,10 +65,6 @@ Config = TypeVar("Config", bound=EquilibriumConfig)
 
 class EquilibriumModel(DEQ, ZooModel[Config]):
     """A DEQ of the zoo, which refuses images of another size than its own."""
-
-    @override
-    def differentiate_by(self, gradient: StateGradient | None) -> None:
-        self.gradient = gradient
 
     @property
     @override
