@@ -82,9 +82,9 @@ class Guess(BallAttack):
         return guess if self.breaking is None else self.breaking(guess)
 
 
-def job(**attacks: tuple[Attack, Gradient | None]) -> Job:
+def job(threat: PGD, **attacks: tuple[Attack, Gradient | None]) -> Job:
     deq, x = make_deq().eval(), images(6)
-    protocol = Chosen(PGD(bounds=BOUNDS), attacks)
+    protocol = Chosen(threat, attacks)
     return plan(deq, x, deq(x).argmax(dim=1), protocol, defenses=ROWS, batch_size=4)
 
 
@@ -118,8 +118,8 @@ def test_library_refuses_a_norm_that_it_does_not_know(make: Callable[..., Attack
 
 
 def test_evaluation_attempts_an_attack_and_a_norm_from_outside() -> None:
-    pgd = PGD(0.4, 0.1, steps=2, norm=Stripes(), bounds=BOUNDS)
-    asked = job(guess=(Guess(norm=Stripes()), None), climb=(pgd, ThroughSolver(FinalState())))
+    pgd = PGD(0.5, 0.1, steps=2, norm=Stripes(), bounds=BOUNDS)
+    asked = job(pgd, guess=(Guess(norm=Stripes()), None), climb=(pgd, ThroughSolver(FinalState())))
     store = Store.create(None, asked.manifest())
     reports: list[str] = []
     asked.run(store, report=lambda share, what: reports.append(what))
@@ -166,7 +166,8 @@ def test_an_attack_from_outside_is_a_column_against_every_row() -> None:
 def test_adversaries_that_break_the_threat_model_end_the_evaluation(
     breaking: Callable[[Tensor], Tensor], message: str
 ) -> None:
-    asked = job(climb=(PGD(0.1, 0.1, steps=1, bounds=BOUNDS), Phantom()), guess=(Guess(breaking=breaking), None))
+    pgd = PGD(0.5, 0.1, steps=1, bounds=BOUNDS)
+    asked = job(pgd, climb=(pgd, Phantom()), guess=(Guess(breaking=breaking), None))
     store = Store.create(None, asked.manifest())
     with pytest.raises(InputError, match=message):
         asked.run(store)

@@ -366,6 +366,7 @@ def test_model_is_left_as_it_was(mixed: DEQ, data: tuple[Tensor, Tensor], interr
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("unchecked")
 def test_setting_that_cannot_be_is_refused(
     deq: DEQ, data: tuple[Tensor, Tensor], settings: dict[str, Any], message: str
 ) -> None:
