@@ -513,6 +513,16 @@ def make():
 """
 
 
+def test_how_fast_batch_normalisation_forgets_is_no_part_of_a_model(path: Path) -> None:
+    deq = model()
+    before = fingerprint(deq)
+    for part in deq.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None
+    rd.save(deq, path)
+    assert fingerprint(rd.load(path)) == fingerprint(deq) == before
+
+
 def test_only_what_a_factory_makes_is_saved_as_its_model(path: Path, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(FACTORY)
     made, x = imported(f"{tmp_path}/own.py:make")(), torch.rand(3, 4)

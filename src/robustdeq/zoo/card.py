@@ -19,6 +19,7 @@ from typing import Any
 import huggingface_hub
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from robustdeq import solvers
@@ -242,8 +243,14 @@ def _fixed(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def _beside_iteration(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """What the parts of a model are, by name; of a DEQ without what `iteration` says, and without its gradient."""
+    """What the parts of a model are, by name; of a DEQ without what `iteration` says, and without its gradient.
+
+    How fast batch normalisation forgets matters in training alone.
+    """
     said = parts(model)
+    for name, part in model.named_modules(remove_duplicate=False):
+        if isinstance(part, _BatchNorm):
+            del said[name]["momentum"]
     for setting in ("solver", "tail", "gradient") if isinstance(model, DEQ) else ():
         del said[""][setting]
     return said
