@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from robustdeq.base.errors import InputError, require
-from robustdeq.evaluation import GridResult, Store, assemble
+from robustdeq.base.plain import read_json
+from robustdeq.evaluation import Check, GridResult, Store, assemble
 from robustdeq.evaluation.bracket import AGREEMENT
 from robustdeq.evaluation.exhibits import FILE as EXHIBITS
 from robustdeq.evaluation.exhibits import Exhibits
 from robustdeq.evaluation.store import FILE as STORE
-from robustdeq.evaluation.store import MANIFEST
+from robustdeq.evaluation.store import MANIFEST, parsed
 from robustdeq.study import Panel, Reproduction
 from robustdeq.study.panel import accuracies
 
@@ -90,17 +91,7 @@ def read_evaluation(folder: str | Path) -> GridResult:
         return GridResult.read(stored)
     with Store.read(folder / STORE) as store:
         result = assemble(store)
-    if not stored.is_file():
-        return result
-    said = GridResult.read(stored)
-    agreement = tuple(check for check in said.checks if check.name == AGREEMENT)
-    return replace(
-        result,
-        settings=result.settings | said.settings,
-        certified=said.certified,
-        certificate=said.certificate,
-        checks=(*result.checks, *agreement),
-    )
+    return _completed(result, stored) if stored.is_file() else result
 
 
 def _evaluation(folder: Path) -> tuple[GridResult, Panel | None]:
@@ -114,6 +105,22 @@ def _evaluation(folder: Path) -> tuple[GridResult, Panel | None]:
         raise InputError(f"{folder} cannot be reported yet: {error}") from error
     except KeyError as error:
         raise InputError(f"{folder} was written by another version of robustdeq; evaluate again.") from error
+
+
+def _completed(result: GridResult, path: Path) -> GridResult:
+    """The table with what its store does not hold: where it comes from, and the certificate that stands beside it."""
+    try:
+        said = read_json(path)
+        result = replace(result, settings=result.settings | said["settings"])
+        if "certified" not in said:
+            return result
+        agreement = [Check.from_plain(check) for check in said["checks"] if check["name"] == AGREEMENT]
+        held, certificate = parsed(said["certified"]["per_sample"]), said["certified"]["certificate"]
+        found = replace(result, certified=held, certificate=certificate, checks=(*result.checks, *agreement))
+        found.check()
+        return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged; run the command that wrote it again.") from error
 
 
 def _alignment(store: Store) -> Panel | None:
