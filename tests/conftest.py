@@ -49,6 +49,15 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute in one thread: a process that is forked waits for ever for the others of the pool that it inherits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def float64() -> Iterator[None]:
     before = torch.get_default_dtype()

@@ -87,6 +87,7 @@ def same_table(result: GridResult, reference: GridResult) -> bool:
     return repr(result.to_dict()) == repr(reference.to_dict())
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_killed_evaluation_goes_on_to_the_same_table(trained: MDEQ, tmp_path: Path) -> None:
     x, y = digits(6)
     job = strict_job(trained, x, y, batch_size=3)
@@ -111,6 +112,7 @@ def test_killed_evaluation_goes_on_to_the_same_table(trained: MDEQ, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_evaluation_killed_at_twenty_moments_loses_no_finished_run_and_ends_in_the_same_table(
     trained: MDEQ, tmp_path: Path
 ) -> None:

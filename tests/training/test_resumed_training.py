@@ -117,6 +117,7 @@ def dies_in_a_checkpoint(step: int) -> None:
 HAZARDS = [(dies_in_a_checkpoint, 4), (dies_in_a_validation, 6), (dies_in_a_checkpoint, 8)]
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     ("hazards", "moments"), [(HAZARDS[:1], 0), pytest.param(HAZARDS, 3, marks=pytest.mark.slow)], ids=["one", "many"]
 )
