@@ -99,7 +99,7 @@ def test_an_honest_model_passes(kind: type[Probe]) -> None:
         (Company, Centred, "when (alone|beside hostile images), on 100% of 12 images"),
         (Company, Noisy, "of their spread when"),
         (Masking, Rounded, "On up to 100% of 12 images, pixels that have no gradient change the logits"),
-        (Trace, Upside, r"PGD raises the loss on all but \d+% of 12 images, on network"),
+        (Trace, Upside, r"PGD does not raise the loss on \d+% of 12 images, on network"),
     ],
 )
 def test_a_model_that_misleads_fails_by_name(kind: type[Probe], model: Callable[[], nn.Module], sentence: str) -> None:

@@ -192,11 +192,6 @@ class Column:
     followed: tuple[str, ...] = ()
     missing: str = ""
 
-    @property
-    def within(self) -> tuple[Attempt, ...]:
-        """The attempts that count, all of them within the threat model of the table."""
-        return self.attempts if self.role.counts else ()
-
     def cumulative(self) -> Column:
         """The same attempts, all of which count, on the images alone that stand after all columns before."""
         attempts = tuple(replace(attempt, survivors=True) for attempt in self.attempts)

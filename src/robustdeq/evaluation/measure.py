@@ -219,9 +219,10 @@ def plan(
     columns = protocol.columns(model, rows, gradients)
     for name, other in (attacks or {}).items():
         columns.append(beyond(f"attack-{name}", name, adaptive(other, rows), Rule.EVERY))
-    for label, other in ((column.label, attempt.attack) for column in columns for attempt in column.within):
-        if other.threat != attack.threat:
-            raise InputError(f"the attack {label!r} has {other.threat}, and this evaluation {attack.threat}; give one.")
+    for column in filter(lambda column: column.role.counts, columns):
+        for other in (attempt.attack.threat for attempt in column.attempts):
+            said = f"the attack {column.label!r} has {other}, and this evaluation {attack.threat}; give one."
+            require(other == attack.threat, said)
     repeated = [label for label, n in Counter(column.label for column in columns).items() if n > 1]
     require(not repeated, f"there is a column {''.join(repeated[:1])!r} already; give the other another name.")
     with torch.no_grad(), evaluating(model):

@@ -176,7 +176,7 @@ class Trace(Probe):
         latest = max(numbers, key=lambda row: numbers[row]["share of the rise in the last quarter"])
         fell, late = 1 - numbers[lowest]["rise"], numbers[latest]["share of the rise in the last quarter"]
         if fell > _FELL:
-            ill = f"PGD raises the loss on all but {fell:.0%} of {_count(found)} images, on {lowest}."
+            ill = f"PGD does not raise the loss on {fell:.0%} of {_count(found)} images, on {lowest}."
             return Check(cls.name, CheckVerdict.FAILED, ill, numbers)
         if late > _LATE:
             ill = f"The last quarter of PGD's steps makes {late:.0%} of the rise of the loss, on {latest}: take more."

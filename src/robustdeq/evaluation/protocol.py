@@ -349,9 +349,7 @@ class Strict(Paper):
         attack, deq = self.attack, as_deq(model)
         joint = JointAttack(attack.eps, attack.step_size, norm=attack.norm, seed=attack.seed, bounds=attack.bounds)
         bare = Climbed(model, "the model", "the model", 0)
-        implicit: dict[str, Gradient] = {"SHINE": SHINE(), "Jacobian-free": JacobianFree()}
-        if not isinstance(deq.gradient, Exact):
-            implicit = {"exact": self.estimators.exact} | implicit
+        implicit = {"exact": self.estimators.exact_of(deq), "SHINE": SHINE(), "Jacobian-free": JacobianFree()}
         span = attack.threat.span
         one = replace(attack, steps=1, step_size=attack.eps or 1.0, random_start=False, restarts=1)
         free = replace(attack, eps=span, step_size=span / 4, norm="Linf")
@@ -370,6 +368,7 @@ class Strict(Paper):
                     role=Role.BEYOND,
                 )
                 for name, gradient in implicit.items()
+                if gradient != self.estimators.ready_made(deq)
             ),
             beyond("joint", "joint iteration, z, u and x", (Attempt(joint, bare),)),
             *(
