@@ -10,12 +10,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import override
 
 from robustdeq.base.errors import InputError, require
-from robustdeq.base.shapes import per_sample
+from robustdeq.base.shapes import PerSample, Pixels, per_sample
 
 
 class Norm(ABC):
@@ -27,20 +26,18 @@ class Norm(ABC):
         return type(self).__name__
 
     @abstractmethod
-    def size(self, offset: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch"]:
+    def size(self, offset: Pixels) -> PerSample:
         """The norm of each perturbation."""
 
     @abstractmethod
-    def uniform(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
+    def uniform(self, x: Pixels, generator: torch.Generator) -> Pixels:
         """A point drawn uniformly from the unit ball for each sample, with the shape, type and device of x."""
 
     @abstractmethod
-    def steepest(self, gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
+    def steepest(self, gradient: Pixels) -> Pixels:
         """The step of norm 1 that a gradient ascent takes; 0 where the gradient is 0."""
 
-    def smooth_steepest(
-        self, gradient: Float[Tensor, "batch *image"], temperature: float
-    ) -> Float[Tensor, "batch *image"]:
+    def smooth_steepest(self, gradient: Pixels, temperature: float) -> Pixels:
         """`steepest`, with a derivative that is of use: override it where that of `steepest` is zero.
 
         Args:
@@ -50,25 +47,14 @@ class Norm(ABC):
         return self.steepest(gradient)
 
     @abstractmethod
-    def project(self, offset: Float[Tensor, "batch *image"], eps: float) -> Float[Tensor, "batch *image"]:
+    def project(self, offset: Pixels, eps: float) -> Pixels:
         """The nearest point of the ball of radius eps around 0, in the Euclidean distance."""
 
-    def steepest_within(
-        self,
-        gradient: Float[Tensor, "batch *image"],
-        low: Float[Tensor, "batch *image"],
-        high: Float[Tensor, "batch *image"],
-    ) -> Float[Tensor, "batch *image"]:
+    def steepest_within(self, gradient: Pixels, low: Pixels, high: Pixels) -> Pixels:
         """`steepest`, where each pixel may move from `low` to `high`: override it where that makes for other steps."""
         return self.steepest(gradient)
 
-    def project_within(
-        self,
-        offset: Float[Tensor, "batch *image"],
-        eps: float,
-        low: Float[Tensor, "batch *image"],
-        high: Float[Tensor, "batch *image"],
-    ) -> Float[Tensor, "batch *image"]:
+    def project_within(self, offset: Pixels, eps: float, low: Pixels, high: Pixels) -> Pixels:
         """A point of the ball between `low` ≤ 0 and `high` ≥ 0: `project`, clipped, unless a norm has a nearer one."""
         return self.project(offset, eps).clamp(low, high)
 
@@ -78,26 +64,24 @@ class Linf(Norm):
     """max |δ_i|."""
 
     @override
-    def size(self, offset: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch"]:
+    def size(self, offset: Pixels) -> PerSample:
         return offset.flatten(1).abs().amax(dim=1)
 
     @override
-    def uniform(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
+    def uniform(self, x: Pixels, generator: torch.Generator) -> Pixels:
         return 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device) - 1
 
     @override
-    def steepest(self, gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
+    def steepest(self, gradient: Pixels) -> Pixels:
         return gradient.sign()
 
     @override
-    def smooth_steepest(
-        self, gradient: Float[Tensor, "batch *image"], temperature: float
-    ) -> Float[Tensor, "batch *image"]:
+    def smooth_steepest(self, gradient: Pixels, temperature: float) -> Pixels:
         """The sign of g, differentiated as tanh(g / (τ mean|g|)) with τ the temperature."""
         return self.steepest(gradient) + _derivative(_smooth_sign(gradient, temperature))
 
     @override
-    def project(self, offset: Float[Tensor, "batch *image"], eps: float) -> Float[Tensor, "batch *image"]:
+    def project(self, offset: Pixels, eps: float) -> Pixels:
         return offset.clamp(-eps, eps)
 
 
@@ -106,21 +90,21 @@ class L2(Norm):
     """√Σ δ_i²."""
 
     @override
-    def size(self, offset: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch"]:
+    def size(self, offset: Pixels) -> PerSample:
         return torch.linalg.vector_norm(offset.flatten(1), dim=1)
 
     @override
-    def uniform(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
+    def uniform(self, x: Pixels, generator: torch.Generator) -> Pixels:
         direction = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         radius = torch.rand(len(x), generator=generator, dtype=x.dtype, device=x.device) ** (1 / x[0].numel())
         return per_sample(radius, x) * _unit(direction)
 
     @override
-    def steepest(self, gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
+    def steepest(self, gradient: Pixels) -> Pixels:
         return _unit(gradient)
 
     @override
-    def project(self, offset: Float[Tensor, "batch *image"], eps: float) -> Float[Tensor, "batch *image"]:
+    def project(self, offset: Pixels, eps: float) -> Pixels:
         return torch.where(per_sample(self.size(offset), offset) > eps, eps * _unit(offset), offset)
 
 
@@ -139,11 +123,11 @@ class L1(Norm):
     """
 
     @override
-    def size(self, offset: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch"]:
+    def size(self, offset: Pixels) -> PerSample:
         return offset.flatten(1).abs().sum(dim=1)
 
     @override
-    def uniform(self, x: Float[Tensor, "batch *image"], generator: torch.Generator) -> Float[Tensor, "batch *image"]:
+    def uniform(self, x: Pixels, generator: torch.Generator) -> Pixels:
         """Magnitudes uniform in the simplex Σ m_i ≤ 1 (d + 1 exponential variables over their sum), random signs."""
         count = x[0].numel()
         drawn = torch.empty(len(x), count + 1, dtype=x.dtype, device=x.device).exponential_(generator=generator)
@@ -151,13 +135,11 @@ class L1(Norm):
         return (signs * drawn[:, :-1] / drawn.sum(dim=1, keepdim=True)).view(x.shape)
 
     @override
-    def steepest(self, gradient: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
+    def steepest(self, gradient: Pixels) -> Pixels:
         return self._spread(gradient, gradient.sign())
 
     @override
-    def smooth_steepest(
-        self, gradient: Float[Tensor, "batch *image"], temperature: float
-    ) -> Float[Tensor, "batch *image"]:
+    def smooth_steepest(self, gradient: Pixels, temperature: float) -> Pixels:
         """The same step with its signs differentiated as for `Linf`; which pixels move is a constant."""
         return self.steepest(gradient) + _derivative(self._spread(gradient, _smooth_sign(gradient, temperature)))
 
@@ -169,28 +151,17 @@ class L1(Norm):
         return signs * (moves / moves.sum(dim=1, keepdim=True).clamp_min(1)).view(signs.shape)
 
     @override
-    def project(self, offset: Float[Tensor, "batch *image"], eps: float) -> Float[Tensor, "batch *image"]:
+    def project(self, offset: Pixels, eps: float) -> Pixels:
         everywhere = torch.full_like(offset, math.inf)
         return self.project_within(offset, eps, -everywhere, everywhere)
 
     @override
-    def steepest_within(
-        self,
-        gradient: Float[Tensor, "batch *image"],
-        low: Float[Tensor, "batch *image"],
-        high: Float[Tensor, "batch *image"],
-    ) -> Float[Tensor, "batch *image"]:
+    def steepest_within(self, gradient: Pixels, low: Pixels, high: Pixels) -> Pixels:
         """`steepest` among the pixels that are not at the bound that they are pushed to."""
         return self.steepest(torch.where(torch.where(gradient > 0, high, -low) > 0, gradient, 0))
 
     @override
-    def project_within(
-        self,
-        offset: Float[Tensor, "batch *image"],
-        eps: float,
-        low: Float[Tensor, "batch *image"],
-        high: Float[Tensor, "batch *image"],
-    ) -> Float[Tensor, "batch *image"]:
+    def project_within(self, offset: Pixels, eps: float, low: Pixels, high: Pixels) -> Pixels:
         """The nearest point of both: sign(v) min(max(|v| − θ, 0), room), at the least θ ≥ 0 that leaves the norm eps.
 
         The norm is linear in θ between the values at which an entry becomes 0, |v|, or leaves its bound, |v| − room, so
@@ -233,14 +204,14 @@ def named(name: str) -> Norm:
     return _NORMS[name]
 
 
-def _unit(x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
+def _unit(x: Pixels) -> Pixels:
     """Each sample over its Euclidean norm; scaled first, so that no square leaves the range of the format."""
     tiny = torch.finfo(x.dtype).tiny
     x = x / per_sample(x.flatten(1).abs().amax(dim=1).clamp_min(tiny), x)
     return x / per_sample(torch.linalg.vector_norm(x.flatten(1), dim=1).clamp_min(tiny), x)
 
 
-def _smooth_sign(gradient: Float[Tensor, "batch *image"], temperature: float) -> Float[Tensor, "batch *image"]:
+def _smooth_sign(gradient: Pixels, temperature: float) -> Pixels:
     scale = gradient.flatten(1).abs().mean(dim=1).clamp_min(torch.finfo(gradient.dtype).tiny)
     return torch.tanh(gradient / (temperature * per_sample(scale, gradient)))
 
