@@ -48,9 +48,6 @@ class Evidence:
     def of(cls, study: Study, kind: str, name: str, **decisive: Any) -> Evidence:
         """What is kept of one subject; nothing where it was never looked at.
 
-        Where no weights are given, evidence counts too that is named by the source of the training images alone, as all
-        was before.
-
         Args:
             study: where it is measured and kept.
             kind: of evidence, which names its folder.
@@ -60,9 +57,7 @@ class Evidence:
         Raises:
             InputError: the file is damaged, or there are no weights where they were given.
         """
-        path = _path(study, kind, name, _made_from(study) | decisive)
-        earlier = _path(study, kind, name, decisive)
-        return cls._in(earlier if not study.weights and not path.is_file() and earlier.is_file() else path, study)
+        return cls._in(_path(study, kind, name, _made_from(study) | decisive), study)
 
     @classmethod
     def of_model(cls, study: Study, kind: str, name: str, fingerprint: str) -> Evidence:
