@@ -220,6 +220,7 @@ ONE = f"WHERE attack = '{CLEAN}' AND batch = 0"
         edited("UPDATE probes SET batch = 1"),
         edited("DELETE FROM manifest"),
         edited("INSERT INTO manifest SELECT * FROM manifest"),
+        edited("UPDATE runs SET digest = CAST(x'80' AS TEXT) WHERE rowid = 2"),
         lambda path: path.write_bytes(path.read_bytes()[:10_000]),
         lambda path: path.write_bytes(path.read_bytes()[:50]),
         lambda path: path.write_bytes(np.random.default_rng(0).bytes(20_000)),
@@ -231,6 +232,7 @@ def test_damaged_store_is_refused_and_not_touched(damage: Callable[[Path], objec
     refused_untouched(file, MANIFEST, "are damaged .*; choose another --output, or pass --overwrite")
     with pytest.raises(InputError, match="are damaged"):
         Store.read(file)
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
 def test_flipped_bit_changes_no_result_silently(file: Path) -> None:

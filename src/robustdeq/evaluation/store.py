@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -414,9 +415,11 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         address = ":memory:" if path is None else _address(path)
-        return sqlite3.connect(address, timeout=60, isolation_level=None, uri=path is not None)
+        database = sqlite3.connect(address, timeout=60, isolation_level=None, uri=path is not None)
     except (OSError, sqlite3.OperationalError) as error:
         raise InputError(f"{path} cannot be opened ({error}); choose another --output.") from error
+    database.text_factory = partial(str, encoding="utf-8", errors="replace")  # else damaged text leaves a query open
+    return database
 
 
 def _address(path: Path) -> str:
