@@ -27,6 +27,8 @@ from robustdeq.base.shapes import Logits, Pixels
 _OURS = ("robustdeq.attacks.", "robustdeq.base.", "robustdeq.deq.", "robustdeq.solvers.")
 """Our packages that detach what they differentiate by themselves."""
 _LIBRARIES = ("torch", "jaxtyping", "contextlib", "functools")
+_DECORATING = "torch.utils._contextlib"
+"""Where torch wraps the functions that its contexts decorate."""
 _HARMLESS = frozenset(
     {"zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "new_zeros", "new_ones"}
     | {"new_empty", "new_full", "new_tensor", "isnan", "isinf", "isfinite", "requires_grad_"}
@@ -205,11 +207,11 @@ def _caller() -> tuple[str, str]:
     """The module, and the file and line, of the code that called torch, or that a context of torch decorates."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
-        if frame.f_code.co_name == "decorate_context":
+        module = frame.f_globals.get("__name__", "")
+        if module == _DECORATING and "func" in frame.f_locals:
             decorated = inspect.unwrap(frame.f_locals["func"])
             code = getattr(decorated, "__code__", frame.f_code)
             return decorated.__module__, f"{Path(code.co_filename).name}:{code.co_firstlineno}"
-        module = frame.f_globals.get("__name__", "")
         if module != __name__ and module.split(".")[0] not in _LIBRARIES:
             return module, f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
         frame = frame.f_back
