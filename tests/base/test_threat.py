@@ -158,3 +158,10 @@ def test_adversaries_that_break_the_threat_model_are_refused(norm: str, unchecke
     moved[1, 0, 1, 1] += 1e-4
     with pytest.raises(InputError, match=f"moved an image by 0.2001 in {norm}, further than eps = 0.2"):
         threat.check_adversaries(moved, X)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+def test_pixel_at_a_bound_keeps_its_derivative_under_any_torch(norm: str) -> None:
+    x = torch.tensor([[0.0, 1.0, 0.5, 0.0]], requires_grad=True)
+    projected = ThreatModel(0.1, norm).project(x, x)
+    torch.testing.assert_close(torch.autograd.grad(projected.sum(), x)[0], torch.ones(1, 4), rtol=0, atol=0)

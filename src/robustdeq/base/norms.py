@@ -56,7 +56,13 @@ class Norm(ABC):
 
     def project_within(self, offset: Pixels, eps: float, low: Pixels, high: Pixels) -> Pixels:
         """A point of the ball between `low` ≤ 0 and `high` ≥ 0: `project`, clipped, unless a norm has a nearer one."""
-        return self.project(offset, eps).clamp(low, high)
+        return clipped(self.project(offset, eps), low, high)
+
+
+def clipped(x: Pixels, low: float | Pixels, high: float | Pixels) -> Pixels:
+    """An image between two bounds; its derivative by a pixel at a bound is 1, as with `clamp` up to torch 2.14."""
+    raised = torch.where(x < low, low, x)
+    return torch.where(raised > high, high, raised)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Linf(Norm):
 
     @override
     def project(self, offset: Pixels, eps: float) -> Pixels:
-        return offset.clamp(-eps, eps)
+        return clipped(offset, -eps, eps)
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ class L1(Norm):
         last = (total - count * ordered <= eps).sum(dim=1, keepdim=True).clamp_min(1) - 1
         threshold = (total.gather(1, last) - eps) / count.gather(1, last).clamp_min(1)
         shrunk = (sizes - per_sample(threshold.clamp_min(0)[:, 0], sizes)).clamp_min(0).minimum(room) * offset.sign()
-        inside = offset.clamp(low, high)
+        inside = clipped(offset, low, high)
         return torch.where(per_sample(self.size(inside), offset) > eps, shrunk, inside)
 
 

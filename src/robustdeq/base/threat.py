@@ -10,7 +10,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from robustdeq.base.errors import InputError, require
-from robustdeq.base.norms import Norm, named, register
+from robustdeq.base.norms import Norm, clipped, named, register
 
 
 @dataclass(frozen=True)
@@ -144,4 +144,4 @@ class ThreatModel:
 
     def clip(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
         """The image with its pixels within the bounds."""
-        return x.clamp(*self.bounds)
+        return clipped(x, *self.bounds)
