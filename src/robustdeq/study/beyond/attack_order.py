@@ -54,19 +54,18 @@ def alone(pgd: PGD, effort: Effort) -> dict[str, Attack]:
 
 
 def ours(pgd: PGD, effort: Effort) -> dict[str, Attack]:
-    """Our order: what breaks most per evaluation first, then ever longer attacks on what still stands."""
-    short = replace(MomentumPGD.like(pgd, share(effort, 0.3), 1), criterion="probability_margin")
+    """Our order: ever longer attacks on what still stands, towards other classes by the margin of probabilities."""
 
-    def towards(part: float, targets: int, criterion: str = "targeted_dlr") -> Attack:
+    def towards(part: float, targets: int, criterion: str = "targeted_probability_margin") -> Attack:
         return MultiTargeted(MomentumPGD.like(pgd, share(effort, part), 1), targets, criterion)
 
     return {
-        "Auto-PGD, 0.3 of the steps, probability margin": short,
-        "three classes, 0.1": towards(0.1, 3),
+        "three classes, 0.1 of the steps": towards(0.1, 3),
         "all classes, 0.2": towards(0.2, effort.targets),
+        "all classes, 0.5": towards(0.5, effort.targets),
+        "all classes, 0.5, margin of logits": towards(0.5, effort.targets, "targeted_margin"),
         "Auto-PGD": MomentumPGD.like(pgd, share(effort, 1), 1),
         "all classes": towards(1, effort.targets),
-        "all classes, margin": towards(1, effort.targets, "targeted_margin"),
         "Square": Square(pgd.eps, pgd.norm, pgd.seed, pgd.bounds, queries=effort.queries),
     }
 
