@@ -33,7 +33,7 @@ from robustdeq.reporting.page import save_page
 from robustdeq.reporting.page.charts import Chart, Plot
 from robustdeq.reporting.page.comparison import comparison_charts
 from robustdeq.reporting.page.grid_charts import grid_chart, headline, ready_made
-from robustdeq.reporting.page.panel_chart import panel_chart
+from robustdeq.reporting.page.panel_chart import alignment_chart, panel_chart
 from robustdeq.reporting.page.pictures import shown
 from robustdeq.reporting.runs import ReportedRun, read_evaluation, read_run
 from robustdeq.reporting.tabulation import Cell, Emphasis, Line, Table
@@ -617,6 +617,18 @@ def test_folder_is_read_with_everything_in_it(tmp_path: Path) -> None:
 def test_evaluation_without_attacks_on_adjoint_states_has_no_alignment(tmp_path: Path) -> None:
     write_store(tmp_path, ("clean", "PGD"), MANIFEST | {"adjoints": {}})
     assert read_run(tmp_path).alignment is None
+
+
+def test_alignment_compares_every_state_with_the_adjoint_state_after_it(tmp_path: Path) -> None:
+    adjoints = {"adjoints": {"u_10": "first", "u_2": "second"}}
+    write_store(tmp_path, ("clean", "PGD", "first", "second"), MANIFEST | adjoints)
+    alignment = read_run(tmp_path).alignment
+    assert alignment is not None and alignment.rows == ("u_2", "u_10")
+    values = np.full((4, 10), 50.0)
+    values[0, 0], values[2, 8], values[1, 9] = 40, 60, 30  # u_2 on z_1, u_10 on z_9, u_5 on z_10
+    rows, columns = ("u_2", "u_5", "u_10", "u_11"), tuple(f"z_{n}" for n in range(1, 11))
+    chart = alignment_chart(Panel("alignment", "%", rows, columns, values))
+    assert chart.finding.startswith("For 2 of 4 states zₙ no attack hurts more than that on uₙ₊₁")
 
 
 @pytest.mark.parametrize("withstood", [None, RNG.random((3, 40)) < 0.2])

@@ -129,15 +129,16 @@ def _alignment(store: Store) -> Panel | None:
     if not adjoints:
         return None
     batches, outcomes = range(store.manifest["batches"]), []
-    for attack in adjoints.values():
-        followed = [run.states for batch in batches if (run := store.get(attack, batch))]
+    names = sorted(adjoints, key=lambda name: (len(name), name))  # u_2 before u_10
+    for name in names:
+        followed = [run.states for batch in batches if (run := store.get(adjoints[name], batch))]
         known = [states.accurate for states in followed if states is not None]
         if len(known) < len(batches):
             raise InputError("the evaluation is not finished; run the same command again and it goes on.")
         outcomes.append(np.concatenate(known).T)
     states = (f"z_{n}" for n in range(1, len(outcomes[0]) + 1))
     title, axes = "robustness under attacks on adjoint states", {"row_axis": "Adjoint state", "column_axis": "State"}
-    return accuracies(title, adjoints, states, np.stack(outcomes), **axes)
+    return accuracies(title, names, states, np.stack(outcomes), **axes)
 
 
 def is_report(path: Path) -> bool:

@@ -51,8 +51,9 @@ def _finding(panel: Panel) -> str:
 def alignment_chart(panel: Panel) -> Chart:
     """Fig. 4: accuracy of every state under attacks on every adjoint state."""
     chart = panel_chart(panel)
-    later = [n for n in range(len(panel.columns)) if n + 1 < len(panel.rows)]
-    hits = sum(math.isclose(panel.values[n + 1, n], panel.values[:, n].min()) for n in later)
+    rows = {name: i for i, name in enumerate(panel.rows)}
+    later = [(rows[after], j) for j in range(len(panel.columns)) if (after := f"u_{j + 2}") in rows]
+    hits = sum(math.isclose(panel.values[i, j], panel.values[:, j].min()) for i, j in later)
     finding = (
         f"For {hits} of {len(later)} states zₙ no attack hurts more than that on uₙ₊₁, the adjoint state after it."
     )
