@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 import robustdeq as rd
-from robustdeq.attacks import PGD
+from robustdeq.attacks import PGD, Cascade, Square
 from robustdeq.deq.defenses import EarlyState, FinalState
-from robustdeq.evaluation import Check, CheckVerdict, Estimators, GridResult, Paper, Strict, measure
+from robustdeq.evaluation import Check, CheckVerdict, Estimators, GridResult, Network, Paper, Strict, measure
 from robustdeq.evaluation.diagnostics import Evidence, checks, compared, significant
 from robustdeq.models import DEQ, MDEQ
 from robustdeq.solvers import Picard
@@ -221,6 +221,15 @@ def test_defense_that_hides_its_gradient_is_caught_and_climbed_straight_through(
     assert found["straight-through"] < found["through-final"]
     for row, numbers in hidden["zero gradients"].numbers.items():
         assert numbers["share with zero gradient"] == 1, row
+
+
+def test_network_that_hides_its_gradient_is_climbed_straight_through() -> None:
+    network = Rounded(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    x, y = rd.data.load("digits").require("test").head(2).tensors()
+    result = measure(network, x, y, Network(PGD(0.2, 0.1, steps=2), Cascade((Square(0.2, queries=1),))))
+    check = verdicts(result)["operations without a derivative"]
+    assert "straight-through" in result.ids
+    assert "straight through it leaves" in check.sentence.lower()
 
 
 def test_logits_that_are_not_finite_are_counted_and_do_not_stand(trained: MDEQ) -> None:

@@ -130,7 +130,7 @@ def _evidence(manifest: dict[str, Any], found: dict[str, Outcome], result: GridR
     before = result.clean & result.per_sample[:, :queried].all(axis=1)
     after = before & result.per_sample[:, queried]
     return Evidence(
-        single=standing(*(f"through-{id}" for id in ids)),
+        single=standing("pgd", *(f"through-{id}" for id in ids)),
         restarted=standing("restarts"),
         one_step=standing("one-step"),
         moved={title: np.logical_or.reduce(moves) for title, moves in moved if moves},
