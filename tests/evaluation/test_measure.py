@@ -367,6 +367,10 @@ def test_model_is_left_as_it_was(mixed: DEQ, data: tuple[Tensor, Tensor], interr
     ids=str,
 )
 @pytest.mark.usefixtures("unchecked")
+        *(
+            ({"attacks": {name: ATTACK}}, f"there is a column '{name}' already")
+            for name in ("clean", "worst case", "certified")
+        ),
 def test_setting_that_cannot_be_is_refused(
     deq: DEQ, data: tuple[Tensor, Tensor], settings: dict[str, Any], message: str
 ) -> None:

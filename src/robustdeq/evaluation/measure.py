@@ -44,7 +44,7 @@ from robustdeq.evaluation.protocol import (
     beyond,
 )
 from robustdeq.evaluation.protocols import protocol_named
-from robustdeq.evaluation.result import GridResult
+from robustdeq.evaluation.result import SUMMARIES, GridResult
 from robustdeq.evaluation.store import Store, discard
 
 if TYPE_CHECKING:
@@ -223,7 +223,8 @@ def plan(
         for other in (attempt.attack.threat for attempt in column.attempts):
             said = f"the attack {column.label!r} has {other}, and this evaluation {attack.threat}; give one."
             require(other == attack.threat, said)
-    repeated = [label for label, n in Counter(column.label for column in columns).items() if n > 1]
+    labels = Counter([*SUMMARIES, *(column.label for column in columns)])
+    repeated = [label for label, n in labels.items() if n > 1]
     require(not repeated, f"there is a column {''.join(repeated[:1])!r} already; give the other another name.")
     with torch.no_grad(), evaluating(model):
         classes = rows[0].judge(x[:1]).shape[1]

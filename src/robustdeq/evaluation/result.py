@@ -22,6 +22,9 @@ from robustdeq.evaluation.diagnostics import Check
 from robustdeq.evaluation.early import StateProfile
 from robustdeq.evaluation.store import digits, parsed
 
+SUMMARIES = ("clean", "minimum (paper)", "worst case", "worst case, low", "worst case, high", "certified")
+"""The columns of the table of shares that are no attacks."""
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class GridResult:
