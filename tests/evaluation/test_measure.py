@@ -1,5 +1,6 @@
 """The grid is what its definition says, cell by cell."""
 
+import copy
 import json
 import sys
 from collections.abc import Iterator
@@ -251,6 +252,13 @@ def test_profiles_are_those_of_the_images_and_of_the_ready_made_adversaries(
         assert result.profiles["clean"].accuracy[n - 1] == pytest.approx(float(stands.double().mean()))
 
 
+def test_profile_leaves_a_model_in_training_as_it_was(deq: DEQ, data: tuple[Tensor, Tensor]) -> None:
+    expected, model = state_profile(deq, *data), copy.deepcopy(deq).train()
+    assert state_profile(model, *data) == expected
+    assert model.training
+    assert all(torch.equal(tensor, deq.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
 def test_early_state_is_the_intermediate_one_most_robust_on_development(
     deq: DEQ, data: tuple[Tensor, Tensor], development: tuple[Tensor, Tensor]
 ) -> None:
@@ -359,6 +367,10 @@ def test_model_is_left_as_it_was(mixed: DEQ, data: tuple[Tensor, Tensor], interr
         ({"attack": AutoAttack(ATTACK.eps)}, "attack is AutoAttack; a protocol climbs with PGD"),
         ({"beside": {f"early (z_{EARLY})": EnsembleState()}}, r"there is a row 'early \(z_\d\)' already"),
         ({"protocol": Chosen(ATTACK)}, "there is no attack to make: give the protocol one"),
+        *(
+            ({"attacks": {name: ATTACK}}, f"there is a column '{name}' already")
+            for name in ("clean", "worst case", "certified")
+        ),
         (
             {"protocol": Chosen(ATTACK, {"big": (replace(ATTACK, eps=0.9), None)})},
             "the attack 'big' has .*eps=0.9.*, and this evaluation",
@@ -367,10 +379,6 @@ def test_model_is_left_as_it_was(mixed: DEQ, data: tuple[Tensor, Tensor], interr
     ids=str,
 )
 @pytest.mark.usefixtures("unchecked")
-        *(
-            ({"attacks": {name: ATTACK}}, f"there is a column '{name}' already")
-            for name in ("clean", "worst case", "certified")
-        ),
 def test_setting_that_cannot_be_is_refused(
     deq: DEQ, data: tuple[Tensor, Tensor], settings: dict[str, Any], message: str
 ) -> None:

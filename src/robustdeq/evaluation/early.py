@@ -48,7 +48,8 @@ def states_of(deq: DEQ, x: Pixels, y: Labels) -> StatesOfBatch:
 def state_profile(deq: DEQ, x: Pixels, y: Labels, batch_size: int = 128) -> StateProfile:
     """The profile of a model on images x with labels y, in batches."""
     parts = zip(x.split(batch_size), y.split(batch_size), strict=True)
-    return StateProfile.of([states_of(deq, images, labels) for images, labels in parts])
+    with evaluating(deq):
+        return StateProfile.of([states_of(deq, images, labels) for images, labels in parts])
 
 
 def choose_early_state(deq: DEQ, x: Pixels, y: Labels, attack: PGD, gradient: Gradient, batch_size: int = 128) -> int:
