@@ -61,6 +61,7 @@ def test_agreement_with_itself_its_opposite_and_nothing() -> None:
     assert_close(cosine(a, 2 * a), torch.ones(3, 4))
     assert_close(cosine(a, -a), -torch.ones(3, 4))
     assert_close(cosine(a, 0 * a), torch.zeros(3, 4))
+    assert_close(cosine(1e-12 * a, 1e-10 * a), torch.ones(3, 4))
     assert_close(equal_signs(a, 2 * a), torch.full((3, 4), 100.0))
     assert_close(equal_signs(a, -a), torch.zeros(3, 4))
     half = a.clone()

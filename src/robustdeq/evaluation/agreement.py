@@ -60,7 +60,7 @@ def _has(deq: DEQ, gradient: Gradient) -> bool:
 
 def cosine(a: Gradients, b: Gradients) -> Float[Tensor, "states batch"]:
     """The cosine between gradients, per state and sample; 0 where one vanishes."""
-    return F.cosine_similarity(a.flatten(2), b.flatten(2), dim=2)
+    return F.cosine_similarity(a.flatten(2), b.flatten(2), dim=2, eps=torch.finfo(a.dtype).tiny)
 
 
 def equal_signs(a: Gradients, b: Gradients) -> Float[Tensor, "states batch"]:
