@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -126,6 +127,15 @@ def test_examples_of_models_and_defenses_are_short() -> None:
 def test_any_module_goes_through_evaluate(tmp_path: Path) -> None:
     cli.main(["evaluate", f"{PLAIN}:build", *QUICK[:8], "-o", str(tmp_path / "out")])
     assert GridResult.read(tmp_path / "out/results.json").defenses == ("as it is",)
+
+
+def test_images_that_are_no_pictures_are_reported_without_exhibits(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (4, 2, 8, 8), np.uint8)
+    np.savez(tmp_path / "radar.npz", x_test=x, y_test=np.arange(4))
+    rd.save(rd.models.conv("digits", 4, 2), tmp_path / "deq.safetensors")
+    out = str(tmp_path / "out")
+    cli.main(["evaluate", str(tmp_path / "deq.safetensors"), *QUICK, "--data", str(tmp_path / "radar.npz"), "-o", out])
+    cli.main(["report", out, "--output", str(tmp_path / "report.html")])
 
 
 def test_weights_are_read_as_tensors_alone(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from robustdeq.base.errors import InputError
 from robustdeq.deq.defenses import state_logits
 from robustdeq.evaluation import Estimators
 from robustdeq.evaluation.agreement import cosine, equal_signs, estimated_gradients, true_gradients
-from robustdeq.evaluation.exhibits import Exhibits, exhibits
+from robustdeq.evaluation.exhibits import FILE, Exhibits, exhibits
 from robustdeq.gradients import Defended, Exact, SimultaneousAdjoint, UnrolledIntermediate
 
 ESTIMATORS = Estimators(steps=(1, 3), dampings=(0.5,))
@@ -95,6 +95,12 @@ def test_exhibits_show_the_images_and_what_every_state_makes_of_them() -> None:
 
 
 @pytest.mark.usefixtures("float64")
+def test_exhibits_name_the_logits_that_no_image_is_of(tmp_path: Path) -> None:
+    deq, x, y, _ = made()
+    exhibits(deq, x, y.clamp_max(1), ("cat", "dog"), ATTACK, ESTIMATORS).save(tmp_path / FILE)
+    assert Exhibits.read(tmp_path / FILE).classes == ("cat", "dog", *"23456789")
+
+
 def test_residuals_and_directions_are_those_of_every_state() -> None:
     deq, x, y, found = made()
     for residuals, given in zip(found.residuals, (x, found.adversaries), strict=True):

@@ -133,7 +133,7 @@ def evaluate(
         estimators,
         folder,
         trained=subject.trained,
-        exhibited=deq if chosen.reads_early and images.pixels.ndim == 4 else None,
+        exhibited=deq if chosen.reads_early and images.pixels.ndim == 4 and images.pixels.shape[1] in (1, 3) else None,
         beside=beside,
         gradients=climbed,
         attacks=attacks_at(attacks or {}, chosen.attack),

@@ -115,7 +115,10 @@ def exhibits(
     attack: PGD,
     estimators: Estimators,
 ) -> Exhibits:
-    """Attack a few images x with labels y through the solver, and follow them along the trajectory."""
+    """Attack a few images x with labels y through the solver, and follow them along the trajectory.
+
+    Logits beyond the classes of the images are called by their numbers.
+    """
     loss = partial(cross_entropy, y=y)
     with evaluating(deq):
         adversaries = attack(Surrogate(deq, ThroughSolver(FinalState())), x, y)
@@ -128,7 +131,7 @@ def exhibits(
         images=x,
         adversaries=adversaries,
         labels=y,
-        classes=classes,
+        classes=(*classes, *map(str, range(len(classes), clean.shape[2]))),
         clean=clean,
         attacked=attacked,
         residuals=torch.stack(residuals).transpose(1, 2),
