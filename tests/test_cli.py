@@ -236,6 +236,7 @@ def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str])
         (evaluate("--protocol", "strict", "--transfer", "explicit-colour.safetensors"), "(3, any, any)"),
         (evaluate(weights="explicit-colour.safetensors"), "(3, any, any)"),
         (evaluate("--transfer", "explicit.safetensors"), "--transfer is of no use to the protocol paper"),
+        (evaluate("--protocol", "strict", "--transfer", "[explicit.safetensors, explicit.safetensors]"), "are both"),
         (evaluate("--strict.queries", "5", weights="explicit.safetensors"), "--strict is of no use to the protocol"),
         (evaluate("--reduction.steps", "3"), "--reduction is of no use to the protocol paper"),
         (evaluate("--protocol", "strict", "--strict.attack.eps", "0.1"), "not within --strict"),

@@ -7,6 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError, look_up, require
 from robustdeq.certificates import Certified
@@ -110,9 +112,12 @@ def evaluate(
     refuse_file(folder)
     place = device_named(device)
     require(kind.reads_early or early is None, _useless("--early", kind))
-    sources = {short(name): load(name, trust) for name in ([transfer] if isinstance(transfer, str) else transfer or ())}
-    for name, source in sources.items():
-        check_takes(source, images, name)
+    sources: dict[str, nn.Module] = {}
+    for path in [transfer] if isinstance(transfer, str) else transfer or ():
+        name = short(path)
+        require(name not in sources, f"two networks of --transfer are both called {name}; give one another name.")
+        sources[name] = load(path, trust)
+        check_takes(sources[name], images, name)
     settings = {
         "--strict": _changed(strict) if deq is None or issubclass(kind, Strict) else {},
         "--estimators": {"estimators": estimators} if _changed(estimators) else {},
