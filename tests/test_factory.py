@@ -13,7 +13,7 @@ import robustdeq as rd
 from robustdeq import cli
 from robustdeq.base.errors import InputError
 from robustdeq.base.imports import imported
-from robustdeq.cli.subject import opened
+from robustdeq.cli.subject import opened, short
 from robustdeq.data import Images
 from robustdeq.deq import DEQ, Around
 from robustdeq.evaluation import GridResult, Store
@@ -239,6 +239,13 @@ def test_experiments_train_and_measure_a_deq_of_somebody(tmp_path: Path) -> None
 )
 def test_results_lie_in_a_folder_of_the_name_of_the_factory(path: str, name: str) -> None:
     assert opened(path, digits()).name == name
+
+
+def test_results_of_weights_here_lie_in_a_folder_of_the_name_of_this(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert short("model.safetensors") == tmp_path.name == short(str(tmp_path / "model.safetensors"))
 
 
 FAULTS = {

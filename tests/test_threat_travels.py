@@ -41,6 +41,7 @@ def test_weights_name_the_threat_model_and_are_the_same_model(weights: Path, tmp
     [
         (Climb(), None, PGD()),
         (Climb(), WIDE, PGD(0.25, 0.0625, norm="L2")),
+        (Climb(eps=0), WIDE, PGD(0.0, 1.0, norm="L2")),
         (Climb(eps="8/255"), WIDE, PGD(8 / 255, 2 / 255, norm="L2")),
         (Climb(eps="0.5", step_size="1/4", norm="Linf", steps=3), WIDE, PGD(0.5, 0.25, 3)),
         (Climb(bounds=(-1.0, 2.0), seed=4), WIDE, PGD(0.25, 0.0625, norm="L2", seed=4, bounds=(-1.0, 2.0))),

@@ -46,7 +46,7 @@ class Climb:
         """
         usual = trained or _USUAL
         eps = usual.eps if self.eps is None else number("eps", self.eps)
-        step = eps / 4 if self.step_size is None else number("step_size", self.step_size)
+        step = eps / 4 or 1.0 if self.step_size is None else number("step_size", self.step_size)
         norm, bounds = self.norm or usual.norm, self.bounds or usual.bounds
         if self.eps is None and register(norm) != usual.norm:
             raise InputError(

@@ -121,5 +121,5 @@ def _made(path: str, kind: type[Kind], adapt: Callable[[Any], Kind] | None = Non
 
 def short(name: str) -> str:
     """What a folder calls weights or data."""
-    path = Path(name)
+    path = Path(name).absolute()
     return path.parent.name if path.stem == "model" else path.stem
