@@ -348,6 +348,10 @@ def test_interruption_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, caps
     with pytest.raises(SystemExit):
         cli.main(evaluate("--overwrite"))
     assert "the same command without --overwrite goes on" in capsys.readouterr().err
+    monkeypatch.setattr("robustdeq.cli.models.packaged_names", interrupt)
+    with pytest.raises(SystemExit):
+        cli.main(["models"])
+    assert capsys.readouterr().err == "robustdeq: interrupted.\n"
 
 
 def test_interrupted_training_says_where_it_stands_and_how_it_goes_on(

@@ -115,7 +115,7 @@ def _run(given: list[str]) -> None:
             torchrun(sys.orig_argv[1:] if given == sys.argv[1:] else ["-m", "robustdeq.cli", *given], alone.devices)
     except KeyboardInterrupt as stop:
         with _deaf():
-            fail(" ".join(filter(None, ("interrupted", str(stop)))) + f"; {_way_on(name, settings)}.", status=130)
+            fail(" ".join(filter(None, ("interrupted", str(stop)))) + f"{_way_on(name, settings)}.", status=130)
 
 
 @contextmanager
@@ -132,10 +132,12 @@ def _deaf() -> Iterator[None]:
 
 
 def _way_on(name: str, settings: dict[str, Any]) -> str:
-    """What goes on with a command that was interrupted."""
+    """What goes on with a command that was interrupted; empty where it begins anew."""
     match name, settings:
         case "train", {"resume": resume}:
-            return f"the same command{'' if resume else ' with --resume'} goes on from its newest checkpoint"
+            return f"; the same command{'' if resume else ' with --resume'} goes on from its newest checkpoint"
         case "evaluate", {"overwrite": True}:
-            return "the same command without --overwrite goes on from what is finished"
-    return "the same command goes on from what is finished"
+            return "; the same command without --overwrite goes on from what is finished"
+        case "demo" | "evaluate" | "reproduce" | "bench", _:
+            return "; the same command goes on from what is finished"
+    return ""
