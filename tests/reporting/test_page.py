@@ -599,7 +599,8 @@ def write_store(
 def test_folder_is_read_with_everything_in_it(tmp_path: Path) -> None:
     accurate = write_store(tmp_path, ("clean", "PGD", "first", "second"))
     (tmp_path / "results.json").write_text(json.dumps({"settings": {"command": "robustdeq evaluate"}}))
-    (tmp_path / "manifest.json").write_text("{}")
+    for other in ("manifest.json", "certified.json", "x-final.robustbench.json"):
+        (tmp_path / other).write_text("{}")
     REPRODUCTION.save(tmp_path / "fig4.json")
     EXHIBITS.save(tmp_path / FILE)
     run = read_run(tmp_path)

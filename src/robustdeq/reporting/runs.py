@@ -22,7 +22,7 @@ from robustdeq.study.panel import accuracies
 _RESULTS = "results.json"
 MARKS = ('<meta name="generator" content="robustdeq', "<!-- made by robustdeq report -->")
 """What the pages and documents of this package begin with."""
-_OTHERS = {_RESULTS, MANIFEST, "run.json", "training.json"}
+_OTHERS = {_RESULTS, MANIFEST, "run.json", "training.json", "certified.json"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,8 @@ def read_run(folder: str | Path) -> ReportedRun:
     evaluated = any((folder / name).is_file() for name in (STORE, _RESULTS))
     result, alignment = _evaluation(folder) if evaluated else (None, None)
     exhibits = Exhibits.read(folder / EXHIBITS) if (folder / EXHIBITS).is_file() else None
-    paths = sorted(path for path in folder.glob("*.json") if path.name not in _OTHERS)
+    foreign = set(folder.glob("*.robustbench.json"))
+    paths = sorted(path for path in {*folder.glob("*.json")} - foreign if path.name not in _OTHERS)
     reproductions = tuple(map(Reproduction.read, paths))
     if result is None and exhibits is None and not reproductions:
         raise InputError(f"{folder} holds no results; give a folder that `robustdeq evaluate` or `reproduce` wrote.")
