@@ -458,6 +458,15 @@ def test_any_numbers_make_a_chart(numbers: list[float], drawing: Drawing, logari
         assert (strength := chart.strength(cell)) is None or 0 <= strength <= 1
 
 
+@pytest.mark.parametrize("drawing", Drawing)
+@pytest.mark.parametrize("number", [np.nan, 0.0])
+def test_numbers_without_logarithm_make_a_chart(drawing: Drawing, number: float) -> None:
+    panel = Panel("t", "", ("a", "b"), ("x", "y"), np.full((2, 2), number), drawing=drawing, logarithmic=True)
+    assert [cell.text for row in panel_chart(panel).table.rows for cell in row.cells] == 4 * [
+        "0" if number == 0 else "–"
+    ]
+
+
 def test_comparison_has_the_papers_table_4_and_every_run_of_its_kind() -> None:
     assert DEQ.result is not None
     other = replace(DEQ.result, settings=DEQ.result.settings | {"protocol": "autoattack"})

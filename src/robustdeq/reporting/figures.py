@@ -115,7 +115,7 @@ def _curves(panel: Panel, axes: Any) -> None:
     _name_columns(panel, axes, -(-len(panel.columns) // 12))
     axes.set_ylabel(panel.unit)
     if panel.logarithmic:
-        _logarithmic(axes, "y")
+        _logarithmic(axes, "y", panel.values)
     elif panel.unit == "%":
         axes.set_ylim(0, 100)
     axes.grid(alpha=0.25, linewidth=0.6)
@@ -137,7 +137,7 @@ def _bars(panel: Panel, axes: Any) -> None:
     axes.set_yticks(range(rows), [_folded(row) for row in panel.rows])
     axes.invert_yaxis()
     if panel.logarithmic:
-        _logarithmic(axes, "x")
+        _logarithmic(axes, "x", panel.values)
     axes.set_xlabel(panel.unit)
     axes.margins(x=0.15)
     if columns > 1:
@@ -156,7 +156,7 @@ def _scatter(panel: Panel, axes: Any) -> None:
     if panel.line:
         axes.plot(*zip(*panel.line, strict=True), color="black", linewidth=1.2, linestyle="--")
     if panel.logarithmic:
-        _logarithmic(axes, "x")
+        _logarithmic(axes, "x", panel.values[:, 0])
     axes.set_xlabel(_folded(panel.columns[0], 60))
     axes.set_ylabel(_folded(panel.columns[1], 40))
     axes.grid(alpha=0.25, linewidth=0.6)
@@ -176,10 +176,12 @@ def _heatmap(panel: Panel, axes: Any) -> None:
     axes.set_ylabel(panel.row_axis)
 
 
-def _logarithmic(axes: Any, side: str) -> None:
-    """A logarithmic axis, "x" or "y", with plain numbers, for which every viewer has the letters."""
+def _logarithmic(axes: Any, side: str, values: np.ndarray) -> None:
+    """A logarithmic axis, "x" or "y", with plain numbers, for which every viewer has the letters; where it has any."""
     from matplotlib.ticker import LogFormatter
 
+    if not (np.isfinite(values) & (values > 0)).any():
+        return
     axes.set(**{f"{side}scale": "log"})
     axis = getattr(axes, f"{side}axis")
     axis.set_major_formatter("{x:g}")
