@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import robustdeq as rd
+from robustdeq import cli
 from robustdeq.base.errors import InputError
 from robustdeq.zoo.convert import convert_checkpoint, from_checkpoint
 from robustdeq.zoo.monotone import MONOTONE_SIZES, MonotoneConfig, monotone
@@ -103,6 +104,14 @@ def test_converted_checkpoint_is_loaded_like_any_model(tmp_path: Path) -> None:
     model = convert_checkpoint(tmp_path / "mon.pt", tmp_path / "mon.safetensors")
     x = torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(rd.load(tmp_path / "mon.safetensors")(x), model(x))
+
+
+def test_number_of_steps_leaves_the_rest_of_the_solve_as_it_is(tmp_path: Path) -> None:
+    torch.save(Dense(64, 5).state_dict(), tmp_path / "mon.pt")
+    usual = from_checkpoint(tmp_path / "mon.pt").solver
+    assert isinstance(usual, rd.solvers.Picard)
+    cli.main(["convert", str(tmp_path / "mon.pt"), "--max_steps", "7"])
+    assert rd.load(tmp_path / "mon.safetensors").solver == replace(usual, max_steps=7)
 
 
 def test_published_weights_that_are_not_monotone_are_refused(tmp_path: Path) -> None:

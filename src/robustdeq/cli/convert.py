@@ -9,7 +9,6 @@ from robustdeq.base.errors import require
 from robustdeq.cli.console import console
 from robustdeq.cli.outputs import refuse_to_overwrite
 from robustdeq.deq import Unroll
-from robustdeq.solvers import Broyden
 from robustdeq.zoo import convert_checkpoint
 
 
@@ -36,7 +35,6 @@ def convert(
     require(path != checkpoint, f"{path} would be replaced by its own conversion; choose another --output.")
     refuse_to_overwrite([path], overwrite)
     unrolled = Unroll(5, 0.5, from_image=True) if tail == "unrolled" else None
-    solver = None if max_steps is None else Broyden(max_steps=max_steps, tol=1e-3, stop="rel")
-    model = convert_checkpoint(checkpoint, path, solver=solver, tail=unrolled)
+    model = convert_checkpoint(checkpoint, path, tail=unrolled, max_steps=max_steps)
     count = sum(parameter.numel() for parameter in model.parameters())
     console.print(f"{path} holds a {type(model).__name__} with {count:,} parameters.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from robustdeq.base.errors import InputError, require
 from robustdeq.base.files import file_digest
 from robustdeq.base.imports import reason
+from robustdeq.deq.model import DEQ
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Solver
 from robustdeq.zoo.architecture import ZooModel
@@ -38,6 +40,7 @@ def from_checkpoint(
     config: MDEQConfig | MonotoneConfig | None = None,
     solver: Solver | None = None,
     tail: Unroll | None = None,
+    max_steps: int | None = None,
 ) -> ZooModel[Any]:
     """A model with the weights of a checkpoint, in eval mode.
 
@@ -51,6 +54,7 @@ def from_checkpoint(
             ones, to a relative residual of 1e-3, and the steps of `MonotoneConfig`.
         tail: what follows; by default `Unroll(1, 1.0)`, that is f(z*), which the published code trains with exact
             gradients. Models trained by unrolling have `Unroll(5, 0.5, from_image=True)`.
+        max_steps: of the solver; its own by default.
 
     Returns:
         An `MDEQ`, a `MonotoneNetwork`, a `ResNet` or a `WideResNet`.
@@ -73,6 +77,10 @@ def from_checkpoint(
         raise InputError(
             f"the tensors in {path} make no network ({reason(error)}); give a whole checkpoint."
         ) from error
+    if max_steps is not None:
+        if not isinstance(model, DEQ):
+            raise InputError(f"{path} does not hold a DEQ; leave out its max_steps.")
+        model.solver = replace(model.solver, max_steps=max_steps)
     _fill(model, weights, names, path)
     return model.eval()
 
@@ -112,15 +120,17 @@ def convert_checkpoint(
     config: MDEQConfig | MonotoneConfig | None = None,
     solver: Solver | None = None,
     tail: Unroll | None = None,
+    max_steps: int | None = None,
 ) -> ZooModel[Any]:
     """Write the model of a checkpoint to a weights file whose card names the checkpoint and its SHA-256.
 
     Args:
         source: the checkpoint.
         path: the file for `rd.load`, by convention `*.safetensors`.
-        config: see `from_checkpoint`, as for the next two.
+        config: see `from_checkpoint`, as for the next three.
         solver: how the DEQ is solved.
         tail: what follows the solve.
+        max_steps: of the solver.
 
     Returns:
         The model.
@@ -129,7 +139,7 @@ def convert_checkpoint(
         InputError: see `from_checkpoint`.
     """
     source = Path(source)
-    model = from_checkpoint(source, config, solver, tail)
+    model = from_checkpoint(source, config, solver, tail, max_steps)
     digest = file_digest(source)
     save(model, path, provenance={"checkpoint": source.name, "sha256": digest})
     return model
