@@ -536,6 +536,14 @@ def test_only_what_a_factory_makes_is_saved_as_its_model(path: Path, tmp_path: P
             rd.save(other, path, factory=f"{tmp_path}/own.py:make")
 
 
+def test_model_without_weights_is_not_saved_and_one_of_buffers_alone_is(path: Path) -> None:
+    with pytest.raises(InputError, match="the model has no weights"):
+        rd.save(nn.Flatten(), path, factory="torch.nn:Flatten")
+    still = nn.BatchNorm1d(4, affine=False).eval()
+    rd.save(still, path, factory="torch.nn:BatchNorm1d", arguments={"num_features": 4, "affine": False})
+    assert fingerprint(rd.load(path, trust=True)) == fingerprint(still)
+
+
 def test_load_gives_doubles_where_all_weights_are(path: Path) -> None:
     for network in (model().double(), ResNet(ResNetConfig((1,), width=4), 2, 2).double().eval()):
         rd.save(network, path)

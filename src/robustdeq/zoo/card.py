@@ -362,8 +362,13 @@ def _front(card: Card, name: str) -> str:
     return data.to_yaml(original_order=["library_name"])
 
 
+def stored_type(weights: Mapping[str, Tensor]) -> torch.dtype:
+    """The type of the floating-point weights."""
+    return next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
+
+
 def _description(card: Card, model: nn.Module, stored: torch.dtype | None) -> str:
-    computed = next(model.parameters()).dtype
+    computed = stored_type(model.state_dict())
     types = [str(dtype).removeprefix("torch.") for dtype in (stored or computed, computed)]
     rows = {
         "architecture": model.config.summary if isinstance(model, ZooModel) else card.architecture,

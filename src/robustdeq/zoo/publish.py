@@ -8,8 +8,8 @@ from pathlib import Path
 from robustdeq.base.files import file_digest
 from robustdeq.base.tensors import read_sealed
 from robustdeq.zoo import hub
-from robustdeq.zoo.card import card_markdown
-from robustdeq.zoo.registry import load, locate, read_card, stored_type
+from robustdeq.zoo.card import card_markdown, stored_type
+from robustdeq.zoo.registry import load, locate, read_card
 from robustdeq.zoo.shards import index, index_name, row_names
 
 

@@ -25,7 +25,7 @@ from robustdeq.base.tensors import read_sealed
 from robustdeq.base.threat import ThreatModel
 from robustdeq.deq.model import DEQ
 from robustdeq.zoo.architecture import ZooModel
-from robustdeq.zoo.card import CARD_START, Card, card_markdown, card_of, iteration, unlike
+from robustdeq.zoo.card import CARD_START, Card, card_markdown, card_of, iteration, stored_type, unlike
 from robustdeq.zoo.factory import Factory
 from robustdeq.zoo.hub import downloaded, is_reference
 from robustdeq.zoo.outline import outlined
@@ -140,6 +140,8 @@ def _stored(weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[st
     for name, value in weights.items():
         if not isinstance(value, Tensor):
             raise InputError(f"{name} is a {type(value).__name__}, and a weights file holds tensors; make it a buffer.")
+    found = any(tensor.is_floating_point() for tensor in weights.values())
+    require(found, "the model has no weights, of which a weights file is made; give its code instead.")
     if dtype is None:
         return dict(weights)
     require(dtype in _STORED_TYPES, f"dtype is {dtype}; choose one of {', '.join(map(str, _STORED_TYPES))}.")
@@ -177,11 +179,6 @@ def _in_type_of(weights: Mapping[str, Tensor], model: nn.Module) -> nn.Module:
     """The model in double precision where all of its weights are, else as it was made."""
     doubles = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float64}
     return model.double() if doubles else model
-
-
-def stored_type(weights: Mapping[str, Tensor]) -> torch.dtype:
-    """The type of the floating-point weights."""
-    return next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
 
 
 def read_card(name_or_path: str | Path) -> Card:
