@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 import robustdeq as rd
 from robustdeq.attacks import (
@@ -24,8 +26,21 @@ from robustdeq.attacks import (
 from robustdeq.attacks.losses import correct
 from robustdeq.base.provenance import describe
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState
-from robustdeq.evaluation import Estimators, GridResult, Network, Paper, Store, Strict, assemble, measure
-from robustdeq.evaluation.column import Role, Row, Rule
+from robustdeq.evaluation import (
+    Attempt,
+    Chosen,
+    Column,
+    Estimators,
+    GridResult,
+    Network,
+    Paper,
+    Store,
+    Strict,
+    assemble,
+    measure,
+)
+from robustdeq.evaluation.column import Role, Row, Rule, transferred
+from robustdeq.evaluation.measure import plan
 from robustdeq.evaluation.probes import PROBES
 from robustdeq.evaluation.store import FILE
 from robustdeq.gradients import Defended
@@ -68,6 +83,31 @@ def store(folder: Path) -> Store:
 @pytest.fixture(scope="module")
 def result(store: Store) -> GridResult:
     return assemble(store)
+
+
+class Moving(torch.nn.Linear):
+    """A network that remembers where it was moved to."""
+
+    place: object = None
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.flatten(1))
+
+    @override
+    def to(self, *place: Any, **others: Any) -> Any:
+        self.place = place
+        return super().to(*place, **others)
+
+
+def test_network_that_is_transferred_from_is_moved_to_the_images(trained: MDEQ, data: tuple[Tensor, Tensor]) -> None:
+    network, attack = Moving(64, 10), replace(ATTACK, steps=1)
+    job = plan(trained, *data, Chosen(attack, {"PGD": (attack, None)}), {"final": FinalState()})
+    column = Column("transfer", "transferred", (Attempt(attack, transferred("network", network)),))
+    job = replace(job, columns=(column,))
+    with Store.begin(None, job.manifest()) as store:
+        job.run(store)
+    assert network.place == (data[0].device,)
 
 
 def test_strict_goes_beyond_the_paper_with_every_attack_of_the_design(trained: MDEQ, source: torch.nn.Module) -> None:

@@ -161,7 +161,7 @@ class Job:
         with ExitStack() as stack:
             climbed = {attempt.climbs.module for column in self.columns for attempt in column.attempts}
             for module in (self.model, *climbed):
-                stack.enter_context(evaluating(module))
+                stack.enter_context(evaluating(module.to(self.x.device)))
             for batch in work:
                 progress.tell("clean images", batch)
                 batch.clean()
