@@ -12,8 +12,8 @@ from jaxtyping import Bool
 from robustdeq.base.statistics import wilson_intervals
 from robustdeq.certificates import Certified
 from robustdeq.reporting.figures import COLORS, save_figure
-from robustdeq.reporting.tabulation import Cell, Line, Table, outcome_cell
-from robustdeq.reporting.wording import count, percent, percents
+from robustdeq.reporting.tabulation import Line, Table, outcome_cell
+from robustdeq.reporting.wording import count
 
 _POINTS = 400
 Attacked = Mapping[float, Bool[np.ndarray, "samples"]]
@@ -34,7 +34,7 @@ def certified_table(found: Certified, radii: Sequence[tuple[str, float]], attack
             f"ε = {written[eps]}",
             (
                 *([] if attacked is None else [outcome_cell(attacked.get(eps))]),
-                *(_share(found, eps, computed) for computed in _columns(found)),
+                *(outcome_cell(found.holds(eps, computed)) for computed in _columns(found)),
             ),
         )
         for eps in sorted(written)
@@ -56,11 +56,6 @@ def _columns(found: Certified) -> tuple[bool, ...]:
 
 def _heading(found: Certified, computed: bool) -> str:
     return "certified, as computed" if computed else f"certified: {found.covers}"
-
-
-def _share(found: Certified, eps: float, computed: bool) -> Cell:
-    share, *ends = found.accuracy(eps, computed)
-    return Cell(percent(share), percents(np.array(ends)))
 
 
 def save_certified_figure(found: Certified, path: Path, title: str = "", attacked: Attacked | None = None) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from robustdeq.base.statistics import wilson_intervals
 from robustdeq.evaluation import GridResult
 from robustdeq.reporting.page.charts import Chart
 from robustdeq.reporting.settings import plain
-from robustdeq.reporting.tabulation import Cell, Line, Table
-from robustdeq.reporting.wording import label, percent, percents, threat
+from robustdeq.reporting.tabulation import Cell, Line, Table, outcome_cell
+from robustdeq.reporting.wording import label, threat
 from robustdeq.study import published
 
 _ENSEMBLE = 2
@@ -68,21 +69,16 @@ def _ours(name: str, result: GridResult) -> Line:
     i, paper = 0, _NONE
     columns = [j for j, beyond in enumerate(result.beyond_paper) if not beyond]
     if columns:
-        weakest = min(columns, key=lambda j: result.accuracy[i, j])
-        paper = _share(result.accuracy[i, weakest], result.intervals[i, weakest])
+        paper = outcome_cell(result.per_sample[i, min(columns, key=lambda j: result.accuracy[i, j])])
     climbed = (_NONE, paper) if result.settings.get("protocol") == "autoattack" else (paper, _NONE)
     cells = (
         Cell(f"{result.clean.shape[1]:,}"),
-        Cell(percent(result.clean[i].mean()), percents(wilson_intervals(result.clean)[i])),
+        replace(outcome_cell(result.clean[i]), number=math.nan),
         *climbed,
-        _share(result.worst_case[i], result.worst_case_intervals[i]),
+        outcome_cell(result.standing[i]),
     )
     defense = f", {label(result.defenses[i])}" if len(result.defenses) > 1 else ""
     return Line(f"{name}{defense}", cells)
-
-
-def _share(share: float, ends: np.ndarray) -> Cell:
-    return Cell(percent(share), percents(ends), number=100 * share)
 
 
 def _papers() -> list[Line]:
