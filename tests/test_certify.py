@@ -121,9 +121,9 @@ def test_worst_cases_of_pixels_that_boxes_do_not_cover_stand_above_none(capsys: 
 def test_certificates_of_something_else_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(CERTIFY)
     other = [argument.replace("model.s", "other.s") for argument in EVALUATE]
-    assert "is about another model" in refused(capsys, *other, "--certified", FILE)
+    assert "the certificates are of another model" in refused(capsys, *other, "--certified", FILE)
     fewer = [argument.replace("6", "5") for argument in EVALUATE]
-    assert "is about another set of images" in refused(capsys, *fewer, "--certified", FILE)
+    assert "the certificates are of 6 other images" in refused(capsys, *fewer, "--certified", FILE)
     assert "cannot be read" in refused(capsys, *EVALUATE, "--certified", "none.json")
     assert not Path("evaluated").exists()
 

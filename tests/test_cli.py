@@ -312,7 +312,7 @@ def test_second_interruption_does_not_silence_the_first(
         os.kill(os.getpid(), signal.SIGINT)
         return False
 
-    monkeypatch.setattr("robustdeq.cli.measurement.measure", interrupt)
+    monkeypatch.setattr("robustdeq.cli.evaluate.measure", interrupt)
     monkeypatch.setattr("robustdeq.cli.commands.leave", again)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as end:
@@ -329,7 +329,7 @@ def test_file_that_cannot_be_written_is_named(
     def fail(*_: object, **__: object) -> NoReturn:
         raise OSError(errno.ENOSPC, "full", name)
 
-    monkeypatch.setattr("robustdeq.cli.measurement.measure", fail)
+    monkeypatch.setattr("robustdeq.cli.evaluate.measure", fail)
     with pytest.raises(SystemExit) as end:
         cli.main(evaluate())
     assert end.value.code == 2
@@ -340,7 +340,7 @@ def test_interruption_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, caps
     def interrupt(*_: object, **__: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("robustdeq.cli.measurement.measure", interrupt)
+    monkeypatch.setattr("robustdeq.cli.evaluate.measure", interrupt)
     with pytest.raises(SystemExit) as end:
         cli.main(evaluate())
     assert end.value.code == 130

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +12,29 @@ from torch import nn
 
 from robustdeq.attacks import PGD
 from robustdeq.base.errors import InputError, look_up, require
+from robustdeq.base.progress import progress_bar
+from robustdeq.base.provenance import command_and_versions
+from robustdeq.base.threat import ThreatModel
 from robustdeq.certificates import Certified
 from robustdeq.cli.attack import Climb
+from robustdeq.cli.console import console
 from robustdeq.cli.device import device_named
-from robustdeq.cli.measurement import show_measured
 from robustdeq.cli.outputs import refuse_file
 from robustdeq.cli.subject import Subject, attacks_at, check_named, defenses_at, gradients_at, opened, short
 from robustdeq.data import Images
 from robustdeq.data import load as load_data
 from robustdeq.deq import DEQ, EntropyReduction
 from robustdeq.deq.defenses import EarlyState
-from robustdeq.evaluation import Estimators, Network, Paper, Protocol, Strict
+from robustdeq.evaluation import Estimators, GridResult, Network, Paper, Protocol, Strict, measure
 from robustdeq.evaluation.distributed import launch
+from robustdeq.evaluation.exhibits import FILE as EXHIBITS
+from robustdeq.evaluation.exhibits import exhibits
 from robustdeq.evaluation.protocols import PROTOCOLS
+from robustdeq.reporting import checks_table, grid_table, save_profile_figure, terminal
 from robustdeq.zoo import fingerprint, load
 from robustdeq.zoo.factory import check_takes
+
+_EXHIBITED = 6
 
 
 def evaluate(
@@ -129,26 +138,59 @@ def evaluate(
         early, held_out = _early_state(subject, data, early)
         if early is not None:
             EarlyState(early).check(deq)
-    show_measured(
-        launch(devices, nodes, place.type),
-        place,
-        subject.model,
-        images,
+    certificates = None if certified is None else Certified.read(certified)
+    fabric = launch(devices, nodes, place.type)
+    place = place if fabric is None else fabric.device
+    x, y = (tensor.to(place) for tensor in images.tensors())
+    measured = partial(
+        measure,
+        subject.model.to(place),
+        x,
+        y,
         chosen,
-        estimators,
-        folder,
-        trained=subject.trained,
-        exhibited=deq if chosen.reads_early and images.pixels.ndim == 4 and images.pixels.shape[1] in (1, 3) else None,
         beside=beside,
         gradients=climbed,
         attacks=attacks_at(attacks or {}, chosen.attack),
         early=early,
         development=None if held_out is None else held_out.tensors(),
         batch_size=batch_size,
-        adversaries=save_adversaries,
-        certified=None if certified is None else _certificates(certified, subject, images),
+        folder=folder,
         overwrite=overwrite,
+        adversaries=save_adversaries,
+        certified=certificates,
+        fabric=fabric,
     )
+    if fabric is not None and not fabric.is_global_zero:
+        measured()
+        return
+    with progress_bar(f"attacking {len(images)} images") as report:
+        result = measured(report=report)
+    _show(result, subject, images, chosen.attack.threat, folder)
+    pictures = images.pixels.ndim == 4 and images.pixels.shape[1] in (1, 3)
+    if deq is not None and kind.reads_early and pictures and not (folder / EXHIBITS).is_file():
+        few = x[:_EXHIBITED], y[:_EXHIBITED]
+        exhibits(deq, *few, images.classes, chosen.attack, estimators).save(folder / EXHIBITS)
+
+
+def _show(result: GridResult, subject: Subject, images: Images, threat: ThreatModel, folder: Path) -> None:
+    """Show the results, and write them into a folder with what they are of."""
+    provenance = {
+        "data": images.source,
+        "fingerprint": images.fingerprint(),
+        "weights": fingerprint(subject.model),
+        **command_and_versions(),
+    }
+    result = replace(result, settings=result.settings | provenance)
+    result.save(folder / "results.json")
+    if result.profiles:
+        save_profile_figure(result, folder / "results.png")
+    title, trained = f"{threat.norm} attacks with ε = {threat.eps:.4g}", subject.trained
+    if trained not in (None, threat):
+        title += f"; the weights were trained with ε = {trained.eps:.4g} ({trained.norm})"
+    console.print(terminal(grid_table(result, title)))
+    if result.checks:
+        console.print(terminal(checks_table(result)))
+    console.print(f"The images are {images.source}. The results are in {folder}.")
 
 
 def _changed(settings: Estimators | Strict | EntropyReduction) -> dict[str, Any]:
@@ -169,15 +211,6 @@ def _protocol(kind: type[Protocol], attack: PGD, asked: Mapping[str, Mapping[str
 
 def _useless(option: str, kind: type[Protocol]) -> str:
     return f"{option} is of no use to the protocol {kind.name}; leave it out, or choose another."
-
-
-def _certificates(path: Path, subject: Subject, images: Images) -> Certified:
-    """The certificates in a file; raises `InputError` where they are of another model or other images."""
-    found = Certified.read(path)
-    of = {"weights": ("model", fingerprint(subject.model)), "images": ("set of images", images.fingerprint())}
-    for name, (what, expected) in of.items():
-        require(found.settings.get(name) == expected, f"{path} is about another {what}; certify what is evaluated.")
-    return found
 
 
 def _early_state(subject: Subject, data: str, early: int | None) -> tuple[int | None, Images | None]:
