@@ -153,6 +153,22 @@ def test_model_that_overfits_to_its_attack_goes_back_and_meets_a_stronger_one(
     assert objective.steps == {step: 1 if step < 8 else 2 for step in range(12)}
 
 
+@dataclass(frozen=True)
+class Fading(Standard):
+    """Clean images, of which the model forgets those that are held out."""
+
+    @override
+    def adversaries(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> Adversaries:
+        with torch.no_grad():
+            model.get_parameter("head.classifier.bias")[:2] = torch.tensor([50.0, 100.0 if moment.step >= 7 else 0.0])
+        return super().adversaries(model, x, y, moment)
+
+
+def test_objective_without_an_attack_overfits_to_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit(model(), zeros(), replace(collapsing(), objective=Fading()), tmp_path, hardware=CPU)
+    assert "overfits" not in caplog.text
+
+
 def test_averages_and_optimiser_go_back_too(collapsed: tuple[Path, Collapsing, list[logging.LogRecord]]) -> None:
     folder, objective, _ = collapsed
     found = SealedCheckpoints().load_checkpoint(folder / "checkpoints" / "step=9.ckpt")

@@ -180,7 +180,7 @@ def _trainer(
     guard = DivergenceGuard(recipe.guard)
     guards: list[Callback] = [guard]
     averaging = Averaging(recipe.averaging) if recipe.averaging else None
-    if recipe.overfitting.every:
+    if recipe.overfitting.every and recipe.objective.strengthened() != recipe.objective:
         watched = held_out.head(recipe.overfitting.images).tensors()
         guards.append(OverfittingGuard(recipe.overfitting, *watched, averaging))
     if averaging is not None:

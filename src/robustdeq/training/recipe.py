@@ -158,7 +158,7 @@ class Recipe:
         pretraining: the phase in which the cell is unrolled.
         execution: how the model is evaluated in a training step.
         averaging: the decay of the moving average of the weights, which is what is kept; 0 for none.
-        overfitting: the watch for catastrophic overfitting to a fast attack.
+        overfitting: the watch for catastrophic overfitting to a fast attack, where the objective attacks.
         guard: when a run counts as diverged.
 
     Raises:
