@@ -80,6 +80,7 @@ OF_SCALE = {
         ),
         (OF_SCALE, "models of the scale nano, trained on digits; digits, 400; ε = 0.25 (L2)"),
         (OF_SCALE | {"weights": {"unrolled": "small"}}, "unrolled small; digits, 400; ε = 0.25 (L2)"),
+        (EVALUATION | {"command": "robustdeq evaluate --data digits mine"}, subject(EVALUATION).removeprefix("mine, ")),
         ({}, ""),
     ],
 )
