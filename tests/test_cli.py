@@ -269,6 +269,7 @@ def test_fixture_data_and_models_can_be_used(capsys: pytest.CaptureFixture[str])
         (["report", "finished", "-o", "report.md"], "the folders hold no reproductions"),
         (["report", "finished", "-o", "results.json"], "results.json exists and is no report of ours"),
         (["report", "finished", "-o", "occupied/report.html"], "occupied is no folder"),
+        (["bench", "--document", "results.json"], "results.json exists and is no report of ours"),
         (["convert", "nothing.pth.tar"], "nothing.pth.tar"),
         (["convert", "garbage.pth.tar"], "garbage.pth.tar"),
         (["convert", "running.pth.tar"], "could run code"),

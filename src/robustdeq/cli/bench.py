@@ -11,7 +11,7 @@ from robustdeq.base.progress import progress_bar
 from robustdeq.cli.console import console
 from robustdeq.cli.device import device_named
 from robustdeq.cli.outputs import refuse_file
-from robustdeq.reporting import claims_table, panel_table, save_performance, terminal
+from robustdeq.reporting import claims_table, panel_table, refuse_foreign, save_performance, terminal
 from robustdeq.study.bench import BENCHES, Setting, bench_named, run
 from robustdeq.zoo import PRESETS
 
@@ -40,6 +40,7 @@ def bench(
             measure nothing.
     """
     if document is not None:
+        refuse_foreign(document)
         save_performance(output, document)
         console.print(f"wrote {document}")
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 from robustdeq.base.errors import InputError
 from robustdeq.cli.console import console
 from robustdeq.cli.outputs import refuse_file
-from robustdeq.reporting import is_report, read_entries, save_leaderboard, save_leaderboard_page
+from robustdeq.reporting import read_entries, refuse_foreign, save_leaderboard, save_leaderboard_page
 
 
 def leaderboard(entries: Path = Path("results/leaderboard"), *, output: Path = Path("leaderboard.html")) -> None:
@@ -20,8 +20,7 @@ def leaderboard(entries: Path = Path("results/leaderboard"), *, output: Path = P
     writers = {".html": save_leaderboard_page, ".md": save_leaderboard}
     if output.suffix not in writers:
         raise InputError(f"{output} is neither a page nor a document; give --output a name that ends in .html or .md.")
-    if output.exists() and not is_report(output):
-        raise InputError(f"{output} exists and is no report of ours; choose another --output.")
+    refuse_foreign(output)
     refuse_file(output.parent)
     writers[output.suffix](read_entries(entries), output)
     console.print(f"wrote {output}")

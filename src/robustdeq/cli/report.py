@@ -7,7 +7,7 @@ from pathlib import Path
 from robustdeq.base.errors import InputError
 from robustdeq.cli.console import console
 from robustdeq.cli.outputs import refuse_file
-from robustdeq.reporting import is_report, read_run, save_document, save_page
+from robustdeq.reporting import read_run, refuse_foreign, save_document, save_page
 
 
 def report(runs: list[Path], *, output: Path = Path("report.html"), title: str = "How robust is it?") -> None:
@@ -19,8 +19,7 @@ def report(runs: list[Path], *, output: Path = Path("report.html"), title: str =
         title: of the page.
     """
     found = [read_run(folder) for folder in runs]
-    if output.exists() and not is_report(output):
-        raise InputError(f"{output} exists and is no report of ours; choose another --output.")
+    refuse_foreign(output)
     refuse_file(output.parent)
     if output.suffix == ".md":
         save_document(found, output)

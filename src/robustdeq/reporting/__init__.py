@@ -24,7 +24,7 @@ with extra("report"):
     )
     from robustdeq.reporting.markdown import markdown
     from robustdeq.reporting.page import save_page
-    from robustdeq.reporting.runs import ReportedRun, is_report, read_evaluation, read_run
+    from robustdeq.reporting.runs import ReportedRun, is_report, read_evaluation, read_run, refuse_foreign
     from robustdeq.reporting.tabulation import (
         Table,
         checks_table,
@@ -58,6 +58,7 @@ __all__ = [
     "read_entries",
     "read_evaluation",
     "read_run",
+    "refuse_foreign",
     "reproduction_index",
     "reproduction_latex",
     "reproduction_pages",

@@ -141,7 +141,7 @@ def _provenance(reproduction: Reproduction) -> str:
 
 def save_performance(folder: Path, path: Path) -> None:
     """Write all benchmarks of a folder as one Markdown file; what it holds is that of `performance_sections`."""
-    write_text(path, f"# Performance\n\n<!-- made by robustdeq bench -->\n\n{performance_sections(folder)}")
+    write_text(path, f"# Performance\n\n{MARKS[2]}\n\n{performance_sections(folder)}")
 
 
 def performance_sections(folder: Path) -> str:

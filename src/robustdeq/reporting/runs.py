@@ -20,7 +20,11 @@ from robustdeq.study import Panel, Reproduction
 from robustdeq.study.panel import accuracies
 
 _RESULTS = "results.json"
-MARKS = ('<meta name="generator" content="robustdeq', "<!-- made by robustdeq report -->")
+MARKS = (
+    '<meta name="generator" content="robustdeq',
+    "<!-- made by robustdeq report -->",
+    "<!-- made by robustdeq bench -->",
+)
 """What the pages and documents of this package begin with."""
 _OTHERS = {_RESULTS, MANIFEST, "run.json", "training.json", "certified.json"}
 
@@ -140,6 +144,12 @@ def _alignment(store: Store) -> Panel | None:
     states = (f"z_{n}" for n in range(1, len(outcomes[0]) + 1))
     title, axes = "robustness under attacks on adjoint states", {"row_axis": "Adjoint state", "column_axis": "State"}
     return accuracies(title, names, states, np.stack(outcomes), **axes)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise `InputError` where a file exists that is no page or document of ours."""
+    if path.exists() and not is_report(path):
+        raise InputError(f"{path} exists and is no report of ours; choose another name.")
 
 
 def is_report(path: Path) -> bool:
