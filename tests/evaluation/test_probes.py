@@ -122,6 +122,11 @@ def test_an_attack_that_is_stopped_early_is_told() -> None:
     assert check.verdict is CheckVerdict.FAILED
 
 
+def test_last_quarter_of_fewer_than_four_steps_has_none() -> None:
+    check = looked(Trace, Network(), PGD(eps=0.2, step_size=0.001, steps=3, random_start=False))
+    assert check.passed and "the last quarter of its steps makes at most 0%" in check.sentence
+
+
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_what_is_planted_falls_to_a_fit_attack_and_not_to_one_that_stays_where_it_is(norm: str) -> None:
     eps = {"Linf": 0.1, "L2": 0.5}[norm]

@@ -161,7 +161,7 @@ class Trace(Probe):
             course.append(attack.loss(judged(point), y))
         trace = torch.stack(course)
         gain = (trace[-1] - trace[0]).clamp_min(0)
-        late = trace[-1] - trace[-1 - max(attack.steps // 4, 1)]
+        late = trace[-1] - trace[-1 - attack.steps // 4]
         return {
             "rise": (trace[-1] > trace[0]).to(trace.dtype),
             "steps that lower it": (trace[1:] < trace[:-1]).to(trace.dtype).mean(dim=0),
