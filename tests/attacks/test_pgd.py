@@ -224,6 +224,20 @@ def test_loss_of_every_sample_rises_and_targeted_falls(norm: str) -> None:
     assert (losses(targeted=True) < clean).all()
 
 
+def opposite(logits: Tensor, y: Tensor) -> Tensor:
+    return -cross_entropy(logits, y, reduction="none")
+
+
+@norms
+@pytest.mark.parametrize("corner", [0.0, 1.0])
+def test_targeted_descends_as_far_as_the_opposite_loss_is_ascended(norm: str, corner: float) -> None:
+    x, y = torch.full((CLASSES, *IMAGE), corner, dtype=torch.float64), torch.arange(CLASSES)
+    settings = {"eps": 0.4, "step_size": 0.1, "norm": norm, "random_start": False}
+    descended = PGD(**settings, targeted=True)(linear(), x, y)
+    assert (descended != x).flatten(1).any(dim=1).all()
+    assert torch.equal(descended, PGD(**settings, criterion=opposite)(linear(), x, y))
+
+
 def test_targeted_restarts_stop_at_the_class_to_be_reached() -> None:
     model = network()
     x, _ = pixels(40)

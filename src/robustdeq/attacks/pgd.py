@@ -158,8 +158,8 @@ class PGD(BallAttack):
 
     def step(self, x: Pixels, gradient: Pixels, center: Pixels) -> Pixels:
         """Where a step leads from x, given the gradient of the loss there and the images that the ball is around."""
-        length = -self.step_size if self.targeted else self.step_size
-        return self.threat.project(x + length * self.threat.steepest(gradient, x), center)
+        ascended = -gradient if self.targeted else gradient
+        return self.threat.project(x + self.step_size * self.threat.steepest(ascended, x), center)
 
     def run(self, surrogate: nn.Module, x: Pixels, start: Pixels, loss: Loss) -> Pixels:
         """Climb a per-sample loss of the logits from `start`, never waiting for the device; return the last iterate."""
