@@ -359,6 +359,15 @@ def test_logits_that_are_not_finite_are_never_correct() -> None:
     assert correct(logits, torch.zeros(5, dtype=torch.int64)).tolist() == [True, False, False, False, False]
 
 
+@pytest.mark.parametrize("attack", [PGD(), StoppingPGD(), MomentumPGD()], ids=lambda attack: type(attack).__name__)
+def test_attack_is_refused_in_inference_mode_where_every_gradient_would_be_zero(attack: Attack) -> None:
+    (x, y), model = pixels(2), network()
+    with torch.inference_mode(), pytest.raises(InputError, match=r"inference mode.*torch\.no_grad"):
+        attack(model, x, model(x).argmax(dim=1))
+    with torch.no_grad():
+        assert not torch.equal(attack(model, x, y), x)
+
+
 def test_model_in_training_mode_is_warned_of() -> None:
     x, y = pixels(2)
     with pytest.warns(UserWarning, match=r"in training mode; call \.eval\(\)"):

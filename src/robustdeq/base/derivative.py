@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from robustdeq.base.errors import require
+
 
 def derivatives(
     value: Tensor, by: Sequence[Tensor], cotangent: Tensor | None = None, retain: bool = False
@@ -18,7 +20,13 @@ def derivatives(
         by: the tensors t.
         cotangent: c, shaped like value; 1 for a value that is one number.
         retain: keep the graph.
+
+    Raises:
+        InputError: autograd is off altogether, in inference mode.
     """
+    require(
+        not torch.is_inference_mode_enabled(), "there are no gradients in inference mode; use torch.no_grad() instead."
+    )
     live = [tensor for tensor in by if tensor.requires_grad] if value.requires_grad else []
     found: Sequence[Tensor] = ()
     if live:
