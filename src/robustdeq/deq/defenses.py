@@ -213,7 +213,10 @@ class StateDefense(Defense):
         if not torch.is_grad_enabled():
             return defended_logits(model, x, [self])[0]
         deq = as_deq(model)
-        solution = deq.solution(x, until=self.until(deq.last_state), record=True)
+        return self.logits_of(deq, deq.solution(x, until=self.until(deq.last_state), record=True))
+
+    def logits_of(self, deq: DEQ, solution: Solution) -> Logits:
+        """The logits that a solve leads to, nan where it diverged, with the backward pass through the solver."""
         reader = Reader.of(self, solution)
         return reader.masked(deq.classify(solution.cell, solution.attached(reader.mean, reader.weights)))
 

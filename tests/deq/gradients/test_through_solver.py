@@ -10,10 +10,11 @@ from torch.testing import assert_close
 
 import dense
 from cells import CELLS, CLASSES, TAILS, cross_entropy, images, make_deq
+from diverging import BRIGHT, DIM, diverging
 from robustdeq.deq.defenses import EarlyState, EnsembleState, FinalState, StateDefense, defended_logits
 from robustdeq.deq.model import DEQ
 from robustdeq.deq.tail import Unroll
-from robustdeq.gradients import Defended, ThroughSolver
+from robustdeq.gradients import Defended, Surrogate, ThroughSolver
 from robustdeq.solvers import Anderson, Broyden, Picard, Solver
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -160,6 +161,17 @@ def test_is_the_backward_pass_of_the_defended_model(defense: StateDefense, solve
         assert_close(logits.detach(), defended(x), rtol=1e-12, atol=1e-12)
     (gradient,) = torch.autograd.grad(cross_entropy(logits).sum(), x)
     assert_close(gradient, ThroughSolver(defense).input_gradient(deq, x, cross_entropy), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_logits_are_those_of_the_defense_where_the_solve_diverges_too(checkpoint: bool) -> None:
+    deq, x = diverging(), torch.cat([DIM, BRIGHT])
+    surrogate = Surrogate(deq, ThroughSolver(FinalState(), checkpoint))
+    logits = surrogate(x)
+    assert logits.isnan().any(dim=1).tolist() == 4 * [False] + 4 * [True]
+    assert_close(logits, Defended(deq, FinalState())(x), equal_nan=True)
+    with torch.no_grad():
+        assert_close(surrogate(x), logits, equal_nan=True)
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])

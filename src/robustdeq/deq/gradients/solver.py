@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing_extensions import override
 
 from robustdeq.base.errors import check_made
-from robustdeq.base.shapes import State
+from robustdeq.base.shapes import Logits, Pixels, State
 from robustdeq.deq.defenses import FinalState, Reader, StateDefense
 from robustdeq.deq.model import DEQ, StateGradient
 from robustdeq.deq.solve import Solution
@@ -65,6 +65,11 @@ class ThroughSolver(StateGradient):
     @override
     def reads_final(self, tail: Unroll) -> bool:
         return self.defense == FinalState()
+
+    @override
+    def logits(self, deq: DEQ, x: Pixels) -> Logits:
+        """The logits of the defense itself, nan where the solve diverged."""
+        return self.defense.logits_of(deq, deq.solution(x, until=self.until(deq), record=self.records()))
 
     @override
     def read(self, solution: Solution) -> State:
