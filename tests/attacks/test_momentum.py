@@ -102,6 +102,18 @@ def test_iterates_are_those_of_the_authors(seed: int, norm: str, steps: int) -> 
     assert_close(ours[:, rising], theirs[:, rising], rtol=0, atol=1e-6 * float(scale))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_logits_of_another_precision_than_the_images_leave_steps_as_long_as_they_are(dtype: torch.dtype) -> None:
+    class Cast(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :CLASSES].to(dtype)
+
+    x, y = torch.full((2, 6), 0.5), torch.zeros(2, dtype=torch.int64)
+    attack = MomentumPGD(eps=0.1, step_size=0.0567, steps=1, norm="Linf", random_start=False)
+    moved = (attack(Cast().eval(), x, y) - x)[:, :CLASSES].abs()
+    assert_close(moved, torch.full_like(moved, 0.0567), rtol=1e-5, atol=0)
+
+
 def test_first_success_is_kept_and_left_alone() -> None:
     model = Network(1)
     x = torch.rand(20, *IMAGE, dtype=torch.float64)

@@ -138,7 +138,8 @@ class _Course:
     def begin(cls, point: Pixels, losses: PerSample, gradient: Pixels, length: float) -> _Course:
         """At the start of a run, where η counts as halved: it is as long as it ever will be."""
         rises, halved = torch.zeros_like(losses), torch.ones_like(losses, dtype=torch.bool)
-        return cls(point, losses, gradient, torch.full_like(losses, length), losses, rises, losses, halved)
+        lengths = torch.full_like(losses, length, dtype=point.dtype)
+        return cls(point, losses, gradient, lengths, losses, rises, losses, halved)
 
     def of(self, chosen: Mask) -> _Course:
         """The course of some of the samples."""
