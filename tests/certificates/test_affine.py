@@ -64,9 +64,18 @@ def test_matrix_is_the_linear_part(layer: nn.Module) -> None:
     torch.testing.assert_close(linear_part(layer, x).flatten(1), x.flatten(1) @ matrix(layer, x).T)
 
 
+class Squared(nn.Linear):
+    """A layer that is made of an affine one and is none."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) ** 2
+
+
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
+        (Squared(2, 2), "cannot see through Squared"),
+        (nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2)), "cannot see through ParametrizedLinear"),
         (nn.Sequential(nn.Linear(2, 2), nn.ReLU()), "cannot see through ReLU"),
         (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), "padding of mode 'reflect'"),
         (nn.BatchNorm2d(3, track_running_stats=False), "mixes images"),

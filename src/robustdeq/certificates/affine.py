@@ -8,25 +8,34 @@ of the inputs for r, it scales the rounding errors of A x + b (Higham, "Accuracy
 from __future__ import annotations
 
 import copy
-from functools import singledispatch
 
 import torch
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError
 
+_UNSIGNED = (nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelUnshuffle, nn.ZeroPad2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
-@singledispatch
+
 def magnified(layer: nn.Module) -> nn.Module:
-    """A copy of an affine layer in eval mode, with absolute weights; raises `InputError` for any other layer."""
+    """A copy of an affine layer in eval mode, with absolute weights; raises `InputError` for any other layer.
+
+    A class that is derived from that of a layer is another one: nobody knows what it computes.
+    """
+    if type(layer) is nn.Sequential:
+        return nn.Sequential(*map(magnified, layer))
+    if type(layer) is nn.Linear or type(layer) is nn.Conv2d:
+        return _weighted(layer)
+    if type(layer) is nn.BatchNorm1d or type(layer) is nn.BatchNorm2d:
+        return _normalised(layer)
+    if type(layer) in _UNSIGNED:
+        return layer
     raise InputError(
         f"a certificate cannot see through {type(layer).__name__}; build the injection and the classifier of linear "
         "layers, convolutions, batch normalisation, average pooling and reshapes."
     )
 
 
-@magnified.register(nn.Linear)
-@magnified.register(nn.Conv2d)
 def _weighted(layer: nn.Linear | nn.Conv2d) -> nn.Module:
     if isinstance(layer, nn.Conv2d) and layer.padding_mode not in ("zeros", "circular"):
         raise InputError(f"a certificate cannot see through padding of mode {layer.padding_mode!r}; pad with zeros.")
@@ -37,8 +46,6 @@ def _weighted(layer: nn.Linear | nn.Conv2d) -> nn.Module:
     return copied
 
 
-@magnified.register(nn.BatchNorm1d)
-@magnified.register(nn.BatchNorm2d)
 def _normalised(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> nn.Module:
     if layer.running_mean is None or layer.running_var is None:
         raise InputError("batch normalisation without running averages mixes images; track them.")
@@ -46,22 +53,6 @@ def _normalised(layer: nn.BatchNorm1d | nn.BatchNorm2d) -> nn.Module:
     scale = scale if layer.weight is None else scale * layer.weight.detach().abs()
     bias = layer.running_mean.abs() * scale
     return _Scaled(scale, bias if layer.bias is None else bias + layer.bias.detach().abs())
-
-
-@magnified.register(nn.Identity)
-@magnified.register(nn.Flatten)
-@magnified.register(nn.Unflatten)
-@magnified.register(nn.PixelUnshuffle)
-@magnified.register(nn.ZeroPad2d)
-@magnified.register(nn.AvgPool2d)
-@magnified.register(nn.AdaptiveAvgPool2d)
-def _unsigned(layer: nn.Module) -> nn.Module:
-    return layer
-
-
-@magnified.register(nn.Sequential)
-def _in_turn(layers: nn.Sequential) -> nn.Module:
-    return nn.Sequential(*map(magnified, layers))
 
 
 class _Scaled(nn.Module):
