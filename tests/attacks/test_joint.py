@@ -156,6 +156,8 @@ def test_it_stays_in_the_bounds_that_it_is_given() -> None:
 
 def test_weights_are_left_as_they_were() -> None:
     deq, x, y = far_from_its_boundaries(3)
+    for _ in JointAttack(0.1, steps=2).iterates(deq, x, cross_entropy, x):
+        assert all(p.requires_grad for p in deq.parameters())
     JointAttack(0.1, steps=2)(deq, x, y)
     assert all(p.requires_grad and p.grad is None for p in deq.parameters())
 

@@ -89,20 +89,18 @@ class JointAttack(PGD):
 
     def iterates(self, deq: DEQ, x: Pixels, loss: Loss, start: Pixels) -> Iterator[JointIterate]:
         """Yield the iterates 1 … `steps` from x_0 = `start`, in the ball around x, of a loss (B, K) → (B,)."""
-        with frozen(deq):
-            with torch.no_grad():
-                _, _, state = deq.bind(start)
-            adjoint = torch.zeros_like(state).flatten(1)
-            for _ in range(self.steps):
-                leaf = start.detach().requires_grad_()
-                with torch.enable_grad():
-                    injection, cell, _ = deq.bind(leaf)
-                    linearization = Linearization(cell, state)
-                    read = state.detach().requires_grad_()
-                    c = derivative(total_loss(loss, deq.classify(cell, read)), read).flatten(1)
-                pulled, (on_injection,) = linearization.vjp(adjoint, (injection,))
-                gradient = finite_or_zero(derivative(injection, leaf, on_injection))
-                state = torch.lerp(state, linearization.value, self.damping)
-                adjoint = torch.lerp(adjoint, pulled + c, self.damping)
-                start = self.step(start, gradient, x)
-                yield JointIterate(state, adjoint, start)
+        with torch.no_grad():
+            _, _, state = deq.bind(start)
+        adjoint = torch.zeros_like(state).flatten(1)
+        for _ in range(self.steps):
+            leaf, read = (part.detach().requires_grad_() for part in (start, state))
+            with frozen(deq), torch.enable_grad():
+                injection, cell, _ = deq.bind(leaf)
+                linearization = Linearization(cell, state)
+                c = derivative(total_loss(loss, deq.classify(cell, read)), read).flatten(1)
+            pulled, (on_injection,) = linearization.vjp(adjoint, (injection,))
+            gradient = finite_or_zero(derivative(injection, leaf, on_injection))
+            state = torch.lerp(state, linearization.value, self.damping)
+            adjoint = torch.lerp(adjoint, pulled + c, self.damping)
+            start = self.step(start, gradient, x)
+            yield JointIterate(state, adjoint, start)
