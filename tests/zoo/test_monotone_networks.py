@@ -76,6 +76,13 @@ class Convolutional(Published):
         return self.Wout(F.avg_pool2d(z, 4).flatten(1))
 
 
+def test_settings_draw_no_number() -> None:
+    before = torch.get_rng_state()
+    for settings in MONOTONE_SIZES.values():
+        replace(settings, m=2.0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("m", [1.0, 0.4])
 @pytest.mark.parametrize(
     ("network", "shape"),

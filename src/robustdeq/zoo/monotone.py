@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import override
@@ -73,7 +74,8 @@ class MonotoneConfig(EquilibriumConfig):
             raise InputError(f"patches of {self.patch} pixels do not fill images of {height}×{width}; give a divisor.")
         if min(self.grid) < self.pooled:
             raise InputError(f"squares of {self.pooled} do not fit into a grid of {self.grid}; give a smaller pooled.")
-        self.linear()
+        with torch.device("meta"):
+            self.linear()
 
     @property
     def border(self) -> int:
