@@ -1,9 +1,10 @@
 """From both sides: certificates stand below the attacks, and a broken certified image is told loudly."""
 
+import itertools
 import json
 import math
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 import robustdeq as rd
 from monotone_networks import CONV, DENSE, images, trained
 from robustdeq.base.errors import InputError
-from robustdeq.base.norms import named
+from robustdeq.base.norms import Linf, named
 from robustdeq.base.threat import ThreatModel
 from robustdeq.certificates import Certified, IntervalBounds, Lipschitz
 from robustdeq.defenses import EarlyState, FinalState
@@ -28,6 +29,11 @@ from robustdeq.zoo.monotone import MonotoneConfig
 
 FEW = rd.evaluation.Estimators(steps=(1,), dampings=(1.0,), states=1)
 CONTRACTING = replace(DENSE, operator="contracting", splitting="forward-backward")
+
+
+@dataclass(frozen=True)
+class Other(Linf):
+    """A norm of which nobody knows how it compares with others."""
 
 
 def cascade(threat: ThreatModel) -> rd.evaluation.WorstCase:
@@ -126,9 +132,9 @@ def test_certificates_that_do_not_fit_are_refused_before_any_attack(monkeypatch:
     module = sys.modules["robustdeq.evaluation.measure"]
     monkeypatch.setattr(module, "plan", lambda *_: pytest.fail("an attack was planned"))
     model, (x, y) = trained(DENSE), images(4)
-    with pytest.raises(InputError, match="say nothing of L1"):
+    with pytest.raises(InputError, match="say nothing of Other"):
         certified = replace(certificates([1.0] * 4), labels=y.numpy())
-        measure(model, x, y, cascade(ThreatModel(0.1, "L1")), certified=certified)
+        measure(model, x, y, cascade(ThreatModel(0.1, Other())), certified=certified)
 
 
 def test_attacks_beyond_the_pixels_that_are_covered_are_refused(tmp_path: Path) -> None:
@@ -166,15 +172,15 @@ def test_a_defense_that_certificates_are_not_of_is_not_called_certified(monkeypa
 @given(eps=st.floats(0.01, 0.2), seed=st.integers(0, 1000))
 def test_covering_ball_holds_every_perturbation(eps: float, seed: int) -> None:
     generator, x = torch.Generator().manual_seed(seed), torch.zeros(5, 1, 3, 4, dtype=torch.float64)
-    for certified, attacked in (("L2", "Linf"), ("Linf", "L2"), ("L2", "L2"), ("Linf", "Linf")):
+    for certified, attacked in itertools.product(("L2", "Linf"), ("Linf", "L2", "L1")):
         threat = ThreatModel(eps, attacked)
         radius = certificates([1.0], certified).covering(threat, 12)
         delta = eps * threat.measure.uniform(x, generator)
         assert (named(certified).size(delta) <= radius * (1 + 1e-12)).all()
     corner = named("L2").size(torch.full((1, 12), eps, dtype=torch.float64))
     assert float(corner) == pytest.approx(certificates([1.0]).covering(ThreatModel(eps), 12))
-    with pytest.raises(InputError, match="say nothing of L1"):
-        certificates([1.0]).covering(ThreatModel(eps, "L1"), 12)
+    with pytest.raises(InputError, match="say nothing of Other"):
+        certificates([1.0]).covering(ThreatModel(eps, Other()), 12)
 
 
 def test_result_keeps_what_is_certified(tmp_path: Path) -> None:

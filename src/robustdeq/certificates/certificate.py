@@ -100,7 +100,7 @@ class Certified:
                 "Lipschitz bound, which holds for any."
             )
         norms = (self.norm.name, threat.measure.name)
-        if norms[0] == norms[1] or norms == ("Linf", "L2"):
+        if norms[0] == norms[1] or norms in (("Linf", "L2"), ("Linf", "L1"), ("L2", "L1")):
             return threat.eps
         if norms == ("L2", "Linf"):
             return threat.eps * math.sqrt(entries)
