@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from robustdeq.attacks import PGD, Attack, MomentumPGD, MultiTargeted, StoppingPGD, TargetedAPGD
+from robustdeq.attacks import PGD, Attack, AutoAttack, MomentumPGD, MultiTargeted, StoppingPGD, TargetedAPGD
 from robustdeq.attacks.losses import correct
 from robustdeq.defenses import Defense, Randomised
 from robustdeq.evaluation.column import Attempt, Row
@@ -86,6 +86,16 @@ def test_no_run_with_momentum_ends_early_where_chance_has_a_say() -> None:
     climbed.module.register_forward_hook(lambda module, inputs, made: seen.append(len(made)))
     MomentumPGD.like(PLAIN, 10, 1)(climbed.module, x, y, defended.judge)
     assert seen == 10 * [40]
+
+
+@pytest.mark.parametrize("judge", ["target", "surrogate"])
+def test_autoattack_believes_no_single_draw(judge: str) -> None:
+    """Whom it attacks at all is told by the mean of eight draws of every image."""
+    defended, seen = row(), list[int]()
+    x, y = images(defended, 30)
+    defended.judge.deq.register_forward_hook(lambda module, inputs, made: seen.append(len(made)))
+    AutoAttack(eps=0.05, version="custom", attacks=("apgd-ce",), judge=judge)(defended.judge, x, y)
+    assert seen[:8] == 8 * [30]
 
 
 def test_the_model_stays_in_the_mode_that_it_is_in() -> None:

@@ -15,6 +15,7 @@ from robustdeq.base.norms import Norm
 from robustdeq.base.progress import Report, silent
 from robustdeq.base.shapes import Labels, Pixels
 from robustdeq.base.threat import ThreatModel
+from robustdeq.deq.defenses import averaged
 
 
 @dataclass(frozen=True)
@@ -190,4 +191,5 @@ class AutoAttack(BallAttack):
     @override
     def search(self, surrogate: nn.Module, judge: nn.Module, x: Pixels, y: Labels, report: Report) -> Pixels:
         """Search as `Cascade` does, with the judge that the settings name."""
-        return self._cascade.search(surrogate, surrogate if self.judge == Judge.SURROGATE else judge, x, y, report)
+        judge = averaged(surrogate) if self.judge == Judge.SURROGATE else judge
+        return self._cascade.search(surrogate, judge, x, y, report)
