@@ -13,7 +13,7 @@ from robustdeq import InputError
 from robustdeq.attacks import PGD
 from robustdeq.attacks.losses import correct
 from robustdeq.attacks.pgd import input_gradient
-from robustdeq.defenses import AsIs, Defended, Defense, EntropyReduction, Randomised, Transformed
+from robustdeq.defenses import Around, AsIs, Defended, Defense, EntropyReduction, Randomised, Transformed
 from robustdeq.evaluation import Network, measure
 from robustdeq.evaluation.column import Row
 
@@ -152,3 +152,13 @@ def test_what_an_inner_defense_is_climbed_by_is_climbed_through_what_is_around_i
             assert_close(input_gradient(outside.module.eval(), x, cross_entropy), inner_gradient)
             with torch.no_grad():
                 assert_close(outside.module(x), inside.module(at))
+
+
+def test_what_is_around_a_model_leaves_each_of_its_parts_in_its_mode() -> None:
+    model = nn.Sequential(nn.Dropout(), nn.Identity()).eval()
+    model[0].train()
+    wrapped = Defended(model, Around(lambda inner: nn.Sequential(nn.Dropout(), inner)))
+    torch.manual_seed(0)
+    zeroed = wrapped(torch.ones(1, 1000)) == 0
+    assert [part.training for part in model] == [True, False]
+    assert 0.4 < zeroed.double().mean() < 0.6

@@ -168,7 +168,11 @@ class Around(Defense):
 
     @override
     def logits(self, model: nn.Module, x: Pixels) -> Logits:
-        return self.make(model).train(model.training)(x)
+        modes = [(part, part.training) for part in model.modules()]
+        around = self.make(model).train(model.training)
+        for part, training in modes:
+            part.training = training
+        return around(x)
 
     @override
     def evaluations(self, model: nn.Module) -> int:
