@@ -124,12 +124,5 @@ def checked(loss: LabelledLoss, y: Labels) -> Loss:
     return bound
 
 
-for _loss in (
-    cross_entropy,
-    margin,
-    probability_margin,
-    targeted_margin,
-    targeted_probability_margin,
-    targeted_dlr,
-):
+for _loss in (cross_entropy, margin, probability_margin, targeted_margin, targeted_probability_margin, targeted_dlr):
     register(_loss)

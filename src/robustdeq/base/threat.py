@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Integer
 from torch import Tensor
 
 from robustdeq.base.errors import InputError, require
 from robustdeq.base.norms import Norm, clipped, named, register
+from robustdeq.base.shapes import Labels, Pixels
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ThreatModel:
         """The norm itself."""
         return named(str(self.norm))
 
-    def check(self, x: Float[Tensor, "batch *image"], y: Integer[Tensor, "batch"]) -> None:
+    def check(self, x: Pixels, y: Labels) -> None:
         """Raise `InputError` unless x are finite pixels within the bounds, y their labels, and ε not beyond these."""
         for name, given in (("x", x), ("y", y)):
             require(isinstance(given, Tensor), f"{name} is {type(given).__name__}; give a tensor.")
@@ -73,7 +73,7 @@ class ThreatModel:
             )
             raise InputError(f"x has pixels from {least:g} to {greatest:g}; scale them to [{low:g}, {high:g}].")
 
-    def check_adversaries(self, adversaries: Float[Tensor, "batch *image"], x: Float[Tensor, "batch *image"]) -> None:
+    def check_adversaries(self, adversaries: Pixels, x: Pixels) -> None:
         """Raise `InputError` unless there is one for every image, finite, within the bounds and in the ball around it.
 
         A norm may exceed ε by 8 u (ε + ‖m‖), where u is the precision of x (`torch.finfo(x.dtype).eps`) and m an image
@@ -114,7 +114,7 @@ class ThreatModel:
         low, high = self.bounds
         return high - low if math.isfinite(high - low) else 100 * self.eps
 
-    def box(self, x: Float[Tensor, "batch *image"]) -> tuple[float, float]:
+    def box(self, x: Pixels) -> tuple[float, float]:
         """The bounds; where there is none, what the ball around no pixel of these images leaves, in any norm here."""
         low, high = self.bounds
         return (
@@ -122,26 +122,20 @@ class ThreatModel:
             high if math.isfinite(high) else float(x.max()) + self.eps,
         )
 
-    def random_start(
-        self, x: Float[Tensor, "batch *image"], generator: torch.Generator
-    ) -> Float[Tensor, "batch *image"]:
+    def random_start(self, x: Pixels, generator: torch.Generator) -> Pixels:
         """A point drawn uniformly from the ball around x, clipped to the bounds."""
         return self.clip(x + self.eps * self.measure.uniform(x, generator))
 
-    def steepest(
-        self, gradient: Float[Tensor, "batch *image"], at: Float[Tensor, "batch *image"]
-    ) -> Float[Tensor, "batch *image"]:
+    def steepest(self, gradient: Pixels, at: Pixels) -> Pixels:
         """The step of unit norm along which the gradient ascends from images; see `Norm.steepest_within`."""
         low, high = self.bounds
         return self.measure.steepest_within(gradient, low - at, high - at)
 
-    def project(
-        self, x: Float[Tensor, "batch *image"], center: Float[Tensor, "batch *image"]
-    ) -> Float[Tensor, "batch *image"]:
+    def project(self, x: Pixels, center: Pixels) -> Pixels:
         """A point of the ball around `center` within the bounds that is near x; see `Norm.project_within`."""
         low, high = self.bounds
         return self.clip(center + self.measure.project_within(x - center, self.eps, low - center, high - center))
 
-    def clip(self, x: Float[Tensor, "batch *image"]) -> Float[Tensor, "batch *image"]:
+    def clip(self, x: Pixels) -> Pixels:
         """The image with its pixels within the bounds."""
         return clipped(x, *self.bounds)

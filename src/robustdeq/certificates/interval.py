@@ -26,13 +26,7 @@ from robustdeq.base.progress import Report
 from robustdeq.base.shapes import Mask, PerSample, Pixels, per_sample
 from robustdeq.certificates.affine import linear_part, matrix
 from robustdeq.certificates.certificate import Certificate, Radii
-from robustdeq.certificates.equilibrium import (
-    ROUNDING,
-    Equilibrium,
-    differences,
-    equilibrium,
-    paired,
-)
+from robustdeq.certificates.equilibrium import ROUNDING, Equilibrium, differences, equilibrium, paired
 from robustdeq.deq.monotone.kernels import Grid, apply
 from robustdeq.deq.monotone.operators import largest_step
 from robustdeq.solvers import Anderson

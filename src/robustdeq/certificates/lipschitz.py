@@ -26,13 +26,7 @@ from robustdeq.base.progress import Report
 from robustdeq.base.shapes import PerSample, Pixels
 from robustdeq.certificates.affine import matrix
 from robustdeq.certificates.certificate import Certificate, Radii
-from robustdeq.certificates.equilibrium import (
-    ROUNDING,
-    Equilibrium,
-    differences,
-    equilibrium,
-    paired,
-)
+from robustdeq.certificates.equilibrium import ROUNDING, Equilibrium, differences, equilibrium, paired
 from robustdeq.deq.monotone.kernels import Grid, apply
 
 _LARGEST = 8192

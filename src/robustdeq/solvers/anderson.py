@@ -100,9 +100,7 @@ class Anderson(Solver):
         return -weights.cumsum(dim=1)[:, :-1], self.mixing * weights
 
 
-def _weights(
-    gram: Float[Tensor, "batch q q"],
-) -> tuple[Float[Tensor, "batch q"], Bool[Tensor, "batch one"]]:
+def _weights(gram: Float[Tensor, "batch q q"]) -> tuple[Float[Tensor, "batch q"], Bool[Tensor, "batch one"]]:
     """The weights a of these Gram matrices, and whether there are none: those of parallel residuals are singular."""
     weights, info = torch.linalg.solve_ex(gram, gram.new_ones(gram.shape[:2]))
     weights = weights / weights.sum(dim=1, keepdim=True)
