@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
@@ -281,7 +282,7 @@ class DEQ(nn.Module):
         """The trajectory of the solve for x, with its final state; no gradient is kept."""
         with torch.no_grad():
             solution = self.solution(x)
-            return solution.trajectory.replace(tail=solution.final.flatten(1))
+            return replace(solution.trajectory, tail=solution.final.flatten(1))
 
     def forward(self, x: Shaped[Tensor, "*image"]) -> Logits:
         """The logits of the final state; their gradient is `self.gradient`.

@@ -8,14 +8,12 @@ coefficients (`Solver.coefficients`). The loop, the stopping rule, the reverse s
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -516,7 +514,3 @@ class Trajectory:
         self.solver.check_inverse()
         require(0 <= n <= self.max_steps, f"B_{n} does not exist; this trajectory has B_0 to B_{self.max_steps}.")
         return self.solver.inverse(self, n)
-
-    def replace(self, **changes: Any) -> Trajectory:
-        """A copy with some attributes changed."""
-        return dataclasses.replace(self, **changes)
