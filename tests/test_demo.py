@@ -52,6 +52,9 @@ def test_numbers_are_those_of_the_attacks_and_a_second_demo_finds_them(
         cli.main(["demo", "--output", str(output), "--n", str(IMAGES), "--seed", "1"])
     assert "with another recipe" in " ".join(capsys.readouterr().err.split())
     assert (output / "summary.json").read_text() == written
+    cli.main(["demo", "--output", str(output), "--n", "5", "--seed", "1", "--overwrite"])
+    again = json.loads((output / "summary.json").read_text())
+    assert (again["images"], again["seed"]) == (5, 1)
 
 
 def failing(report: object) -> None:

@@ -40,18 +40,22 @@ KEYS = ("clean", "ready_made", "paper", "through_solver", "worst_case")
 _EXHIBITED = 6
 
 
-def demo(*, output: Path = Path("runs/demo"), n: int = 200, seed: int = 0) -> None:
+def demo(*, output: Path = Path("runs/demo"), n: int = 200, seed: int = 0, overwrite: bool = False) -> None:
     """Train one small DEQ in two ways on digits, attack both, and show what looks robust and what is.
 
     Args:
         output: the folder for weights, results and pictures; a demo that was interrupted there goes on.
         n: how many held-out digits are attacked, at most; there are 400.
         seed: of both trainings.
+        overwrite: begin anew, and replace what an earlier demo left in the folder.
     """
     refuse_file(output)
     n = len(load_data("digits").require("test").head(n))
     titles = {name: title for name, (title, _) in TRAININGS.items()}
-    tasks = {title: partial(_attacked, recipe, output / name, n, seed) for name, (title, recipe) in TRAININGS.items()}
+    tasks = {
+        title: partial(_attacked, recipe, output / name, n, seed, overwrite)
+        for name, (title, recipe) in TRAININGS.items()
+    }
     results: dict[str, GridResult] = _in_processes(tasks)
     found = {title: readings(result) for title, result in results.items()}
     attack = read_plan(next(iter(TRAININGS.values()))[1]).recipe.validation.attack
@@ -73,7 +77,7 @@ def demo(*, output: Path = Path("runs/demo"), n: int = 200, seed: int = 0) -> No
     )
 
 
-def _attacked(name: str, folder: Path, n: int, seed: int, report: Report) -> GridResult:
+def _attacked(name: str, folder: Path, n: int, seed: int, overwrite: bool, report: Report) -> GridResult:
     """Train a model, or go on with it, and attack it; what came of it is kept in its folder."""
     torch.set_num_threads(1)  # a model this small is no faster on several cores
     plan, splits = read_plan(name), load_data("digits")
@@ -81,7 +85,15 @@ def _attacked(name: str, folder: Path, n: int, seed: int, report: Report) -> Gri
     images, attack = splits.require("test").head(n), recipe.validation.attack
     torch.manual_seed(seed)
     deq = cast(DEQ, plan.build(images))
-    fit(deq, splits, recipe, folder, lambda share, what: report(0.6 * share, f"training: {what}"), True)
+    fit(
+        deq,
+        splits,
+        recipe,
+        folder,
+        lambda share, what: report(0.6 * share, f"training: {what}"),
+        resume=not overwrite,
+        overwrite=overwrite,
+    )
     x, y = images.tensors()
     result = measure(
         deq,
@@ -92,6 +104,7 @@ def _attacked(name: str, folder: Path, n: int, seed: int, report: Report) -> Gri
         gradients={READY_MADE: ESTIMATORS.ready_made(deq)},
         batch_size=n,
         folder=folder,
+        overwrite=overwrite,
         report=lambda share, what: report(0.6 + 0.4 * share, f"attacking: {what}"),
     )
     result.save(folder / "results.json")

@@ -84,8 +84,9 @@ def reproduce(
         estimators: the settings of the estimated gradients.
         strict: how hard the strict protocol tries.
         effort: how hard the other attacks try.
-        seeds: how many trainings of each kind alignment, overestimate and claims compare; claims needs 3 for a verdict.
-        ways: the ways of training that overestimate and gradient-or-loss compare, as in --weights; all by default.
+        seeds: how many trainings of each kind are compared, beyond the paper; claims needs 3 for a verdict.
+        ways: the ways of training that overestimate, gradient-or-loss, attack-order and price compare, as in --weights;
+            all by default.
         trust: let the code run that makes the models of weights, where these are somebody's own.
         batch_size: how many images are attacked at once.
         device: cpu, cuda or auto.
