@@ -23,6 +23,7 @@ from robustdeq.certificates import Certified, IntervalBounds, Lipschitz
 from robustdeq.defenses import EarlyState, FinalState
 from robustdeq.evaluation import CheckVerdict, Chosen, GridResult, measure
 from robustdeq.evaluation.bracket import AGREEMENT, bracketed, guaranteed
+from robustdeq.evaluation.result import SUMMARIES
 from robustdeq.reporting import certified_table, grid_table, read_evaluation, robustbench_entries, save_certified_figure
 from robustdeq.reporting.page.grid_charts import headline
 from robustdeq.zoo.monotone import MonotoneConfig
@@ -105,6 +106,9 @@ def test_certificates_of_the_same_labels_on_other_images_or_of_another_model_are
         guaranteed(certified, threat, model, x.flip(0), y)
     with pytest.raises(InputError, match="of another model"):
         guaranteed(certified, threat, nn.Identity(), x, y)
+    unsaid = replace(certified, settings={"weights": certified.settings["weights"]})
+    with pytest.raises(InputError, match="of another set of images"):
+        guaranteed(unsaid, threat, model, x, y)
 
 
 def test_what_was_certified_is_read_back_with_the_store(tmp_path: Path) -> None:
@@ -187,6 +191,7 @@ def test_result_keeps_what_is_certified(tmp_path: Path) -> None:
     x, y = torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.long)
     certified = certificates([1.0, 0.6, 0.1])
     result = bracketed(plain([True] * 3), certified, guaranteed(certified, ThreatModel(0.5, "L2"), nn.Identity(), x, y))
+    assert {*result.to_frame()} - {*result.columns} == {*SUMMARIES}
     result.save(tmp_path / "results.json")
     again = GridResult.read(tmp_path / "results.json")
     assert again.certified is not None

@@ -29,7 +29,7 @@ def guaranteed(
     """Which images a certificate guarantees to stand against attacks on the model as it is computed.
 
     Args:
-        certified: certificates of that model, on the same images.
+        certified: certificates of that model, on the same images; taken at their word only where they have no settings.
         threat: of the attacks.
         model: that is attacked.
         x: the images.
@@ -46,7 +46,7 @@ def guaranteed(
         raise InputError(f"the certificates cover {certified.covers}; give some of the model that is attacked.")
     of = {"weights": ("model", fingerprint(model)), "tensors": ("set of images", tensor_fingerprint(x, y))}
     for name, (what, here) in of.items():
-        known = certified.settings.get(name, here)
+        known = certified.settings.get(name) if certified.settings else here
         require(known == here, f"the certificates are of another {what}; certify what is attacked.")
     return certified.holds(certified.covering(threat, x[0].numel()), computed=True)
 

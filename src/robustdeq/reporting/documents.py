@@ -26,7 +26,7 @@ def save_document(runs: Sequence[ReportedRun], path: Path) -> None:
         path: the file; figures go to a folder of its name without the suffix.
     """
     sections = "\n".join(reproduction_pages(runs, path.with_suffix(""), level=2).values())
-    write_text(path, f"# Reproduction\n\n{MARKS[1]}\n\n{sections}")
+    write_text(path, f"# Reproduction\n\n{MARKS['report']}\n\n{sections}")
 
 
 def reproduction_pages(runs: Sequence[ReportedRun], figures: Path, level: int = 1) -> dict[str, str]:
@@ -141,7 +141,7 @@ def _provenance(reproduction: Reproduction) -> str:
 
 def save_performance(folder: Path, path: Path) -> None:
     """Write all benchmarks of a folder as one Markdown file; what it holds is that of `performance_sections`."""
-    write_text(path, f"# Performance\n\n{MARKS[2]}\n\n{performance_sections(folder)}")
+    write_text(path, f"# Performance\n\n{MARKS['bench']}\n\n{performance_sections(folder)}")
 
 
 def performance_sections(folder: Path) -> str:

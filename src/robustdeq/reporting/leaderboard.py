@@ -95,7 +95,7 @@ def _section(table: Table) -> str:
 
 def save_leaderboard(entries: Sequence[Entry], path: Path) -> None:
     """Write the tables as one Markdown file, whole or not at all."""
-    write_text(path, f"# Leaderboard\n\n{MARKS[1]}\n\n{leaderboard_sections(entries)}")
+    write_text(path, f"# Leaderboard\n\n{MARKS['report']}\n\n{leaderboard_sections(entries)}")
 
 
 def save_leaderboard_page(entries: Sequence[Entry], path: Path) -> None:

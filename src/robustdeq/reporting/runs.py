@@ -20,11 +20,11 @@ from robustdeq.study import Panel, Reproduction
 from robustdeq.study.panel import accuracies
 
 _RESULTS = "results.json"
-MARKS = (
-    '<meta name="generator" content="robustdeq',
-    "<!-- made by robustdeq report -->",
-    "<!-- made by robustdeq bench -->",
-)
+MARKS = {
+    "page": '<meta name="generator" content="robustdeq',
+    "report": "<!-- made by robustdeq report -->",
+    "bench": "<!-- made by robustdeq bench -->",
+}
 """What the pages and documents of this package begin with."""
 _OTHERS = {_RESULTS, MANIFEST, "run.json", "training.json", "certified.json"}
 
@@ -158,4 +158,4 @@ def is_report(path: Path) -> bool:
         start = path.read_text(encoding="utf-8")[:2000]
     except (OSError, ValueError):
         return False
-    return any(mark in start for mark in MARKS)
+    return any(mark in start for mark in MARKS.values())
