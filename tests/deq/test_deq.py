@@ -210,6 +210,15 @@ def test_half_precision_is_refused_in_one_sentence(dtype: torch.dtype) -> None:
         deq(images().to(dtype))
 
 
+def test_an_autocast_around_the_model_is_refused_in_one_sentence() -> None:
+    deq = make_deq()
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(InputError, match=r"torch.autocast .* execution=Execution\('bfloat16'\)"),
+    ):
+        deq(images())
+
+
 WRONG = {
     "solver": ("broyden", "solver is 'broyden'; give a solver"),
     "tail": (5, "tail is 5; give a tail"),

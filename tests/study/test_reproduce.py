@@ -577,6 +577,7 @@ def test_file_that_holds_something_else_is_refused(content: str, tmp_path: Path)
         (["table1", "--batch_size", "0"], "batch_size is 0; give 1 or more."),
         (["alignment", "--seeds", "0"], "seeds is 0; give 1 or more."),
         (["when", "--scale", "tiny"], "when is not measured at the scale tiny; give --scale conv-digits or nano."),
+        (["lipschitz", "--weights", "w"], "lipschitz looks at the training itself; leave out --weights."),
         (["table1", "-n", "0"], "Cannot take the first 0 images"),
         (["table1", "--weights", "missing.safetensors"], "missing.safetensors"),
         (["table1", "--max_step", "3"], "unrecognized arguments: --max_step 3"),

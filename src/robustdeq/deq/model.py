@@ -202,7 +202,7 @@ class DEQ(nn.Module):
         return self.solver.evaluations(self.solver.max_steps) + self.tail.steps - known
 
     def check_input(self, x: Tensor) -> None:
-        """Raise `InputError` unless x is a batch of inputs in the precision of the weights, single or double."""
+        """Raise `InputError` unless x is a batch in the precision of the weights, single or double; no autocast."""
         require(x.is_floating_point(), f"x has dtype {x.dtype}; convert it to floating-point pixels in [0, 1].")
         require(x.ndim >= 2 and len(x), f"x has shape {tuple(x.shape)}; give a batch of at least one sample.")
         weight = next(self.parameters(), x)
@@ -213,6 +213,11 @@ class DEQ(nn.Module):
             )
         if x.dtype != weight.dtype:
             raise InputError(f"x has dtype {x.dtype} and the model {weight.dtype}; convert one of them.")
+        require(
+            not torch.is_autocast_enabled(x.device.type),
+            "torch.autocast halves the precision of solvers too, which they do not take; leave it, and compute f in "
+            "half precision by execution=Execution('bfloat16').",
+        )
 
     def with_settings(self: Model, **settings: Any) -> Model:
         """The same model, the very same weights, with another `solver`, `tail`, `gradient` or `execution`.
