@@ -25,8 +25,7 @@ def test_the_example_measures_what_can_be_measured() -> None:
     result = imported(f"{EXAMPLE}:main")(training_steps=2, samples=6, estimators=FEW, **WEAK)
     assert result.per_sample.shape[-1] == 6
     assert "square needs images (B, C, H, W)" in result.missing["no gradient, Square"]
-    assert "the targeted dlr needs 4 classes" in result.missing["ready-made, targeted APGD"]
-    assert "through the solver, APGD" not in result.missing
+    assert "through the solver, targeted APGD" not in result.missing
     assert tuple(result.settings["attack"]["bounds"]) == (-10.0, 10.0)
 
 

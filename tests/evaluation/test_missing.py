@@ -13,7 +13,7 @@ from cells import VECTOR, TanhCell
 from robustdeq import cli
 from robustdeq.attacks.losses import cross_entropy
 from robustdeq.deq import DEQ
-from robustdeq.evaluation import AutoAttackTable, Estimators, GridResult, Paper, Strict, measure
+from robustdeq.evaluation import AutoAttackTable, Chosen, Estimators, GridResult, Paper, Strict, measure
 from robustdeq.evaluation.agreement import estimated_gradients
 from robustdeq.evaluation.column import Row
 from robustdeq.evaluation.protocol import Protocol
@@ -101,12 +101,17 @@ def test_autoattack_is_made_on_the_surrogates_that_are_there() -> None:
     ]
 
 
+def test_two_classes_are_enough_for_every_attack() -> None:
+    assert not measured(STRICT, model(BROYDEN, classes=2), classes=2).missing
+
+
 def test_attacks_that_need_more_classes_are_not_made() -> None:
-    result = measured(STRICT, model(BROYDEN, classes=2), classes=2)
-    assert list(result.missing) == ["ready-made, targeted APGD", "through the solver, targeted APGD"]
-    for why in result.missing.values():
-        assert why.startswith("the targeted dlr needs 4 classes and the model has 2")
-    assert "through the solver, APGD" in result.columns
+    dlr = rd.attacks.MultiTargeted(ATTACK)
+    chosen = Chosen(ATTACK, {"DLR": (dlr, None), "PGD": (ATTACK, None)})
+    result = measured(chosen, model(BROYDEN, classes=2), classes=2)
+    assert list(result.missing) == ["DLR"]
+    assert result.missing["DLR"].startswith("the targeted dlr needs 4 classes and the model has 2")
+    assert result.columns == ("PGD",)
 
 
 @pytest.mark.parametrize("protocol", [PAPER, STRICT], ids=lambda protocol: protocol.name)

@@ -124,13 +124,17 @@ def test_strict_goes_beyond_the_paper_with_every_attack_of_the_design(trained: M
     assert MomentumPGD.like(ATTACK, 4, 1) in attacks
     assert Square(eps=0.1, queries=10) in attacks
     (ready_made,) = (column for column in columns if column.label == "ready-made, targeted APGD")
+    half = MomentumPGD.like(ATTACK, 2, 1)
+    margins = [MultiTargeted(half, 2, f"targeted_{of}margin") for of in ("probability_", "") for _ in rows]
+    assert [attempt.attack for attempt in ready_made.attempts] == margins
     for attempt in ready_made.attempts:
-        assert attempt.attack == MultiTargeted(MomentumPGD.like(ATTACK, 4, 1), 2)
         assert attempt.climbs.description == describe(ESTIMATORS.ready_made(trained))
         assert not attempt.survivors
+    (through,) = (column for column in columns if column.label == "through the solver, targeted APGD")
+    assert [attempt.attack for attempt in through.attempts] == margins
     for column in columns[len(paper) :]:
         if column.rule is Rule.EVERY:
-            assert [attempt.against for attempt in column.attempts] == rows
+            assert [attempt.against for attempt in column.attempts] == rows * (len(column.attempts) // len(rows))
     assert [column.label for column in columns if column.id.startswith("transfer-")] == ["transferred, other"]
 
 
@@ -155,8 +159,8 @@ def test_a_sample_stands_only_where_every_attempt_within_the_ball_fails(store: S
 def test_what_has_fallen_stays_fallen_in_columns_on_survivors(result: GridResult) -> None:
     marked = np.flatnonzero(result.cumulative)
     assert [result.columns[j] for j in marked] == [
-        "through the solver, APGD",
         "through the solver, targeted APGD",
+        "through the solver, APGD",
         "no gradient, Square",
     ]
     for j in marked:

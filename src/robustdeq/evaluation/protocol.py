@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -303,18 +304,24 @@ class Paper(Estimating):
         ]
 
 
+_TOWARDS = ("targeted_probability_margin", "targeted_margin")
+"""The losses of the targeted attack of `Strict`, in the order in which they are climbed."""
+
+
 @dataclass(frozen=True)
 class Strict(Paper):
     """The paper's columns, and every stronger attack we know; a sample is robust only if all of them fail.
 
     The adaptive attacks go against each defense with that defense as the judge; what they find for one is tried on all
     others. PGD with restarts leaves an image at its first success; the costly ones attack what still stands. Targeted
-    APGD climbs the ready-made gradient too, on all images, so that what its loss does shows apart from the gradient.
+    APGD climbs first the margin of probabilities, which ranks first at equal price (`robustdeq reproduce
+    attack-order`), then that of logits, whose gradient no confidence silences. It climbs them along the ready-made
+    gradient too, on all images, so that what its losses do shows apart from the gradient.
 
     Args:
         steps: of adaptive PGD against each defense.
         restarts: of the same.
-        apgd_steps: of each run of Auto-PGD (`MomentumPGD`).
+        apgd_steps: of each run of Auto-PGD (`MomentumPGD`); of the targeted one, half of them by each of its losses.
         targets: how many classes the targeted one tries, the likeliest first.
         queries: of Square on the defended logits.
         probe_images: on how many images, at least, the attacks themselves are checked.
@@ -347,6 +354,7 @@ class Strict(Paper):
     @override
     def columns(self, model: nn.Module, rows: Sequence[Row], gradients: Gradients) -> list[Column]:
         attack, deq = self.attack, as_deq(model)
+        own = self.estimators.ready_made(deq)
         joint = JointAttack(attack.eps, attack.step_size, norm=attack.norm, seed=attack.seed, bounds=attack.bounds)
         bare = Climbed(model, "the model", "the model", 0)
         implicit = {"exact": self.estimators.exact_of(deq), "SHINE": SHINE(), "Jacobian-free": JacobianFree()}
@@ -355,7 +363,8 @@ class Strict(Paper):
         free = replace(attack, eps=span, step_size=span / 4, norm="Linf")
         restarted = StoppingPGD.like(attack, self.steps, self.restarts)
         apgd = MomentumPGD.like(attack, self.apgd_steps, 1)
-        targeted = MultiTargeted(apgd, self.targets)
+        half = replace(apgd, steps=max(1, self.apgd_steps // 2))
+        margins = [MultiTargeted(half, self.targets, loss) for loss in _TOWARDS]
         square = Square(attack.eps, attack.norm, attack.seed, attack.bounds, queries=self.queries)
         runs = f"{self.restarts} × {self.steps} steps"
         return [
@@ -368,7 +377,7 @@ class Strict(Paper):
                     role=Role.BEYOND,
                 )
                 for name, gradient in implicit.items()
-                if gradient != self.estimators.ready_made(deq)
+                if gradient != own
             ),
             beyond("joint", "joint iteration, z, u and x", (Attempt(joint, bare),)),
             *(
@@ -378,12 +387,17 @@ class Strict(Paper):
             beyond(
                 "ready-made-apgd-t",
                 "ready-made, targeted APGD",
-                judged(targeted, model, self.estimators.ready_made(deq), rows),
+                tuple(chain.from_iterable(judged(towards, model, own, rows) for towards in margins)),
                 Rule.EVERY,
             ),
             beyond("restarts", f"through the solver, {runs}", everything(restarted, rows), Rule.EVERY),
+            beyond(
+                "apgd-t",
+                "through the solver, targeted APGD",
+                tuple(chain.from_iterable(everything(towards, rows, True) for towards in margins)),
+                Rule.EVERY,
+            ),
             beyond("apgd", "through the solver, APGD", everything(apgd, rows, True), Rule.EVERY),
-            beyond("apgd-t", "through the solver, targeted APGD", everything(targeted, rows, True), Rule.EVERY),
             beyond("square", "no gradient, Square", querying(square, rows, True), Rule.EVERY),
             # These test the adaptive attacks (Athalye et al., ICML 2018): one step, and no bound.
             Column("one-step", "one step", adaptive(one, rows), role=Role.PROBE),
@@ -419,6 +433,7 @@ _ORDER = (
     "exact-final",
     "through-",
     "straight-",
+    "apgd-t",
     "apgd",
     "restarts",
     "implicit-",
