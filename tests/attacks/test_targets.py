@@ -153,8 +153,24 @@ def test_two_classes_have_one_target() -> None:
     assert reports == ["class 1 of 1"] * 2
 
 
+def test_every_loss_attacks_what_those_before_it_have_left() -> None:
+    model = Network(0)
+    x, y = labelled(model, 32)
+    attack = MomentumPGD(0.05, step_size=0.1, steps=3, random_start=False)
+    losses = ("targeted_probability_margin", "targeted_margin")
+    first, second = (MultiTargeted(attack, 3, loss)(model, x, y) for loss in losses)
+    left = correct(model(first), y)
+    together = MultiTargeted(attack, 3, losses)(model, x, y)
+    assert 0 < left.sum() < len(x)
+    assert torch.equal(together[~left], first[~left])
+    assert torch.equal(together[left], second[left])
+    with pytest.raises(InputError, match="give at least one loss"):
+        MultiTargeted(attack, 3, ())
+
+
+@pytest.mark.parametrize("losses", ["targeted_margin", ("targeted_probability_margin", "targeted_margin")])
 @pytest.mark.parametrize("attack", [PGD(1e-3, 1e-4, 2), PGD(1e-3, 1e-4, 2, restarts=2), MomentumPGD(1e-3, steps=2)])
-def test_cost_of_what_fools_nothing_is_what_is_run(attack: PGD) -> None:
+def test_cost_of_what_fools_nothing_is_what_is_run(attack: PGD, losses: str | tuple[str, ...]) -> None:
     asked: list[bool] = []
     model = Network(0)
     x, _ = labelled(model, 8)
@@ -165,7 +181,7 @@ def test_cost_of_what_fools_nothing_is_what_is_run(attack: PGD) -> None:
             asked.append(torch.is_grad_enabled())
             return model(x) + 100 * nn.functional.one_hot(sure, CLASSES)
 
-    whole = MultiTargeted(attack, targets=3, criterion="targeted_margin")
+    whole = MultiTargeted(attack, targets=3, criterion=losses)
     whole(Sure().eval(), x, sure)
     assert (asked.count(True), asked.count(False)) == (whole.cost.gradients, whole.cost.queries)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product
+from typing import cast
 
 import torch
 from jaxtyping import Int
@@ -16,7 +18,7 @@ from robustdeq.attacks.base import Attack, Cost
 from robustdeq.attacks.losses import TargetedLoss, checked, named, register, targeted_margin, wrong_classes
 from robustdeq.attacks.momentum import MomentumPGD
 from robustdeq.attacks.pgd import PGD, input_gradient
-from robustdeq.base.errors import InputError, check_counts, require
+from robustdeq.base.errors import check_counts, require
 from robustdeq.base.progress import Report
 from robustdeq.base.shapes import Labels, Logits, Pixels
 from robustdeq.base.threat import ThreatModel
@@ -98,26 +100,29 @@ class MultiTargeted(Attack):
     """An attack that makes for one wrong class after another, on what none before has reached.
 
     Args:
-        attack: what climbs; its criterion is replaced, and each of its runs is made for every class.
+        attack: what climbs; its criterion is replaced, and each of its runs is made for every class and loss.
         targets: how many classes, at most all that are wrong.
         criterion: the loss that is ascended, of logits (B, K), y and the class to reach, for each sample:
-            `"targeted_dlr"`, `"targeted_margin"`, `"targeted_probability_margin"`, or any such function; it is held by
-            its name.
+            `"targeted_dlr"`, `"targeted_margin"`, `"targeted_probability_margin"`, or any such function; or several,
+            each towards all classes before the next. They are held by their names.
         order: which classes come first.
 
     Raises:
-        InputError: `targets` is not positive, or the attack is targeted; or the model has too few classes.
+        InputError: `targets` is not positive, there is no loss, or the attack is targeted; or the model has too few
+            classes.
     """
 
     attack: PGD = field(default_factory=MomentumPGD)
     targets: int = 9
-    criterion: str | TargetedLoss = "targeted_dlr"
+    criterion: str | TargetedLoss | tuple[str | TargetedLoss, ...] = "targeted_dlr"
     order: Order = field(default_factory=ByLogits)
 
     @override
     def __post_init__(self) -> None:
         check_counts(targets=self.targets)
-        object.__setattr__(self, "criterion", register(self.criterion))
+        losses = self.criterion if isinstance(self.criterion, tuple) else (self.criterion,)
+        require(losses, "criterion is empty; give at least one loss.")
+        object.__setattr__(self, "criterion", tuple(map(register, losses)))
         require(not self.attack.targeted, "the attack is targeted; MultiTargeted chooses the classes: leave it false.")
 
     @property
@@ -128,45 +133,50 @@ class MultiTargeted(Attack):
     @property
     @override
     def cost(self) -> Cost:
-        """That of the attack for every class and of their order, and one forward pass for the logits."""
-        runs = self.targets * self.attack.restarts
+        """That of the attack for every class and loss and of their order, and one forward pass for the logits."""
+        runs = len(self._losses) * self.targets * self.attack.restarts
         return replace(self.attack, restarts=runs).cost + Cost(self.order.gradients, 1)
 
     @property
     @override
     def label(self) -> str:
         classes = f"{self.targets} class{'es' if self.targets > 1 else ''}"
-        return f"{self.attack.label} on the {self._words}, {classes}"
+        return f"{self.attack.label} on the {' and the '.join(map(_words, self._losses))}, {classes}"
 
     @property
-    def _words(self) -> str:
-        return str(self.criterion).replace("_", " ")
+    def _losses(self) -> tuple[str, ...]:
+        return cast("tuple[str, ...]", self.criterion)
 
     @override
     def check(self, x: Pixels, classes: int) -> None:
-        least = 4 if self.criterion == "targeted_dlr" else 2
-        if classes < least:
-            raise InputError(
-                f"the {self._words} needs {least} classes and the model has {classes}; climb another loss."
+        for loss in self._losses:
+            least = 4 if loss == "targeted_dlr" else 2
+            require(
+                classes >= least,
+                f"the {_words(loss)} needs {least} classes and the model has {classes}; climb another loss.",
             )
 
     @override
     def search(self, surrogate: nn.Module, judge: nn.Module, x: Pixels, y: Labels, report: Report) -> Pixels:
-        """Run, a class each."""
+        """Run, a class and loss each."""
         with torch.no_grad():
             logits = judge(x)
         self.check(x, logits.shape[1])
         ordered = checked(lambda logits, y: self.order.targets(surrogate, logits, x, y, self.threat), y)(logits)
         tried = ordered[:, : self.targets].unbind(dim=1)
-        runs = [target for target in tried for _ in range(self.attack.restarts)]
+        runs = [*product(map(named, self._losses), enumerate(tried, 1), range(self.attack.restarts))]
         ascent = Ascent.begin(surrogate, judge, x, y, self.attack.seed)
-        for done, target in enumerate(runs):
+        for done, (loss, (number, target), _) in enumerate(runs):
             if len(ascent.standing):
-                report(done / len(runs), f"class {done // self.attack.restarts + 1} of {len(tried)}")
-                loss = partial(self._towards, y, target)
-                self.attack.climb(ascent, loss, done + 1 == len(runs))
+                report(done / len(runs), f"class {number} of {len(tried)}")
+                self.attack.climb(ascent, partial(_towards, loss, y, target), done + 1 == len(runs))
         return ascent.found
 
-    def _towards(self, y: Labels, target: Labels, chosen: Tensor) -> Loss:
-        loss, left, reached = named(str(self.criterion)), y[chosen], target[chosen]
-        return lambda logits: loss(logits, left, reached)
+
+def _towards(loss: TargetedLoss, y: Labels, target: Labels, chosen: Tensor) -> Loss:
+    left, reached = y[chosen], target[chosen]
+    return lambda logits: loss(logits, left, reached)
+
+
+def _words(loss: str) -> str:
+    return loss.replace("_", " ")
