@@ -49,6 +49,9 @@ def alone(pgd: PGD, effort: Effort) -> dict[str, Attack]:
         "Auto-PGD, targeted DLR": MultiTargeted(third, 3),
         "Auto-PGD, targeted margin": MultiTargeted(third, 3, "targeted_margin"),
         "Auto-PGD, targeted probability margin": MultiTargeted(third, 3, "targeted_probability_margin"),
+        "Auto-PGD, targeted, probability margin, then margin": MultiTargeted(
+            MomentumPGD.like(pgd, max(1, steps // 6), 1), 3, ("targeted_probability_margin", "targeted_margin")
+        ),
         "Auto-PGD, targeted DLR by distance": MultiTargeted(by_distance, 3, order=ByDistance(3)),
     }
 
