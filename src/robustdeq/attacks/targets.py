@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -114,13 +115,14 @@ class MultiTargeted(Attack):
 
     attack: PGD = field(default_factory=MomentumPGD)
     targets: int = 9
-    criterion: str | TargetedLoss | tuple[str | TargetedLoss, ...] = "targeted_dlr"
+    criterion: str | TargetedLoss | Sequence[str | TargetedLoss] = "targeted_dlr"
     order: Order = field(default_factory=ByLogits)
 
     @override
     def __post_init__(self) -> None:
         check_counts(targets=self.targets)
-        losses = self.criterion if isinstance(self.criterion, tuple) else (self.criterion,)
+        given = self.criterion
+        losses = (given,) if isinstance(given, str) or callable(given) else tuple(given)
         require(losses, "criterion is empty; give at least one loss.")
         object.__setattr__(self, "criterion", tuple(map(register, losses)))
         require(not self.attack.targeted, "the attack is targeted; MultiTargeted chooses the classes: leave it false.")
