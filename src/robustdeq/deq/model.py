@@ -213,8 +213,9 @@ class DEQ(nn.Module):
             )
         if x.dtype != weight.dtype:
             raise InputError(f"x has dtype {x.dtype} and the model {weight.dtype}; convert one of them.")
+        device = x.device.type
         require(
-            not torch.is_autocast_enabled(x.device.type),
+            not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)),
             "torch.autocast halves the precision of solvers too, which they do not take; leave it, and compute f in "
             "half precision by execution=Execution('bfloat16').",
         )
