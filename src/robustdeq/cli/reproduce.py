@@ -77,7 +77,7 @@ def reproduce(
             trained in every way in the place of that of the scale.
         architecture: of FILE.py:NAME, its arguments, as in --architecture.width 64.
         weights: weights to use instead of training: a file or a name for what comes first in the table, or one for
-            each way of training, as --weights.exact-50-50 FILE; when, lipschitz and jacobian-sweep always train.
+            each way of training, as --weights.exact-50-50 FILE.
         data: the images; those of the scale by default. See `robustdeq train --help`.
         n: how many test images, from the first; all by default.
         budget: what of each training's schedule is cut short.

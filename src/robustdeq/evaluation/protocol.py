@@ -423,7 +423,6 @@ _ORDER = (
     "exact-final",
     "through-",
     "straight-",
-    "apgd-t",
     "apgd",
     "restarts",
     "implicit-",
