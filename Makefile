@@ -7,8 +7,8 @@ CHECKED := $(addprefix tests/,base data solvers deq zoo attacks evaluation train
 # What these tests run are processes of their own, in which nothing would be checked; or many thousand steps of small
 # models, whose checks would take minutes.
 UNCHECKED := $(addprefix tests/,$(addsuffix .py,evaluation/test_distributed evaluation/test_resume \
-	evaluation/test_bracket evaluation/test_diagnostics evaluation/test_missing evaluation/test_planted \
-	deq/test_monotone_operators zoo/test_monotone_networks \
+	evaluation/test_bracket evaluation/test_diagnostics evaluation/test_hardest evaluation/test_missing \
+	evaluation/test_planted evaluation/test_worst_case deq/test_monotone_operators zoo/test_monotone_networks \
 	training/test_distributed_training training/test_resumed_training))
 
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)

@@ -21,7 +21,7 @@ class Rounded(nn.Module):
         return self.final((7 * x).round() / 7)
 
 
-def main(images: int = 50, steps: int = 150) -> rd.evaluation.GridResult:
+def main(images: int = 50, steps: int = 150, effort: int = 20) -> rd.evaluation.GridResult:
     """Train a model, put the defense around it, and attack it naively and by all means."""
     torch.manual_seed(0)
     splits, deq = rd.data.load("digits"), rd.models.conv("digits", in_channels=1)
@@ -36,7 +36,7 @@ def main(images: int = 50, steps: int = 150) -> rd.evaluation.GridResult:
     attack = rd.attacks.PGD(eps=0.1, step_size=0.025, steps=10)
     naive = Rounded(deq.eval()).eval()
     few = rd.evaluation.Estimators(steps=(1,), dampings=(1.0,), states=2)
-    protocol = rd.evaluation.WorstCase(attack, few, steps=10, restarts=1, apgd_steps=20, queries=100)
+    protocol = rd.evaluation.WorstCase(attack, few, steps=10, restarts=1, apgd_steps=effort, queries=5 * effort)
     defenses = {"final": rd.defenses.FinalState(), "rounded": rd.defenses.Around(Rounded)}
     result = rd.evaluation.measure(deq, x, y, protocol, defenses=defenses)
     print(result)

@@ -88,7 +88,8 @@ def test_worst_cases_stand_above_what_is_certified(capsys: pytest.CaptureFixture
         *EVALUATE,
         "--protocol",
         "worst-case",
-        *(f"--strict.{name}=2" for name in ("steps", "apgd_steps", "queries")),
+        *(f"--strict.{name}=2" for name in ("steps", "apgd_steps", "queries", "probe_images")),
+        *(f"--strict.{name}=1" for name in ("restarts", "targets")),
     ]
     for eps in ("0.01", "1/20"):
         folder = f"at-{float(Fraction(eps))}"

@@ -1,6 +1,7 @@
 """The demo, with trainings of a few steps: two processes, one table, and the same numbers in every file."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,13 +18,14 @@ IMAGES = 6
 
 @pytest.fixture
 def brief(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings of four steps, for children of this process too."""
+    """Trainings of four steps and attacks at one intermediate state, for children of this process too."""
     trainings = {}
     for name, (title, recipe) in demo.TRAININGS.items():
         own = tmp_path / f"{name}.yaml"
         own.write_text(f"base: {recipe}\nschedule: {{max_steps: 4, validations: 1, validation_images: 8}}\n")
         trainings[name] = (title, str(own))
     monkeypatch.setattr(demo, "TRAININGS", trainings)
+    monkeypatch.setattr(demo, "ESTIMATORS", replace(demo.ESTIMATORS, states=1))
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 CONV, TORCHDEQ, PLAIN = (EXAMPLES / f"{name}.py" for name in ("own_cell", "torchdeq_model", "plain_network"))
 TOKENS, MONOTONE, DEFENSES = (EXAMPLES / f"{name}.py" for name in ("token_model", "monotone", "own_defenses"))
 QUICK = ["--data", "digits", "-n", "4", "--attack.eps", "1/4", "--attack.steps", "1", "--early", "2"]
-QUICK += ["--estimators.steps", "[1]", "--estimators.dampings", "[1.0]", "--estimators.states", "2"]
+QUICK += ["--estimators.steps", "[1]", "--estimators.dampings", "[1.0]", "--estimators.states", "1"]
 WEAK = {"steps": 1, "restarts": 1, "apgd_steps": 2, "targets": 1, "queries": 2, "probe_images": 2}
 QUICK += [f"--strict.{name}={value}" for name, value in WEAK.items()]
 ADJOINTS = {f"simultaneous adjoint, {reads}" for reads in ("final", "intermediate", "ensemble")}

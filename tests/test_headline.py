@@ -13,6 +13,7 @@ BRIEF = ["--schedule.max_steps", "2", "--schedule.validation_images", "8", "--sc
 UNCOMPILED = ["--execution.compiled", "false"]
 WEAK = [
     *("-n", "4", "--batch_size", "4", "--estimators.steps", "[1]", "--estimators.dampings", "[1.0]"),
+    *("--estimators.states", "1"),
     *("--strict.steps", "2", "--strict.restarts", "1", "--strict.apgd_steps", "2", "--strict.targets", "1"),
     *("--strict.queries", "2", "--strict.probe_images", "2"),
 ]

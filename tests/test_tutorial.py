@@ -17,7 +17,8 @@ def test_cells_run_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyP
     mpl.use("agg")
     code = "\n".join("".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "code")
     short, found = re.subn(r"EPOCHS, IMAGES, STEPS = .*", "EPOCHS, IMAGES, STEPS = 1, 4, 1", code)
-    assert found == 1
+    short, cheaper = re.subn(r"dampings=\(1\.0,\)", "dampings=(1.0,), states=1", short)
+    assert found == cheaper == 1
     known: dict[str, object] = {"__name__": "tutorial"}
     exec(compile(short, "tutorial.ipynb", "exec"), known)
     assert {"result", "better"} <= known.keys()

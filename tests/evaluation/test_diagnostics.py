@@ -194,7 +194,7 @@ def measured(model: MDEQ, head: nn.Module, eps: float = 0.2) -> GridResult:
     deq = DEQ(model.injection, model.cell, head, model.solver, model.tail, model.gradient).eval()
     x, y = rd.data.load("digits").require("test").head(12).tensors()
     attack = PGD(eps=eps, step_size=0.1, steps=2, random_start=False)
-    estimators = Estimators(steps=(1,), dampings=(1.0,))
+    estimators = Estimators(steps=(1,), dampings=(1.0,), states=1)
     strict = Strict(attack, estimators, steps=2, restarts=1, apgd_steps=2, targets=1, queries=40, probe_images=12)
     return measure(deq, x, y, strict, early=2, batch_size=12)
 
@@ -256,7 +256,7 @@ def test_images_whose_solve_diverges_are_errors_and_do_not_stand() -> None:
     assert solve.diverged.tolist() == [False, True, False, True]
     with torch.no_grad():
         y = deq.head(solve.final).argmax(dim=1)
-    attack, few = PGD(1e-3, 1e-3, steps=1, bounds=(-9, 100)), Estimators(steps=(1,), dampings=(1.0,))
+    attack, few = PGD(1e-3, 1e-3, steps=1, bounds=(-9, 100)), Estimators(steps=(1,), dampings=(1.0,), states=1)
     result = measure(deq, x, y, Paper(attack, few), defenses={"final": FinalState(), "first": EarlyState(1)})
     assert result.clean[0].tolist() == result.standing[0].tolist() == [True, False, True, False]
     assert result.errors[0] == 2

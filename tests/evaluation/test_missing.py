@@ -22,7 +22,7 @@ from robustdeq.reporting.page.grid_charts import grid_chart
 from robustdeq.solvers import Solver
 
 ATTACK = rd.attacks.PGD(eps=0.3, step_size=0.2, steps=1)
-ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,))
+ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,), states=2)
 WHY = "Anderson keeps no estimate of the inverse Jacobian; solve with Broyden where one is needed."
 ADJOINTS = tuple(f"simultaneous adjoint, {reads}" for reads in ("final", "intermediate", "ensemble"))
 FEW = {"steps": 1, "restarts": 1, "apgd_steps": 2, "targets": 1, "queries": 2, "probe_images": 2}

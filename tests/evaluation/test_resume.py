@@ -31,7 +31,7 @@ from robustdeq.models import MDEQ
 
 KILLS = 20
 ATTACK = PGD(eps=0.06, step_size=0.04, steps=1)
-ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,))
+ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,), states=2)
 STRICT = Strict(ATTACK, ESTIMATORS, steps=2, restarts=2, apgd_steps=2, targets=1, queries=5, probe_images=4)
 
 Known = dict[tuple[str, int], str]

@@ -27,7 +27,7 @@ from robustdeq.models import DEQ, MDEQ
 
 pytestmark = pytest.mark.xdist_group("strangers")
 ATTACK = PGD(eps=0.1, step_size=0.05, steps=2)
-ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,))
+ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,), states=2)
 
 
 @dataclass(frozen=True)

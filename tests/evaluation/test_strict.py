@@ -47,7 +47,7 @@ from robustdeq.gradients import Defended
 from robustdeq.models import MDEQ
 
 ATTACK = PGD(eps=0.1, step_size=0.05, steps=2)
-ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,))
+ESTIMATORS = Estimators(steps=(1,), dampings=(1.0,), states=2)
 STRICT = Strict(ATTACK, ESTIMATORS, steps=3, restarts=2, apgd_steps=4, targets=2, queries=10, probe_images=8)
 DEFENSES = {"final": FinalState(), "early": EarlyState(2), "ensemble": EnsembleState()}
 

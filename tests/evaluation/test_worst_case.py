@@ -20,7 +20,7 @@ from robustdeq.models import MDEQ
 pytestmark = pytest.mark.xdist_group("worst-case")
 ATTACK = PGD(eps=0.05, step_size=0.025, steps=2)
 FEW = {"steps": 2, "restarts": 2, "apgd_steps": 3, "targets": 1, "queries": 6, "probe_images": 4}
-WORST_CASE = WorstCase(ATTACK, Estimators(steps=(1,), dampings=(1.0,), states=2), **FEW)
+WORST_CASE = WorstCase(ATTACK, Estimators(steps=(1,), dampings=(1.0,), states=1), **FEW)
 STRICT = Strict(**{name: getattr(WORST_CASE, name) for name in ("attack", "estimators", *FEW)})
 
 
