@@ -8,6 +8,7 @@ import hashlib
 import inspect
 import json
 import math
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -59,7 +60,7 @@ def _syntax(source: str) -> str:
 def command_and_versions() -> dict[str, str]:
     """The command that runs and the versions it runs with, to stand beside what it makes."""
     return {
-        "command": " ".join(["robustdeq", *sys.argv[1:]]),
+        "command": shlex.join(["robustdeq", *sys.argv[1:]]),
         "robustdeq": version("robustdeq"),
         "torch": torch.__version__,
     }
@@ -145,7 +146,7 @@ def _attributes(thing: Any) -> dict[str, Any]:
 
 
 def parts(module: nn.Module, within: tuple[int, ...] = ()) -> dict[str, Any]:
-    """What the parts of a module are besides their weights: of each, by its name, its class and its plain attributes.
+    """What the parts of a module are besides their weights: of each, its class, its plain attributes and its hooks.
 
     Of private ones only numbers and texts count, and no device does: the rest may be what it remembers.
 
@@ -162,8 +163,14 @@ def parts(module: nn.Module, within: tuple[int, ...] = ()) -> dict[str, Any]:
             and not isinstance(value, torch.device)
             and not (attribute.startswith("_") and (_known(type(part)) or not isinstance(value, int | float | str)))
         }
+        | ({"hooks": describe(hooks, (*within, id(module), id(part)))} if (hooks := _hooks(part)) else {})
         for name, part in module.named_modules(remove_duplicate=False)
     }
+
+
+def _hooks(part: nn.Module) -> list[Any]:
+    """What runs before and after the forward pass of a part, and may change what it returns."""
+    return [*part._forward_pre_hooks.values(), *part._forward_hooks.values()]
 
 
 def source_of(kind: type, within: tuple[int, ...] = ()) -> str:

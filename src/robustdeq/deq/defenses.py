@@ -377,7 +377,8 @@ def state_logits(deq: DEQ, x: Pixels) -> tuple[Float[Tensor, "states batch class
         for seen in solution.states(range(1, deq.last_state + 1))
     ]
     value = solution.cell(solution.final)
-    last = (value - solution.final).flatten(1).norm(dim=1) / value.flatten(1).norm(dim=1)
+    size = value.flatten(1).norm(dim=1).clamp_min(torch.finfo(value.dtype).tiny)
+    last = (value - solution.final).flatten(1).norm(dim=1) / size
     return torch.stack(rows), torch.cat([trajectory.residuals, last[None]])
 
 

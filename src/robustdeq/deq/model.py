@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from typing_extensions import override
 
 from robustdeq.base.derivative import derivative
@@ -214,6 +215,10 @@ class DEQ(nn.Module):
         if x.dtype != weight.dtype:
             raise InputError(f"x has dtype {x.dtype} and the model {weight.dtype}; convert one of them.")
         device = x.device.type
+        require(
+            not (torch.is_grad_enabled() and parametrize._cache_enabled),
+            "parametrize.cached() keeps weights without their graph, so that their gradients would be lost; leave it.",
+        )
         require(
             not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)),
             "torch.autocast halves the precision of solvers too, which they do not take; leave it, and compute f in "

@@ -58,8 +58,10 @@ class OtherSolve(Defense):
         if self.offset == 0:
             return deq.with_settings(solver=self.solver_of(deq))
         cell = _FromElsewhere(deq.cell, self.offset)
+        cell.training = deq.training
         other = DEQ(deq.injection, cell, deq.head, self.solver_of(deq), deq.tail, deq.gradient)
-        return other.with_settings(execution=deq.execution).train(deq.training)
+        other.training = deq.training
+        return other.with_settings(execution=deq.execution)
 
     @override
     def logits(self, model: nn.Module, x: Pixels) -> Logits:

@@ -104,10 +104,14 @@ def reversible(deq: DEQ, steps: int = 8, damping: float = 0.5) -> DEQ:
     Raises:
         InputError: a setting is out of its range.
     """
-    return DEQ(
+    second = Second(next(deq.parameters(), torch.empty(0)).dtype)
+    made = DEQ(
         deq.injection,
         Reversible(deq.cell, damping),
-        nn.Sequential(Second(next(deq.parameters(), torch.empty(0)).dtype), deq.head),
+        nn.Sequential(second, deq.head),
         Picard(max_steps=steps, tol=0.0, result="last"),
         Unroll(0),
-    ).train(deq.training)
+    )
+    for part in (made, made.cell, made.head, second):
+        part.training = deq.training
+    return made

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from robustdeq.base.history import made_of
-from robustdeq.base.shapes import Flat, Injected, Mask, PerSample, State
+from robustdeq.base.shapes import Flat, Injected, Mask, PerSample, State, per_sample
 from robustdeq.deq.cell import BoundCell, Linearization
 from robustdeq.deq.tail import Unroll
 from robustdeq.solvers import Solver, Trajectory
@@ -125,8 +125,20 @@ class Solution:
         return self.solver.solve(function, self.initial.detach(), evaluate_last=self._whole)
 
     def linearize(self, n: int) -> Linearization:
-        """The cell at z_n: as it was recorded, which is given up, or evaluated again."""
-        return self._tape.take(n) or Linearization(self.cell, self.state(n))
+        """The cell at z_n: as it was recorded, which is given up, or evaluated again.
+
+        Where a sample had diverged by then it is evaluated at its z_0: where f overflows, even its product with zero is
+        not finite, and weights are shared. With a tolerance of 0, nobody waits to learn whether one has.
+        """
+        recorded = self._tape.take(n)
+        if self._any_diverged and n <= self.trajectory.max_steps:
+            gone = per_sample(self.trajectory.diverged & (self.trajectory.steps <= n), self.initial)
+            return Linearization(self.cell, torch.where(gone, self.initial.detach(), self.state(n)))
+        return recorded or Linearization(self.cell, self.state(n))
+
+    @cached_property
+    def _any_diverged(self) -> bool:
+        return self.solver.tol > 0 and bool(self.trajectory.diverged.any())
 
     @cached_property
     def made_of_u(self) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -51,10 +52,13 @@ class Implicit(StateGradient):
     @override
     def read(self, solution: Solution) -> State:
         state, linearized_at = self.places(solution)
+        if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in solution.cell.tensors)):
+            return state
+        linearization = Linearization(solution.cell, linearized_at)
 
         def pull_back(cotangent: Tensor, tensors: tuple[Tensor, ...]) -> Sequence[Tensor]:
-            linearization = Linearization(solution.cell, linearized_at)
-            return linearization.tensor_vjp(self.adjoint(solution, linearization, cotangent.flatten(1)), tensors)
+            u = self.adjoint(solution, linearization, cotangent.flatten(1))
+            return linearization.tensor_vjp(u, tensors, retain=True)
 
         return attach(state, pull_back, solution.cell.tensors)
 

@@ -24,7 +24,8 @@ class ThroughSolver(StateGradient):
     Args:
         defense: the read-out.
         checkpoint: evaluate f again in the reverse sweep instead of keeping its graphs: memory is then one graph of f
-            plus the states, for one more evaluation of f per step.
+            plus the states, for one more evaluation of f per step, with the weights and the mode that the model has
+            when the sweep runs (so not under `torch.func.functional_call`).
 
     Raises:
         InputError: the read-out is a class.
