@@ -124,7 +124,7 @@ def test_an_attack_that_is_stopped_early_is_told() -> None:
 
 def test_last_quarter_of_fewer_than_four_steps_has_none() -> None:
     check = looked(Trace, Network(), PGD(eps=0.2, step_size=0.001, steps=3, random_start=False))
-    assert check.passed and "the last quarter of its steps makes at most 0%" in check.sentence
+    assert check.passed and "last quarter" not in check.sentence
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -186,7 +186,9 @@ def test_probes_are_made_on_the_first_batches_once_and_kept(tmp_path: Path, monk
     deq = rd.models.mdeq("nano", in_channels=1).eval()
     x, y = rd.data.load("digits").require("test").head(6).tensors()
     few = {"steps": 1, "restarts": 1, "apgd_steps": 1, "targets": 1, "queries": 1, "probe_images": 4}
-    protocol = WorstCase(PGD(eps=0.01, step_size=0.01, steps=1), rd.evaluation.Estimators((0.5), states=1), **few)
+    protocol = WorstCase(
+        PGD(eps=0.01, step_size=0.01, steps=1), rd.evaluation.Estimators(steps=(1,), dampings=(1.0,), states=1), **few
+    )
     first = measure(deq, x, y, protocol, early=1, batch_size=2, folder=tmp_path)
     assert [check.name for check in first.checks[: len(PROBES)]] == [*PROBES]
     with Store.read(tmp_path / FILE) as store:

@@ -64,6 +64,7 @@ class StraightThrough(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.training = model.training
 
     def forward(self, x: Pixels) -> Logits:
         """The logits of the model as they are, with that gradient."""

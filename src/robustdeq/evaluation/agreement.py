@@ -39,7 +39,7 @@ def estimated_gradients(deq: DEQ, x: Pixels, loss: Loss, estimators: Estimators)
             found[f"unrolled, k = {steps}, λ = {damping:g}"] = unrolled.input_gradients(deq, x, loss)
     ready_made: dict[str, Gradient] = {
         "ready-made, unrolled": estimators.final,
-        "ready-made, exact": estimators.exact,
+        "ready-made, exact": estimators.exact_of(deq),
         "SHINE": SHINE(),
         "Jacobian-free": JacobianFree(),
     }

@@ -17,6 +17,8 @@ from robustdeq.evaluation.result import GridResult
 from robustdeq.evaluation.solves import Slowness
 from robustdeq.evaluation.store import Finished, Outcome, Store
 
+_DEPLOYED = ("FinalState", "AsIs")
+
 
 def assemble(store: Store) -> GridResult:
     """The table of a finished evaluation, from its store alone.
@@ -125,6 +127,9 @@ def _evidence(manifest: dict[str, Any], found: dict[str, Outcome], result: GridR
             title: np.logical_and.reduce([o.standing[i] for o in outcomes]) for title, i, outcomes in made if outcomes
         }
 
+    given = manifest["settings"].get("defenses") or {ids[0]: {"class": _DEPLOYED[0]}}
+    deployed = {title for id, title in titles if given.get(id, {}).get("class") in _DEPLOYED}
+    readied = standing(*(id for id, column in columns.items() if column["ready_made"]), own=False)
     moved = [(title, [outcome.moved for outcome in against(id, "one-step")]) for id, title in titles]
     queried = result.ids.index("square") if "square" in result.ids else 0
     before = result.clean & result.per_sample[:, :queried].all(axis=1)
@@ -137,7 +142,7 @@ def _evidence(manifest: dict[str, Any], found: dict[str, Outcome], result: GridR
         unbounded=standing("unbounded"),
         before_queries=dict(zip(result.defenses, before, strict=True)) if queried else {},
         after_queries=dict(zip(result.defenses, after, strict=True)) if queried else {},
-        ready_made=standing(*(id for id, column in columns.items() if column["ready_made"]), own=False),
+        ready_made={title: stands for title, stands in readied.items() if title in deployed},
         errors=dict(zip(result.defenses, result.errors, strict=True)),
         straight=standing("straight-through"),
         operations={title: row["operations"] for title, row in watched.items() if "operations" in row},

@@ -74,7 +74,7 @@ class Evidence:
         unbounded: standing under PGD that may change every pixel at will.
         before_queries: standing when all gradient-based attacks had been made.
         after_queries: standing after Square.
-        ready_made: standing under the ready-made attack, the gradient of the final state.
+        ready_made: standing under the ready-made attack, in the rows that read the final state, as it does.
         errors: how many images had logits that were not finite.
         straight: standing under one run of PGD straight through the operations without a derivative.
         operations: these operations; for each defense where they were looked for, none or more.
@@ -204,7 +204,7 @@ def black_box_beats_white_box(evidence: Evidence) -> Check:
 
 def misalignment(evidence: Evidence) -> Check:
     """How far the ready-made attack overrates the final state, against the gradient of what is computed (paper, §3)."""
-    row = [*evidence.single][:1] if evidence.ready_made else []
+    row = [name for name in evidence.single if name in evidence.ready_made][:1]
     return _comparison(
         "forward and backward pass misaligned",
         ("through the solver", {name: evidence.single[name] for name in row}),

@@ -119,7 +119,7 @@ def exhibits(
 
     Logits beyond the classes of the images are called by their numbers.
     """
-    loss = partial(cross_entropy, y=y)
+    loss = partial(cross_entropy, y=y.long())
     with evaluating(deq):
         adversaries = attack(Surrogate(deq, ThroughSolver(FinalState())), x, y)
         logits, residuals = zip(*(state_logits(deq, images) for images in (x, adversaries)), strict=True)

@@ -273,7 +273,7 @@ class _Batch:
         for probe in self.job.probes if self.number in self.job.probing else ():
             if (probe.name, self.number) not in self.store.notes:
                 rows = self.job.rows[:1] if probe.first_row_alone else self.job.rows
-                found = {row.id: probe.look(row, self.x, self.y) for row in rows}
+                found = {row.id: probe.look(row, self.x, self.y.long()) for row in rows}
                 plain = {row: {name: values.tolist() for name, values in its.items()} for row, its in found.items()}
                 self.store.note(probe.name, self.number, plain)
 

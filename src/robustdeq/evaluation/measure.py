@@ -7,7 +7,7 @@ the columns (the paper's measure); its worst case counts a sample as robust only
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from robustdeq.attacks import PGD, Attack
+from robustdeq.attacks.losses import named
 from robustdeq.base.errors import InputError, check_counts, check_made, require
 from robustdeq.base.occupancy import alone_in, beside_others_in
 from robustdeq.base.progress import Report, silent, told
@@ -223,12 +224,20 @@ def plan(
         for other in (attempt.attack.threat for attempt in column.attempts):
             said = f"the attack {column.label!r} has {other}, and this evaluation {attack.threat}; give one."
             require(other == attack.threat, said)
+        aimed = any(getattr(attempt.attack, "targeted", False) for attempt in column.attempts)
+        require(not aimed, f"the attack {column.label!r} is targeted; evaluations ask which images leave their class.")
+    if strangers := _of_others([attempt.attack for column in columns for attempt in column.attempts]):
+        settings["named"] = strangers
     labels = Counter([*SUMMARIES, *(column.label for column in columns)])
     repeated = [label for label, n in labels.items() if n > 1]
     require(not repeated, f"there is a column {''.join(repeated[:1])!r} already; give the other another name.")
     with torch.no_grad(), evaluating(model):
         classes = rows[0].judge(x[:1]).shape[1]
     possible = tuple(column.against(x[:1], classes) for column in columns)
+    made = Counter(attempt.key for column in possible for attempt in column.attempts if attempt.survivors)
+    for column in possible:
+        again = column.label in gradients and any(made[attempt.key] > 1 for attempt in column.attempts)
+        require(not again, f"the protocol climbs the gradient {column.label!r} already; leave it out.")
     if not any(column.attempts for column in possible if column.role.shown):
         why = next((column.missing for column in possible if column.missing), "give the protocol one.")
         raise InputError(f"there is no attack to make: {why}")
@@ -236,6 +245,18 @@ def plan(
     twice = [title for title, n in Counter(titles).items() if n > 1]
     require(not twice, f"there is a row {''.join(twice[:1])!r} already; give the other another name.")
     return Job(model, rows, titles, possible, x, y, batch_size, settings, protocol.probed, protocol.probes())
+
+
+def _of_others(attacks: Sequence[Attack]) -> list[Any]:
+    """The code of losses and norms that are not of this package: the settings of attacks hold their names alone."""
+    names = {name for attack in attacks for name in _losses(attack)}
+    held = describe([*map(named, sorted(names)), *(attack.threat.measure for attack in attacks[:1])])
+    return [thing for thing in held if isinstance(thing, dict) and "code" in thing]
+
+
+def _losses(attack: Attack) -> Sequence[str]:
+    held = getattr(attack, "criterion", ())
+    return (held,) if isinstance(held, str) else held
 
 
 def white_box_grid(

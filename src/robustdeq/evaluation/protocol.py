@@ -355,7 +355,7 @@ class Strict(Paper):
         implicit = {"exact": self.estimators.exact_of(deq), "SHINE": SHINE(), "Jacobian-free": JacobianFree()}
         span = attack.threat.span
         one = replace(attack, steps=1, step_size=attack.eps or 1.0, random_start=False, restarts=1)
-        free = replace(attack, eps=span, step_size=span / 4, norm="Linf")
+        free = replace(attack, eps=span, step_size=span / 4 or 1.0, norm="Linf")
         restarted = StoppingPGD.like(attack, self.steps, self.restarts)
         apgd = MomentumPGD.like(attack, self.apgd_steps, 1)
         half = replace(apgd, steps=max(1, self.apgd_steps // 2))

@@ -250,4 +250,4 @@ class _Again:
 
 def _plain(images: Tensor) -> Float[np.ndarray, "batch pixels"]:
     """Images as rows of numbers in float64."""
-    return images.detach().cpu().flatten(1).numpy().astype(np.float64)
+    return images.detach().cpu().flatten(1).double().numpy()
