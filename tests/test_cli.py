@@ -518,6 +518,17 @@ def test_same_command_shows_the_same_table_again_from_what_it_kept(
     }
 
 
+def test_an_evaluation_replaces_no_results_that_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("results.json", "results.csv", "results.png"):
+        folder = Path(name.replace(".", "-"))
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        with pytest.raises(SystemExit):
+            cli.main(evaluate("--output", str(folder)))
+        assert f"{name} exists already" in capsys.readouterr().err
+        assert contents(folder) == {f"{folder}/{name}": b"mine"}
+
+
 def test_overwriting_deletes_what_an_evaluation_leaves_and_nothing_else() -> None:
     cli.main(again("--save_adversaries"))
     mine = ["notes.txt", "results.txt", "results-of-mine.sqlite", "adversaries/notes.txt"]
@@ -549,6 +560,24 @@ def test_results_are_exported_by_suffix(name: str, capsys: pytest.CaptureFixture
     written = capsys.readouterr().out.split("wrote ")[1:]
     assert len(written) == (3 if name.endswith(".json") else 1)
     assert all(Path("".join(path.split("\n"))).stat().st_size > 100 for path in written)
+
+
+def test_an_export_replaces_no_file_unless_that_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("notes.md").write_text("mine")
+    with pytest.raises(SystemExit):
+        cli.main(["export", "finished", "--to", "notes.md"])
+    assert "notes.md exists already; choose another --to, or pass --overwrite." in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert Path("notes.md").read_text() == "mine"
+    cli.main(["export", "finished", "--to", "notes.md", "--overwrite"])
+    assert "worst case" in Path("notes.md").read_text()
+
+
+def test_names_in_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    far = f"[/old] [bold]/{'very-' * 20}long.tex"
+    cli.main(["export", "finished", "--to", far])
+    assert f"wrote {far}\n" in capsys.readouterr().out
 
 
 def test_adversaries_are_exported_in_the_order_of_the_images() -> None:

@@ -99,6 +99,22 @@ def test_columns_are_found_by_type_without_metadata(tmp_path, wrap):
     assert same(test, pixels) and test.labels.tolist() == [0, 2, 1, 0] and test.classes == ("0", "1", "2")
 
 
+@pytest.mark.parametrize("name", [None, "number"])
+def test_the_index_of_a_frame_is_no_feature(tmp_path, name):
+    frame = pd.DataFrame(
+        {"a": [0.1, 0.2, 0.3], "b": [1.0, 2.0, 3.0], "label": [0, 1, 1]}, pd.Index([7, 8, 9], name=name)
+    )
+    frame.to_parquet(tmp_path / "test.parquet")
+    test = load(tmp_path / "test.parquet").require("test")
+    np.testing.assert_allclose(test.tensors()[0], frame[["a", "b"]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [["setosa", "virginica"], [0.0, 1.0]])
+def test_labels_of_numbers_are_integers(tmp_path, labels):
+    write_frame(tmp_path / "test.parquet", a=[0.1, 0.2], label=labels)
+    assert "number the classes from 0" in refusal(tmp_path / "test.parquet")
+
+
 def test_images_may_be_paths(tmp_path):
     pixels = pixels_of(2)
     write_images(tmp_path / "pictures", pixels)

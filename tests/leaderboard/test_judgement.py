@@ -16,8 +16,9 @@ from robustdeq.attacks import PGD
 from robustdeq.attacks.losses import correct
 from robustdeq.base.errors import InputError
 from robustdeq.certificates import Lipschitz, Smoothing
-from robustdeq.evaluation import Estimators, WorstCase
+from robustdeq.evaluation import Estimators, GridResult, WorstCase
 from robustdeq.leaderboard import Entry, Statement, judged, row_file
+from robustdeq.leaderboard.judgement import _compare
 from robustdeq.reporting import leaderboard_sections, leaderboard_tables
 from robustdeq.reporting.leaderboard import read_entries
 
@@ -105,8 +106,16 @@ def test_weak_adversaries_are_refused(model: nn.Module, data: tuple[Tensor, Tens
     """An entry whose authors hardly attacked looks robust; our own say that it is not."""
     x, _ = data
     share = 100 * left(model, data, x).mean()
-    with pytest.raises(InputError, match=r"our own attacks break \d+ of 40 images that the adversaries leave"):
+    with pytest.raises(InputError, match=r"our own attacks break \d+ of \d+ images that the adversaries leave"):
         judged(said(share), model, *data, x, None, EFFORT, **KNOWN)
+
+
+def test_two_percent_are_of_the_images_that_are_left() -> None:
+    left, ours = np.arange(500) < 100, np.arange(500) < 97
+    result = GridResult(("final",), ("a",), ("A",), (True,), left[None], ours[None, None])
+    with pytest.raises(InputError, match="break 3 of 100 images"):
+        _compare(result, left)
+    _compare(replace(result, per_sample=(np.arange(500) < 98)[None, None]), left)
 
 
 def test_adversary_that_makes_the_solver_diverge_counts_as_an_error() -> None:

@@ -2,6 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -249,6 +250,11 @@ def test_document_holds_tables_figures_notes_and_sources(tmp_path: Path) -> None
     save_document([run, run], path)
     assert "(reproduction/mine-fig4.svg)" in path.read_text()
     assert path.read_text().count("## Fig. 4: alignment") == 1
+    others = [replace(run, name="ours and théirs", notes={"fig4": note}) for note in ("One.", "Another.")]
+    save_document(others, path)
+    shown = re.findall(r"\((reproduction/[^() ]*fig4\.svg)\)", path.read_text())
+    assert len(set(shown)) == 2
+    assert all((path.parent / picture).is_file() for picture in shown)
     with pytest.raises(InputError, match="the folders hold no reproductions"):
         save_document([ReportedRun("none", None, None, None, ())], path)
 

@@ -289,6 +289,15 @@ def test_weights_without_a_run_are_not_replaced_by_resuming(tmp_path: Path) -> N
     assert everything_in(tmp_path) == {"model.safetensors": b"precious"}
 
 
+@pytest.mark.parametrize("name", ["checkpoints/step=7.ckpt", "tensorboard/events.mine"])
+def test_files_that_no_run_has_written_are_not_replaced_by_resuming(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_bytes(b"precious")
+    with pytest.raises(InputError, match="exists already"):
+        run(tmp_path, everything())
+    assert (tmp_path / name).read_bytes() == b"precious"
+
+
 def test_finished_run_is_left_as_it_is(whole: Path) -> None:
     before = everything_in(whole)
     deq = model(dropout=0.2)
@@ -304,7 +313,8 @@ def test_finished_run_is_left_as_it_is(whole: Path) -> None:
 def test_run_that_begins_anew_replaces_all_of_an_earlier_one_and_nothing_else(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "again"
     shutil.copytree(whole, folder)
-    strangers = {"notes.txt": b"mine", "checkpoints/mine.ckpt": b"mine", "tensorboard/mine": b"mine"}
+    mine = ("notes.txt", "checkpoints/mine.ckpt", "tensorboard/mine", ".run.sh", ".metrics.yml", ".training.notes")
+    strangers = dict.fromkeys(mine, b"mine")
     for name, content in strangers.items():
         (folder / name).write_bytes(content)
     with pytest.raises(Killed):
@@ -323,23 +333,28 @@ class Interrupted(AdversarialTraining):
     """In one of its steps the user presses Ctrl-C, once or more often."""
 
     times: int = 1
+    step: int = 6
 
     @override
     def adversaries(self, model: nn.Module, x: Tensor, y: Tensor, moment: Moment) -> Adversaries:
-        if moment.step == 6:
+        if moment.step == self.step:
             for _ in range(self.times):
                 os.kill(os.getpid(), signal.SIGINT)
         return super().adversaries(model, x, y, moment)
 
 
-@pytest.mark.parametrize(("times", "left"), [(1, {6, 7}), (2, {3, 6})], ids=["once", "twice"])
+@pytest.mark.parametrize(
+    ("times", "step", "left"),
+    [(1, 6, {6, 7}), (2, 6, {3, 6}), (1, 5, {3, 6})],
+    ids=["once", "twice", "before a validation"],
+)
 def test_interruption_leaves_a_checkpoint_between_two_steps(
-    times: int, left: set[int], whole: Path, tmp_path: Path
+    times: int, step: int, left: set[int], whole: Path, tmp_path: Path
 ) -> None:
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, replace(everything(), objective=Interrupted(ATTACK, times=times)))
+            run(tmp_path, replace(everything(), objective=Interrupted(ATTACK, times=times, step=step)))
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, usual)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from robustdeq.base.errors import look_up
 from robustdeq.base.progress import progress_bar
-from robustdeq.cli.console import console
+from robustdeq.cli.console import console, say
 from robustdeq.cli.device import device_named
 from robustdeq.cli.outputs import refuse_file
 from robustdeq.reporting import claims_table, panel_table, refuse_foreign, save_performance, terminal
@@ -42,7 +42,7 @@ def bench(
     if document is not None:
         refuse_foreign(document)
         save_performance(output, document)
-        console.print(f"wrote {document}")
+        say(f"wrote {document}")
         return
     benches = [*BENCHES.values()] if name == "all" else [bench_named(name)]
     look_up("MDEQ of size", size, PRESETS)
@@ -58,7 +58,7 @@ def bench(
         if result.measured.claims:
             console.print(terminal(claims_table(result.measured.claims)))
         failed += sum(not claim.holds for claim in result.measured.claims)
-    console.print(f"The results are in {output}.")
+    say(f"The results are in {output}.")
     if failed:
         console.print(f"{failed} of the bounds {'is' if failed == 1 else 'are'} not kept.", style="red")
         sys.exit(1)

@@ -18,7 +18,7 @@ from robustdeq.base.progress import progress_bar
 from robustdeq.base.provenance import command_and_versions
 from robustdeq.base.threat import ThreatModel
 from robustdeq.certificates import Certificate, Certified, IntervalBounds, Lipschitz, Smoothing
-from robustdeq.cli.console import console
+from robustdeq.cli.console import console, say
 from robustdeq.cli.device import device_named
 from robustdeq.cli.outputs import refuse_to_overwrite
 from robustdeq.cli.subject import check_named, opened, short
@@ -77,6 +77,10 @@ def certify(
         overwrite: replace the results in the folder.
     """
     check_named(network, weights, model, trust)
+    require(
+        certificate != "smoothing" or not attacked,
+        "certificates by smoothing cover the vote among noisy copies, not the model itself; leave --attacked out.",
+    )
     chosen: Certificate = {"lipschitz": lipschitz, "interval": interval, "smoothing": smoothing}[certificate]
     radii = [_radius(given) for given in eps or _USUAL[chosen.norm.name]]
     images = load_data(data).require("test")
@@ -101,7 +105,7 @@ def certify(
     above = strictest(_left(result, found, subject.model, images) for result in evaluations) or None
     save_certified_figure(found, path.with_suffix(".png"), subject.name, above)
     console.print(terminal(certified_table(found, radii, above)))
-    console.print(f"The images are {images.source}. The results are in {folder}.")
+    say(f"The images are {images.source}. The results are in {folder}.")
 
 
 def _evaluation(folder: Path, model: nn.Module, images: Images) -> GridResult:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from robustdeq.base.errors import require
-from robustdeq.cli.console import console
+from robustdeq.cli.console import say
 from robustdeq.cli.outputs import refuse_to_overwrite
 from robustdeq.deq import Unroll
 from robustdeq.zoo import convert_checkpoint
@@ -37,4 +37,4 @@ def convert(
     unrolled = Unroll(5, 0.5, from_image=True) if tail == "unrolled" else None
     model = convert_checkpoint(checkpoint, path, tail=unrolled, max_steps=max_steps)
     count = sum(parameter.numel() for parameter in model.parameters())
-    console.print(f"{path} holds a {type(model).__name__} with {count:,} parameters.")
+    say(f"{path} holds a {type(model).__name__} with {count:,} parameters.")

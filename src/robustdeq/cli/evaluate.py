@@ -17,9 +17,9 @@ from robustdeq.base.provenance import command_and_versions
 from robustdeq.base.threat import ThreatModel
 from robustdeq.certificates import Certified
 from robustdeq.cli.attack import Climb
-from robustdeq.cli.console import console
+from robustdeq.cli.console import console, say
 from robustdeq.cli.device import device_named
-from robustdeq.cli.outputs import refuse_file
+from robustdeq.cli.outputs import refuse_file, refuse_to_overwrite
 from robustdeq.cli.subject import Subject, attacks_at, check_named, defenses_at, gradients_at, opened, short
 from robustdeq.data import Images
 from robustdeq.data import load as load_data
@@ -30,6 +30,7 @@ from robustdeq.evaluation.distributed import launch
 from robustdeq.evaluation.exhibits import FILE as EXHIBITS
 from robustdeq.evaluation.exhibits import exhibits
 from robustdeq.evaluation.protocols import PROTOCOLS
+from robustdeq.evaluation.store import FILE as STORE
 from robustdeq.reporting import checks_table, grid_table, save_profile_figure, terminal
 from robustdeq.zoo import fingerprint, load
 from robustdeq.zoo.factory import check_takes
@@ -119,6 +120,8 @@ def evaluate(
     kind = Network if deq is None else look_up("protocol", protocol or Paper.name, PROTOCOLS)
     folder = output or Path("runs/evaluate") / f"{subject.name}-{short(data)}-{kind.name}"
     refuse_file(folder)
+    if not (folder / STORE).is_file():
+        refuse_to_overwrite([folder / f"results.{kind}" for kind in ("json", "csv", "png")], overwrite)
     place = device_named(device)
     require(kind.reads_early or early is None, _useless("--early", kind))
     sources: dict[str, nn.Module] = {}
@@ -190,7 +193,7 @@ def _show(result: GridResult, subject: Subject, images: Images, threat: ThreatMo
     console.print(terminal(grid_table(result, title)))
     if result.checks:
         console.print(terminal(checks_table(result)))
-    console.print(f"The images are {images.source}. The results are in {folder}.")
+    say(f"The images are {images.source}. The results are in {folder}.")
 
 
 def _changed(settings: Estimators | Strict | EntropyReduction) -> dict[str, Any]:

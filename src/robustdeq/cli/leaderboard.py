@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from robustdeq.base.errors import InputError
-from robustdeq.cli.console import console
+from robustdeq.cli.console import say
 from robustdeq.cli.outputs import refuse_file
 from robustdeq.reporting import read_entries, refuse_foreign, save_leaderboard, save_leaderboard_page
 
@@ -23,4 +23,4 @@ def leaderboard(entries: Path = Path("results/leaderboard"), *, output: Path = P
     refuse_foreign(output)
     refuse_file(output.parent)
     writers[output.suffix](read_entries(entries), output)
-    console.print(f"wrote {output}")
+    say(f"wrote {output}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from robustdeq.base.errors import InputError
-from robustdeq.cli.console import console
+from robustdeq.cli.console import say
 from robustdeq.cli.outputs import refuse_file
 from robustdeq.reporting import read_run, refuse_foreign, save_document, save_page
 
@@ -27,4 +27,4 @@ def report(runs: list[Path], *, output: Path = Path("report.html"), title: str =
         save_page(found, output, title)
     else:
         raise InputError(f"{output} is neither a page nor a document; give --output a name that ends in .html or .md.")
-    console.print(f"wrote {output}")
+    say(f"wrote {output}")

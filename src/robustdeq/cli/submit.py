@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from robustdeq.base.errors import require
+from robustdeq.base.imports import is_import_path
 from robustdeq.base.progress import progress_bar
 from robustdeq.base.provenance import command_and_versions
 from robustdeq.base.tensors import read_tensors
 from robustdeq.certificates import Certificate, IntervalBounds, Lipschitz, Smoothing
-from robustdeq.cli.console import console
+from robustdeq.cli.console import console, say
 from robustdeq.cli.device import device_named
 from robustdeq.cli.outputs import refuse_to_overwrite
 from robustdeq.cli.subject import check_named, opened
@@ -42,7 +43,7 @@ def submit(
     Args:
         entry: an entry.toml; docs/leaderboard says what it holds.
         effort: how hard our own attacks try.
-        trust: let the code run that makes the model of a weights file, where that is somebody's own.
+        trust: let the code run that the entry, or the weights file of somebody's own model, names.
         batch_size: how many images are attacked at once.
         device: cpu, cuda or auto.
         output: the folder of the rows.
@@ -55,6 +56,9 @@ def submit(
         other = Entry.read(path).name
         require(other == said.name, f"{path} is the row of {other!r}; give this entry another name.")
     network = str(beside / said.network) if (beside / said.network).is_file() else said.network
+    for setting, named in (("network", network), ("data", said.data)):
+        ours = trust or not is_import_path(named)
+        require(ours, f"{entry} runs {named} for its {setting}; read it, then pass --trust.")
     check_named(network, None, None, trust)
     images = load_data(said.data).require("test")
     require(said.images <= len(images), f"{said.data} has {len(images)} test images, and images is {said.images}.")
@@ -84,7 +88,7 @@ def submit(
         )
     found.save(path)
     console.print(terminal(entry_table(found)))
-    console.print(f"wrote {path}")
+    say(f"wrote {path}")
 
 
 def _adversaries(file: Path, images: Images) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from robustdeq.base.imports import is_import_path
 from robustdeq.base.processes import is_first_process
 from robustdeq.base.progress import progress_bar
-from robustdeq.cli.console import console
+from robustdeq.cli.console import say
 from robustdeq.cli.outputs import refuse_file, refuse_to_overwrite
 from robustdeq.data import load as load_data
 from robustdeq.deq.gradients import Phantom, StateGradient
@@ -88,8 +88,8 @@ def train(
     logging.basicConfig(format="%(message)s")
     logging.getLogger("robustdeq").setLevel(logging.INFO)
     by = "" if recipe in (None, model) else f", by the recipe {recipe}"
-    console.print(f"training {model} on {images.source}{by}")
+    say(f"training {model} on {images.source}{by}")
     with progress_bar("training") as report:
         weights = fit(network, splits, plan.recipe, folder, report, resume, hardware, plan.factory, overwrite)
     save_training_figure(folder / METRICS, folder / "training.png")
-    console.print(f"The best weights are in {weights}, described in {weights.with_suffix('.md')}.")
+    say(f"The best weights are in {weights}, described in {weights.with_suffix('.md')}.")

@@ -8,7 +8,7 @@ from typing import Any
 from robustdeq.base.errors import require
 from robustdeq.base.progress import progress_bar
 from robustdeq.base.provenance import describe
-from robustdeq.cli.console import console
+from robustdeq.cli.console import console, say
 from robustdeq.cli.device import device_named
 from robustdeq.cli.subject import check_named, defenses_at, opened
 from robustdeq.data import load as load_data
@@ -63,7 +63,7 @@ def verify(
         f"and ε = {found.eps:.6g}."
     )
     for problem in found.problems:
-        console.print(problem)
+        say(problem)
     require(not found.problems, f"{results} does not hold what it says, in {len(found.problems)} places.")
     console.print("Weights, images, labels, distances and verdicts agree with the results.")
 

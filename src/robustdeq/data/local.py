@@ -114,6 +114,8 @@ def _read(files: Sequence[Path], source: str) -> Images:
         for schema in schemas:
             check_described(schema)
         features = Features.from_arrow_schema(schemas[0])
+        for index in map(str, (schemas[0].pandas_metadata or {}).get("index_columns", ())):
+            features.pop(index, None)
         same = all(schema.equals(schemas[0]) for schema in schemas)
     require(same, f"{source} has files with different columns: give all of them the same.")
     columns = columns_of(features, source)

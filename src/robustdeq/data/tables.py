@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +36,10 @@ def check_described(schema: pa.Schema) -> None:
     json.loads((schema.metadata or {}).get(b"huggingface", b"{}"), object_hook=look)
 
 
-def columns_of(features: Features, source: str) -> tuple[str, ...]:
+def columns_of(features: Mapping[str, Any], source: str) -> tuple[str, ...]:
     """The columns of a table that are read: the label, then the one of images, or all of numbers.
 
-    They are found by their type, and by name where several have the right type.
+    They are found by their type, and by name where several have the right type. The index of a pandas frame is none.
 
     Args:
         features: what `datasets` knows about the columns.
@@ -48,6 +48,7 @@ def columns_of(features: Features, source: str) -> tuple[str, ...]:
     Raises:
         InputError: a column is missing or ambiguous.
     """
+    features = {name: kind for name, kind in features.items() if not name.startswith("__index_level_")}
     images = [name for name in features if _is_image(features[name])]
     numbers = [name for name in features if _is_number(features[name]) and name not in LABEL_NAMES]
     if images or not numbers:
@@ -151,7 +152,7 @@ def _choose(candidates: Sequence[str], preferred: Iterable[str], kind: str, sour
 
 def _labels(values: Sequence[int | None], start: int, source: str) -> Iterator[int]:
     for row, value in enumerate(values, start):
-        if value is None or not 0 <= value < MOST_CLASSES:
+        if not isinstance(value, int) or not 0 <= value < MOST_CLASSES:
             raise InputError(
                 f"{source} row {row} has the label {value}: remove unlabelled rows and number the classes from 0."
             )

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 from robustdeq.base.errors import require
 from robustdeq.base.files import write_text
@@ -14,6 +15,7 @@ from robustdeq.reporting.figures import save_drawing
 from robustdeq.reporting.markdown import code, escaped, markdown
 from robustdeq.reporting.runs import MARKS, ReportedRun
 from robustdeq.reporting.tabulation import Table, claims_table, findings_table, panel_table
+from robustdeq.reporting.wording import slugs
 from robustdeq.study import EXPERIMENTS, Finding, Reproduction
 from robustdeq.study.bench import BENCHES, BenchResult
 
@@ -37,14 +39,15 @@ def reproduction_pages(runs: Sequence[ReportedRun], figures: Path, level: int = 
         figures: the folder for the figures; the texts refer to it by its name.
         level: of the headings that name the experiments.
     """
-    pages = {}
+    names, pages = {id(run): run.name for run in runs}, {}
+    slug_of = dict(zip(names, slugs(names.values()), strict=True))
     for name, results in _by_experiment(runs).items():
         parts = [_about(results[0][1])]
         for run, reproduction in results:
-            figure = name if len(runs) == 1 else f"{run.name}-{name}"
+            figure = name if len(runs) == 1 else f"{slug_of[id(run)]}-{name}"
             save_drawing(reproduction, figures / f"{figure}.svg")
             parts += [_scale(reproduction, level + 1)] * (len(results) > 1)
-            parts.append(_found(run, reproduction, f"{figures.name}/{figure}.svg"))
+            parts.append(_found(run, reproduction, quote(f"{figures.name}/{figure}.svg")))
         pages[name] = _section(level, _titled(results[0][1]), *parts)
     return pages
 

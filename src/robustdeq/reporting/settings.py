@@ -87,9 +87,9 @@ def attacked(settings: Mapping[str, Any]) -> str:
 
 def models(settings: Mapping[str, Any]) -> str:
     """The model of an evaluation, by its name, its class and its size, or the models of a reproduction."""
-    called = re.match(r"robustdeq evaluate ([^\s-]\S*)", str(settings.get("command", "")))
+    called = re.match(r"robustdeq evaluate ('[^']+'|[^\s-]\S*)", str(settings.get("command", "")))
     about, weights = settings.get("model"), settings.get("weights")
-    parts = [called[1]] if called else []
+    parts = [called[1].strip("'")] if called else []
     if isinstance(about, Mapping):
         size = about.get("parameters")
         parts += [str(about.get("class")), count(size, "parameter") if isinstance(size, int) else ""]

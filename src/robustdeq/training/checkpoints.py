@@ -81,7 +81,7 @@ class Checkpoints(Checkpoint):
 
     @contextmanager
     def heeding(self) -> Iterator[None]:
-        """Within it an interruption (SIGINT) waits for the end of the step, and leaves a checkpoint from there.
+        """Within it an interruption (SIGINT) waits for the end of the step and its validation, and leaves a checkpoint.
 
         A second one is heeded at once, and so is one during a validation, before the first step or where several
         processes would have to agree.
@@ -119,13 +119,15 @@ class Checkpoints(Checkpoint):
         validates = self._step % self._validated == 0
         if not validates and (self._interrupted or self._step % self._every == 0):
             self._write(trainer, pl_module)
-        if self._interrupted:
+        if self._interrupted and not validates:
             raise KeyboardInterrupt
 
     @override
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.global_step % self._every == 0:
+        if self._interrupted or trainer.global_step % self._every == 0:
             self._write(trainer, pl_module)
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def _write(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if trainer.should_stop or trainer.global_step >= trainer.max_steps:

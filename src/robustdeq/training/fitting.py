@@ -54,7 +54,10 @@ _log = logging.getLogger(__name__)
 _RESULTS = ("training.json", "model.safetensors", "model.md", METRICS)
 _SEALED = ("model.safetensors", METRICS)
 _DECISIVE = ("recipe", "model", "gradient", "data")
-_HALFWAY = ("checkpoints/.step=*.ckpt.*", ".model.*", *(f".{name}.*" for name in ("training", "run", "metrics")))
+_CHOSEN = 8 * "[a-z0-9_]"
+_WRITTEN = ("checkpoints/.step=*.ckpt", ".training.json", ".run.json", f".{METRICS}")
+_HALFWAY = (f".model.{_CHOSEN}", *(f"{name}.{_CHOSEN}{Path(name).suffix}" for name in _WRITTEN))
+"""What writing leaves behind where it is killed: `tempfile` chooses eight characters."""
 
 
 def fit(
@@ -276,7 +279,7 @@ def _begin(folder: Path, provenance: dict[str, Any], resume: bool, overwrite: bo
     if is_first_process():
         if checkpoint is None:
             leftovers = _leftovers(folder)
-            if not (resume or overwrite):
+            if not (overwrite or (resume and (folder / "run.json").is_file())):
                 _check_free(folder, leftovers)
             for leftover in leftovers:
                 leftover.unlink()

@@ -68,6 +68,8 @@ def _chart(about: tuple[str, str], ours: Sequence[Line], papers: Sequence[Line])
 def _ours(name: str, result: GridResult) -> Line:
     i, paper = 0, _NONE
     columns = [j for j, beyond in enumerate(result.beyond_paper) if not beyond]
+    if result.settings.get("protocol") == "ready-made":  # beside PGD of few steps stand longer ones and Square
+        columns = [j for j in columns if result.ids[j].endswith("-short")]
     if columns:
         paper = outcome_cell(result.per_sample[i, min(columns, key=lambda j: result.accuracy[i, j])])
     climbed = (_NONE, paper) if result.settings.get("protocol") == "autoattack" else (paper, _NONE)

@@ -118,12 +118,17 @@ def agreement_chart(exhibits: Exhibits) -> Chart:
     means = exhibits.cosines.double().mean(dim=2).numpy()
     rows, final = tuple(map(label, exhibits.estimates)), means[:, -1]
     title = "Agreement of the estimated gradients with the true one"
+    nearest, farthest = (f"“{rows[int(place)]}”" for place in (final.argmax(), final.argmin()))
+    said = (
+        f"At the final state {nearest} comes closest to the gradient through the solver (mean cosine "
+        f"{final.max():.2f}), and {farthest} stays farthest from it ({final.min():.2f})."
+    )
+    if f"{final.max():.2f}" == f"{final.min():.2f}":
+        said = f"At the final state all have the mean cosine {final.max():.2f} with the gradient through the solver."
     panel = Panel(title, "", rows, states(means.shape[1]), means, "gradient", "state read")
     return Chart(
         title,
-        f"At the final state “{rows[int(final.argmax())]}” comes closest to the gradient through the solver "
-        f"(mean cosine {final.max():.2f}), and “{rows[int(final.argmin())]}” stays farthest from it "
-        f"({final.min():.2f}).",
+        said,
         panel_table(panel),
         "Mean cosine with the gradient through the solver, on "
         f"{count(exhibits.cosines.shape[2], 'image')} only: an impression, no measurement. "
