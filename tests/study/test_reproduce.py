@@ -62,7 +62,7 @@ QUICK = [
     *("--effort", '{"steps": 1, "long_steps": 3, "apgd_steps": 2, "targets": 2, "queries": 3, "repetitions": 2}'),
     *("--effort.models", "6"),
     *("--strict", '{"steps": 1, "restarts": 2, "apgd_steps": 2, "targets": 2, "queries": 3, "probe_images": 4}'),
-    *("--estimators", '{"steps": [1, 5], "dampings": [1.0], "states": 2}'),
+    *("--estimators", '{"steps": [1, 5], "dampings": [1.0], "states": 3}'),
 ]
 READS = ("Final", "Intermediate", "Ensemble")
 GRID = ["Clean", *(f"{f}, {r}" for f in ("Simultaneous Adjoint", "Unrolled Intermediates") for r in READS)]
@@ -122,7 +122,7 @@ LAYOUT: dict[str, list[tuple[list[str], list[str]]]] = {
         (["Clean", "Ready-made PGD-1"], STATES),
     ],
     "shine": [(SHARED, STATES), (STATES[:8], STATES)],
-    "unroll-ablation": [(UNROLLED_STEPS, STATES[:8])] * 4,
+    "unroll-ablation": [(UNROLLED_STEPS, STATES[:8])] * 2,
     "jacobian-sweep": [(PENALISED, STATES), (PENALISED, ["Clean", "Exact", "Unrolling", "Through the solver"])],
     "training-speed": [([TRAININGS[3], *TRAININGS[:3], "(8) Solver-Aligned"], ["batch of 32"])] * 2,
     "lipschitz": [([TRAININGS[3], *TRAININGS[:2]], ["2"])] * 2,
