@@ -150,7 +150,7 @@ def _choose(candidates: Sequence[str], preferred: Iterable[str], kind: str, sour
     return fitting[0]
 
 
-def _labels(values: Sequence[int | None], start: int, source: str) -> Iterator[int]:
+def _labels(values: Sequence[object], start: int, source: str) -> Iterator[int]:
     for row, value in enumerate(values, start):
         if not isinstance(value, int) or not 0 <= value < MOST_CLASSES:
             raise InputError(

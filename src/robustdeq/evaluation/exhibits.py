@@ -119,7 +119,8 @@ def exhibits(
 
     Logits beyond the classes of the images are called by their numbers.
     """
-    loss = partial(cross_entropy, y=y.long())
+    y = y.long()
+    loss = partial(cross_entropy, y=y)
     with evaluating(deq):
         adversaries = attack(Surrogate(deq, ThroughSolver(FinalState())), x, y)
         logits, residuals = zip(*(state_logits(deq, images) for images in (x, adversaries)), strict=True)

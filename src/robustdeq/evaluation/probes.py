@@ -261,7 +261,7 @@ class Constant(nn.Module):
         return _padded(torch.stack([1 + still, still], dim=1), self.classes)
 
 
-def _padded(logits: Logits, classes: int) -> Logits:
+def _padded(logits: Float[Tensor, "batch fewer"], classes: int) -> Logits:
     """Logits with more beside them, of classes that never win."""
     return nn.functional.pad(logits, (0, max(0, classes - logits.shape[1])), value=-1.0)
 
