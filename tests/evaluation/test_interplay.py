@@ -72,6 +72,7 @@ def test_another_loss_of_the_same_name_is_another_evaluation(
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+@pytest.mark.usefixtures("unchecked")
 def test_labels_may_be_any_integers(dtype: torch.dtype, deq: rd.DEQ, data: tuple[Tensor, Tensor]) -> None:
     x, y = data
     result = measure(deq, x, y.to(dtype), Strict(ATTACK, FEW, **EFFORT), defenses={"final": FinalState()})
