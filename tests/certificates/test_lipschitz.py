@@ -148,6 +148,11 @@ def test_what_proves_nothing_is_refused_in_one_sentence() -> None:
         deq = given(torch.zeros(4, 4), m=1.0)
         deq.head[1] = nn.Sequential(nn.Flatten(), nn.Tanh(), nn.Linear(4, CLASSES))
         certify(deq, x[:, :, :2, :2], y)
+    for name in ("injection", "cell", "head"):
+        deq = trained(DENSE)
+        deq.get_submodule(name).register_forward_hook(lambda module, given, made: made)
+        with pytest.raises(InputError, match="cannot see through the hooks of a"):
+            certify(deq, x, y)
     with pytest.raises(InputError, match=r"pixels outside \[0, 1\]"):
         certify(trained(DENSE), x - 0.5, y)
     with pytest.raises(InputError, match="one integer label each"):

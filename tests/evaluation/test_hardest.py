@@ -54,7 +54,6 @@ def test_what_they_leave_is_the_worst_case(
     with torch.no_grad():
         stands = correct(model(found), y).numpy()
     np.testing.assert_array_equal(stands, result.standing[0])
-    print("STANDS", stands.sum(), len(y))
     assert 0 < stands.sum() < len(y) * 3 / 4
 
     save_hardest(tmp_path, tmp_path / "theirs.pt")

@@ -10,44 +10,33 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 import robustdeq as rd
+from cells import IMAGE, make_deq
 from robustdeq.attacks import PGD, MultiTargeted
 from robustdeq.base.errors import InputError
 from robustdeq.base.provenance import describe
 from robustdeq.defenses import EarlyState, FinalState
 from robustdeq.evaluation import Chosen, Estimators, Strict, WorstCase, measure
+from robustdeq.evaluation.agreement import estimated_gradients
 from robustdeq.evaluation.column import Column, Row
 from robustdeq.evaluation.exhibits import exhibits
 from robustdeq.evaluation.measure import plan
 from robustdeq.evaluation.probes import Constant, Planted
 from robustdeq.evaluation.verification import verified
 from robustdeq.gradients import SHINE, Exact
-from robustdeq.solvers import Broyden
 
 FEW = Estimators(steps=(1,), dampings=(1.0,), states=1)
 ATTACK = PGD(eps=0.1, step_size=0.05, steps=2)
 EFFORT = {"steps": 2, "restarts": 1, "apgd_steps": 2, "targets": 1, "queries": 2, "probe_images": 2}
 
 
-class Smooth(nn.Module):
-    """tanh(W z + u)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(8, 8)
-
-    def forward(self, z: Tensor, u: Tensor) -> Tensor:
-        return torch.tanh(self.layer(z) / 2 + u)
-
-
 @pytest.fixture
 def deq() -> rd.DEQ:
-    injection = nn.Sequential(nn.Flatten(), nn.Linear(4, 8))
-    return rd.DEQ(injection, Smooth(), nn.Linear(8, 4), Broyden(max_steps=6, tol=1e-6)).eval()
+    return make_deq().eval()
 
 
 @pytest.fixture
 def data(deq: rd.DEQ) -> tuple[Tensor, Tensor]:
-    x = torch.rand(6, 1, 2, 2)
+    x = torch.rand(6, *IMAGE)
     with torch.no_grad():
         return x, deq(x).argmax(dim=1)
 
@@ -68,7 +57,7 @@ def test_another_loss_of_the_same_name_is_another_evaluation(
 
     assert manifest(first) == manifest(first)
     assert manifest(first) != manifest(second)
-    assert "named" not in plan(deq, *data, Chosen(ATTACK, {"pgd": (ATTACK, None)}), early=2).settings
+    assert "own losses and norms" not in plan(deq, *data, Chosen(ATTACK, {"pgd": (ATTACK, None)}), early=2).settings
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
@@ -77,7 +66,7 @@ def test_labels_may_be_any_integers(dtype: torch.dtype, deq: rd.DEQ, data: tuple
     x, y = data
     result = measure(deq, x, y.to(dtype), Strict(ATTACK, FEW, **EFFORT), defenses={"final": FinalState()})
     assert result.clean.all()
-    exhibits(deq, x[:2], y[:2].to(dtype), tuple("abcd"), ATTACK, FEW)
+    exhibits(deq, x[:2], y[:2].to(dtype), tuple("abc"), ATTACK, FEW)
 
 
 def test_a_gradient_that_the_protocol_climbs_is_not_climbed_again(deq: rd.DEQ, data: tuple[Tensor, Tensor]) -> None:
@@ -120,7 +109,7 @@ def of_three(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def test_the_self_test_has_as_many_classes_as_the_model() -> None:
-    x = torch.rand(1, 1, 2, 2)
+    x = torch.rand(1, *IMAGE)
     attack = PGD(0.1, 0.05, 4, criterion=of_three)
     for model in (Planted(x, attack, 4), Constant(4)):
         assert model(x).shape == (1, 4)
@@ -130,8 +119,8 @@ def test_the_self_test_has_as_many_classes_as_the_model() -> None:
 
 
 def test_an_evaluation_in_half_precision_is_verified(tmp_path: Path) -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).bfloat16().eval()
-    x, y = torch.rand(4, 1, 2, 2).bfloat16(), torch.tensor([0, 1, 2, 0])
+    network = nn.Sequential(nn.Flatten(), nn.Linear(6, 3)).bfloat16().eval()
+    x, y = torch.rand(4, *IMAGE).bfloat16(), torch.tensor([0, 1, 2, 0])
     chosen = Chosen(ATTACK, {"pgd": (ATTACK, None)})
     rows = {"network": rd.defenses.AsIs()}
     measure(network, x, y, chosen, defenses=rows, folder=tmp_path, adversaries=True)
@@ -139,8 +128,6 @@ def test_an_evaluation_in_half_precision_is_verified(tmp_path: Path) -> None:
 
 
 def test_the_models_own_exact_gradient_is_the_one_that_is_shown(deq: rd.DEQ, data: tuple[Tensor, Tensor]) -> None:
-    from robustdeq.evaluation.agreement import estimated_gradients
-
     own = Exact(max_steps=1)
 
     def loss(logits: Tensor) -> Tensor:
@@ -164,8 +151,5 @@ def test_several_losses_are_all_looked_at(deq: rd.DEQ, data: tuple[Tensor, Tenso
         return logits.sum(dim=1)
 
     several = MultiTargeted(ATTACK, 1, ("targeted_margin", own))
-    assert (
-        plan(deq, *data, Chosen(ATTACK, {"all": (several, None)}), early=2)
-        .settings["named"][0]["function"]
-        .endswith("own")
-    )
+    settings = plan(deq, *data, Chosen(ATTACK, {"all": (several, None)}), early=2).settings
+    assert settings["own losses and norms"][0]["function"].endswith("own")

@@ -163,12 +163,12 @@ def parts(module: nn.Module, within: tuple[int, ...] = ()) -> dict[str, Any]:
             and not isinstance(value, torch.device)
             and not (attribute.startswith("_") and (_known(type(part)) or not isinstance(value, int | float | str)))
         }
-        | ({"hooks": describe(hooks, (*within, id(module), id(part)))} if (hooks := _hooks(part)) else {})
+        | ({"hooks": describe(added, (*within, id(module), id(part)))} if (added := hooks(part)) else {})
         for name, part in module.named_modules(remove_duplicate=False)
     }
 
 
-def _hooks(part: nn.Module) -> list[Any]:
+def hooks(part: nn.Module) -> list[Any]:
     """What runs before and after the forward pass of a part, and may change what it returns."""
     return [*part._forward_pre_hooks.values(), *part._forward_hooks.values()]
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robustdeq.base.errors import InputError
+from robustdeq.base.provenance import hooks
 from robustdeq.base.shapes import Logits, PerSample, Pixels
 from robustdeq.certificates.affine import magnified
 from robustdeq.deq import DEQ
@@ -40,13 +41,16 @@ class Equilibrium:
         deq: the same in float64, in eval mode.
 
     Raises:
-        InputError: it is not strongly monotone by its m, or not affine around its equilibrium.
+        InputError: it is not strongly monotone by its m, not affine around its equilibrium, or has hooks, as
+            `torch.nn.utils.spectral_norm` adds them, which may compute anything.
     """
 
     deployed: MonotoneDEQ
     deq: MonotoneDEQ
 
     def __post_init__(self) -> None:
+        for part in filter(hooks, self.deq.modules()):
+            raise InputError(f"a certificate cannot see through the hooks of a {type(part).__name__}; take them off.")
         self.deq.operator.modulus()
         longest = max(weight[0].numel() for weight in self.deq.parameters() if weight.ndim > 1)
         if longest > _LONGEST:

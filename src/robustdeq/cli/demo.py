@@ -16,7 +16,7 @@ import torch
 from robustdeq.base.files import write_text
 from robustdeq.base.progress import Report, progress_bars
 from robustdeq.base.statistics import wilson_interval
-from robustdeq.cli.console import console
+from robustdeq.cli.console import console, say
 from robustdeq.cli.outputs import refuse_file
 from robustdeq.data import load as load_data
 from robustdeq.deq import DEQ, FinalState
@@ -70,7 +70,7 @@ def demo(*, output: Path = Path("runs/demo"), n: int = 200, seed: int = 0, overw
     write_text(output / "summary.json", json.dumps(summary | {"images": n, "seed": seed}, indent=1) + "\n")
     save_page([read_run(output / name) for name in TRAININGS], output / "report.html")
     console.print(terminal(panel_table(accuracy)))
-    console.print(
+    say(
         f"{n} held-out digits, {attack.norm} ε = {attack.eps:g}, accuracy in % with Wilson 95 % intervals. The numbers "
         f"are in {output / 'summary.json'}, the picture is {output / 'demo.png'}; all of it, to look at: "
         f"{output / 'report.html'}."

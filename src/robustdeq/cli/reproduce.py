@@ -11,7 +11,7 @@ from robustdeq.base.errors import InputError, hint, require
 from robustdeq.base.files import write_text
 from robustdeq.base.imports import is_import_path
 from robustdeq.base.progress import progress_bar
-from robustdeq.cli.console import console
+from robustdeq.cli.console import console, say
 from robustdeq.cli.device import device_named
 from robustdeq.cli.outputs import refuse_file
 from robustdeq.data import load as load_data
@@ -169,6 +169,4 @@ def _reproduce(experiment: Experiment, study: Study, format: str, overwrite: boo
         console.print(terminal(findings_table(found.findings)))
     for panel in found.panels:
         console.print(terminal(panel_table(panel)))
-    console.print(
-        f"The images are {study.images.source}. The numbers are in {path}, with a figure and LaTeX beside it."
-    )
+    say(f"The images are {study.images.source}. The numbers are in {path}, with a figure and LaTeX beside it.")

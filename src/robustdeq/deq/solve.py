@@ -7,6 +7,7 @@ fixed point. Which iterate is z*, where a sample freezes and how far a line sear
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -131,14 +132,16 @@ class Solution:
         not finite, and weights are shared. With a tolerance of 0, nobody waits to learn whether one has.
         """
         recorded = self._tape.take(n)
-        if self._any_diverged and n <= self.trajectory.max_steps:
-            gone = per_sample(self.trajectory.diverged & (self.trajectory.steps <= n), self.initial)
-            return Linearization(self.cell, torch.where(gone, self.initial.detach(), self.state(n)))
-        return recorded or Linearization(self.cell, self.state(n))
+        if not self._first_lost <= n <= self.trajectory.max_steps:
+            return recorded or Linearization(self.cell, self.state(n))
+        lost = per_sample(self.trajectory.diverged & (self.trajectory.steps <= n), self.initial)
+        return Linearization(self.cell, torch.where(lost, self.initial.detach(), self.state(n)))
 
     @cached_property
-    def _any_diverged(self) -> bool:
-        return self.solver.tol > 0 and bool(self.trajectory.diverged.any())
+    def _first_lost(self) -> float:
+        """The least n at which a sample had diverged."""
+        known = self.solver.tol > 0
+        return min(self.trajectory.steps[self.trajectory.diverged].tolist(), default=math.inf) if known else math.inf
 
     @cached_property
     def made_of_u(self) -> tuple[Tensor, ...]:

@@ -17,7 +17,8 @@ from robustdeq.evaluation.result import GridResult
 from robustdeq.evaluation.solves import Slowness
 from robustdeq.evaluation.store import Finished, Outcome, Store
 
-_DEPLOYED = ("FinalState", "AsIs")
+_FINAL = ("FinalState", "AsIs")
+"""The defenses whose logits the ready-made gradient is of; a protocol's own rows begin with one."""
 
 
 def assemble(store: Store) -> GridResult:
@@ -127,9 +128,9 @@ def _evidence(manifest: dict[str, Any], found: dict[str, Outcome], result: GridR
             title: np.logical_and.reduce([o.standing[i] for o in outcomes]) for title, i, outcomes in made if outcomes
         }
 
-    given = manifest["settings"].get("defenses") or {ids[0]: {"class": _DEPLOYED[0]}}
-    deployed = {title for id, title in titles if given.get(id, {}).get("class") in _DEPLOYED}
-    readied = standing(*(id for id, column in columns.items() if column["ready_made"]), own=False)
+    given = manifest["settings"].get("defenses", {})
+    final = [id for id in given if given[id]["class"] in _FINAL] if given else ids[:1]
+    climbed = standing(*(id for id, column in columns.items() if column["ready_made"]), own=False)
     moved = [(title, [outcome.moved for outcome in against(id, "one-step")]) for id, title in titles]
     queried = result.ids.index("square") if "square" in result.ids else 0
     before = result.clean & result.per_sample[:, :queried].all(axis=1)
@@ -142,7 +143,7 @@ def _evidence(manifest: dict[str, Any], found: dict[str, Outcome], result: GridR
         unbounded=standing("unbounded"),
         before_queries=dict(zip(result.defenses, before, strict=True)) if queried else {},
         after_queries=dict(zip(result.defenses, after, strict=True)) if queried else {},
-        ready_made={title: stands for title, stands in readied.items() if title in deployed},
+        ready_made={title: climbed[title] for id, title in titles if id in final and title in climbed},
         errors=dict(zip(result.defenses, result.errors, strict=True)),
         straight=standing("straight-through"),
         operations={title: row["operations"] for title, row in watched.items() if "operations" in row},

@@ -227,7 +227,7 @@ def plan(
         aimed = any(getattr(attempt.attack, "targeted", False) for attempt in column.attempts)
         require(not aimed, f"the attack {column.label!r} is targeted; evaluations ask which images leave their class.")
     if strangers := _of_others([attempt.attack for column in columns for attempt in column.attempts]):
-        settings["named"] = strangers
+        settings["own losses and norms"] = strangers
     labels = Counter([*SUMMARIES, *(column.label for column in columns)])
     repeated = [label for label, n in labels.items() if n > 1]
     require(not repeated, f"there is a column {''.join(repeated[:1])!r} already; give the other another name.")
