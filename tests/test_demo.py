@@ -1,6 +1,11 @@
 """The demo, with trainings of a few steps: two processes, one table, and the same numbers in every file."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -85,3 +90,19 @@ def test_what_one_process_cannot_do_is_told_by_the_other() -> None:
 @pytest.mark.slow
 def test_what_processes_return_is_told_apart() -> None:
     assert demo._in_processes({"one": reporting, "two": reporting}) == {"one": 7, "two": 7}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks for the processes where Linux lists them")
+@pytest.mark.parametrize("children", [2, 3, 4])
+def test_an_interruption_while_its_processes_start_is_one_sentence(children: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "robustdeq.cli", "demo", "--output", str(tmp_path / "demo")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True) as running:
+        started = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        while running.poll() is None and len(started.read_text().split()) < children:
+            time.sleep(0.01)
+        os.killpg(running.pid, signal.SIGINT)
+        _, told = running.communicate(timeout=240)
+    assert running.returncode == 130
+    assert "interrupted" in told
+    assert "Traceback" not in told

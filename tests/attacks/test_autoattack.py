@@ -14,6 +14,7 @@ from typing import Any
 import pyautoattack
 import pytest
 import torch
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -99,15 +100,34 @@ def run_directly(components: dict[str, Component], model: nn.Module, x: Tensor, 
     return adversaries
 
 
+def widened(norm: str) -> dict[str, bool]:
+    """As AutoAttack has it."""
+    return {"widened": True} if norm == "L1" else {}
+
+
 @norms
-@pytest.mark.parametrize("name", ["fab-t", "square"])
+@pytest.mark.parametrize("name", ["apgd-ce", "apgd-t", "fab-t", "square"])
 def test_what_becomes_of_an_image_does_not_depend_on_the_others(name: str, norm: str) -> None:
     model, component = network(), replace(small(norm)[name], eps=4 * EPS[norm])
+    if isinstance(component, APGD | TargetedAPGD):
+        component = replace(component, restarts=2, steps=10, **widened(norm))
     x, y = pixels(model)
     together = component(model, x, y)
     order = torch.tensor([9, 0, 3, 12])
     assert_close(together[order], component(model, x[order], y[order]), rtol=0, atol=1e-4)
     assert (together != x).flatten(1).any(dim=1).sum() > 2
+
+
+@norms
+@pytest.mark.parametrize("kind", [APGD, TargetedAPGD])
+def test_runs_start_where_those_of_the_authors_do_on_one_image(kind: type[APGD | TargetedAPGD], norm: str) -> None:
+    model, eps, restarts = network(), 4 * EPS[norm], 1 if norm == "L1" else 3
+    x, y = (image[3:4] for image in pixels(model))
+    theirs = {APGD: APGDAttack, TargetedAPGD: APGDAttack_targeted}[kind](
+        model, n_iter=6, norm=norm, n_restarts=restarts, eps=eps, use_largereps=norm == "L1", device="cpu"
+    )
+    ours = kind(eps, norm, steps=6, restarts=restarts, **widened(norm))
+    assert_close(ours(model, x, y), theirs.perturb(x, y), rtol=0, atol=1e-6)
 
 
 @norms

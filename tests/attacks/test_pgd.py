@@ -407,6 +407,12 @@ def test_a_loss_is_held_by_its_name() -> None:
         PGD(criterion=margin_)
 
 
+@pytest.mark.parametrize("loss", ["targeted_margin", lambda logits: logits[:, 0]])
+def test_a_loss_of_something_else_is_refused(loss: Any) -> None:
+    with pytest.raises(InputError, match="does not take logits and the classes to be left; give one that does"):
+        PGD(criterion=loss)
+
+
 def test_norm_is_held_by_its_name_however_it_was_given() -> None:
     for attack in (PGD(norm=Linf()), FGSM(norm=Linf()), StoppingPGD(norm=Linf())):
         assert attack.norm == "Linf"

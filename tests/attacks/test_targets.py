@@ -145,6 +145,13 @@ def test_classes_that_do_not_suffice_are_named(criterion: str, classes: int) -> 
         MultiTargeted(PGD(), criterion=criterion)(model, x, y)
 
 
+def test_a_loss_that_knows_no_target_is_refused() -> None:
+    with pytest.raises(
+        InputError, match="'cross_entropy' does not take logits, the classes to be left and those to be"
+    ):
+        MultiTargeted(criterion=("targeted_dlr", "cross_entropy"))
+
+
 def test_two_classes_have_one_target() -> None:
     model = Network(0, 2)
     x, y = labelled(model)

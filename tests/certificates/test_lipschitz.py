@@ -1,6 +1,7 @@
 """L2 radii: no slope is exceeded, no adversary within a radius, and what proves nothing is refused."""
 
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -149,7 +150,7 @@ def test_what_proves_nothing_is_refused_in_one_sentence() -> None:
         deq.head[1] = nn.Sequential(nn.Flatten(), nn.Tanh(), nn.Linear(4, CLASSES))
         certify(deq, x[:, :, :2, :2], y)
     for name in ("injection", "cell", "head"):
-        deq = trained(DENSE)
+        deq = deepcopy(trained(DENSE))
         deq.get_submodule(name).register_forward_hook(lambda module, given, made: made)
         with pytest.raises(InputError, match="cannot see through the hooks of a"):
             certify(deq, x, y)

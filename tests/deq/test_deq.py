@@ -210,6 +210,13 @@ def test_half_precision_is_refused_in_one_sentence(dtype: torch.dtype) -> None:
         deq(images().to(dtype))
 
 
+def test_injection_in_another_precision_is_refused_in_one_sentence() -> None:
+    deq = make_deq()
+    deq.injection.register_forward_hook(lambda module, given, u: u.bfloat16())
+    with pytest.raises(InputError, match=r"makes states of dtype torch\.bfloat16, and x has torch\.float64"):
+        deq(images())
+
+
 def test_an_autocast_around_the_model_is_refused_in_one_sentence() -> None:
     deq = make_deq()
     with (

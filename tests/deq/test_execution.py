@@ -99,6 +99,13 @@ def test_full_precision_is_f_itself() -> None:
         Execution("half")
 
 
+def test_what_autocast_leaves_alone_is_refused_in_one_sentence() -> None:
+    deq = make_deq().double()
+    deq.execution = BFLOAT16
+    with pytest.raises(InputError, match=r"halves torch\.float32 alone, and the model is in torch\.float64"):
+        deq(images().double())
+
+
 @pytest.fixture
 def compiled_without_a_compiler(monkeypatch: pytest.MonkeyPatch, unchecked: None) -> None:
     """`torch.compile` up to the graphs of both passes, which need no C++ compiler to run; checks of shapes are off."""

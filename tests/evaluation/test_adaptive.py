@@ -59,6 +59,14 @@ def test_the_strongest_attack_is_made_on_the_defense_whatever_rows_are_beside_it
     assert beside[-1].attempts[0].key == alone[-1].attempts[0].key
 
 
+def test_two_defenses_of_one_kind_are_told_apart() -> None:
+    x, y = torch.rand(2, 1, 2, 3), torch.zeros(2, dtype=torch.long)
+    rows = {"final": FinalState(), "short": REDUCTION, "long": replace(REDUCTION, steps=3)}
+    result = measure(make_deq().eval(), x, y, Adaptive(ATTACK, Estimators(), REDUCTION), defenses=rows)
+    assert result.defenses == tuple(rows)
+    assert {name for name in rows if any(f", {name}, " in label for label in result.columns)} == {"short", "long"}
+
+
 @pytest.mark.parametrize(
     "defenses", [{"final": FinalState()}, {"mine": REDUCTION}, {"mine": REDUCTION, "final": FinalState()}]
 )

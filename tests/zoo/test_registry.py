@@ -536,6 +536,29 @@ def test_only_what_a_factory_makes_is_saved_as_its_model(path: Path, tmp_path: P
             rd.save(other, path, factory=f"{tmp_path}/own.py:make")
 
 
+TIED = """
+from torch import nn
+
+def make():
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.Tanh(), second)
+"""
+
+
+def test_weights_that_are_shared_stay_shared_and_count_once(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "tied.py").write_text(TIED)
+    factory = f"{tmp_path}/tied.py:make"
+    made = imported(factory)()
+    rd.save(made, path, factory=factory)
+    loaded = rd.load(path, trust=True)
+    assert loaded[0].weight is loaded[2].weight  # pyright: ignore
+    assert "| parameters | 24 |" in path.with_suffix(".md").read_text()
+    made[2].weight = nn.Parameter(made[2].weight + 1)
+    with pytest.raises(InputError, match=r"^0\.weight shares its values with other weights where it is made anew"):
+        rd.save(made, path, factory=factory)
+
+
 def test_model_without_weights_is_not_saved_and_one_of_buffers_alone_is(path: Path) -> None:
     with pytest.raises(InputError, match="the model has no weights"):
         rd.save(nn.Flatten(), path, factory="torch.nn:Flatten")

@@ -240,7 +240,7 @@ class APGD(_AutoPGD):
 
     @override
     def build(self, model: nn.Module, classes: int, span: float) -> Any:
-        return _authors().APGDAttack(model, loss=str(self.loss), **self.shared_settings(span))
+        return _authors().SharedAPGDAttack(model, loss=str(self.loss), **self.shared_settings(span))
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ class TargetedAPGD(_AutoPGD):
     @override
     def build(self, model: nn.Module, classes: int, span: float) -> Any:
         targets = min(self.targets, classes - 1)
-        return _authors().APGDAttack_targeted(model, n_target_classes=targets, **self.shared_settings(span))
+        return _authors().SharedTargetedAPGDAttack(model, n_target_classes=targets, **self.shared_settings(span))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 
 import torch
 from jaxtyping import Int
@@ -22,22 +23,43 @@ TargetedLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 _KNOWN: dict[str, Callable[..., Tensor]] = {}
 
 
-def register(loss: str | Callable[..., Tensor]) -> str:
+def register(loss: str | LabelledLoss) -> str:
     """The name of a loss, under which `named` finds it again: settings hold the name and stay plain values.
 
     Args:
         loss: the name of a known loss, or any function, which is known by its name from then on.
 
     Raises:
-        InputError: there is no loss of that name, or another one has it already.
+        InputError: there is no loss of that name, another one has it already, or it does not take logits and labels.
     """
+    return _register(loss, "logits and the classes to be left")
+
+
+def register_targeted(loss: str | TargetedLoss) -> str:
+    """The same of a loss that takes the classes to be reached, too."""
+    return _register(loss, "logits, the classes to be left", "those to be reached")
+
+
+def _register(loss: str | Callable[..., Tensor], *taken: str) -> str:
     if isinstance(loss, str):
-        named(loss)
-        return loss
-    name = getattr(loss, "__name__", type(loss).__name__)
+        name, loss = loss, named(loss)
+    else:
+        name = getattr(loss, "__name__", type(loss).__name__)
+    if not _takes(loss, 1 + len(taken)):
+        raise InputError(f"the loss {name!r} does not take {' and '.join(taken)}; give one that does.")
     if _KNOWN.setdefault(name, loss) is not loss:
         raise InputError(f"there is another loss named {name!r}; give this one a name of its own.")
     return name
+
+
+def _takes(loss: Callable[..., Tensor], arguments: int) -> bool:
+    try:
+        signature(loss).bind(*range(arguments))
+    except TypeError:
+        return False
+    except ValueError:  # it is not written in Python and does not tell
+        pass
+    return True
 
 
 def named(name: str) -> Callable[..., Tensor]:
@@ -124,5 +146,7 @@ def checked(loss: LabelledLoss, y: Labels) -> Loss:
     return bound
 
 
-for _loss in (cross_entropy, margin, probability_margin, targeted_margin, targeted_probability_margin, targeted_dlr):
+for _loss in (cross_entropy, margin, probability_margin):
     register(_loss)
+for _targeted in (targeted_margin, targeted_probability_margin, targeted_dlr):
+    register_targeted(_targeted)

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from robustdeq.attacks.ascent import Ascent
 from robustdeq.attacks.base import Attack, Cost
-from robustdeq.attacks.losses import TargetedLoss, checked, named, register, targeted_margin, wrong_classes
+from robustdeq.attacks.losses import TargetedLoss, checked, named, register_targeted, targeted_margin, wrong_classes
 from robustdeq.attacks.momentum import MomentumPGD
 from robustdeq.attacks.pgd import PGD, input_gradient
 from robustdeq.base.errors import check_counts, require
@@ -109,8 +109,8 @@ class MultiTargeted(Attack):
         order: which classes come first.
 
     Raises:
-        InputError: `targets` is not positive, there is no loss, or the attack is targeted; or the model has too few
-            classes.
+        InputError: `targets` is not positive, there is no such loss, or the attack is targeted; or the model has too
+            few classes.
     """
 
     attack: PGD = field(default_factory=MomentumPGD)
@@ -124,7 +124,7 @@ class MultiTargeted(Attack):
         given = self.criterion
         losses = (given,) if isinstance(given, str) or callable(given) else tuple(given)
         require(losses, "criterion is empty; give at least one loss.")
-        object.__setattr__(self, "criterion", tuple(map(register, losses)))
+        object.__setattr__(self, "criterion", tuple(map(register_targeted, losses)))
         require(not self.attack.targeted, "the attack is targeted; MultiTargeted chooses the classes: leave it false.")
 
     @property

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -116,25 +119,47 @@ def _in_processes(tasks: Mapping[str, Callable[[Report], Any]]) -> dict[str, Any
     """Do tasks side by side, each in a process of its own, with a bar for each.
 
     Args:
-        tasks: by title; each is given the report of its bar.
+        tasks: by title; each is given the report of its bar. Ctrl-C ends them where they report next.
 
     Returns:
         What each returned, by title.
     """
     context = get_context("spawn")
-    with context.Manager() as manager, progress_bars(tasks) as reports, ProcessPoolExecutor(2, context) as pool:
-        news = manager.Queue()
-        futures: dict[str, Future[Any]] = {
-            title: pool.submit(task, partial(_send, news, title)) for title, task in tasks.items()
-        }
-        pending = set(futures.values())
-        while pending:
-            pending = wait(pending, timeout=0.2).not_done
-            while not news.empty():
-                title, share, what = news.get()
-                reports[title](share, what)
-        return {title: future.result() for title, future in futures.items()}
+    with progress_bars(tasks) as reports, ExitStack() as running:
+        with _deaf_to_interrupts():
+            manager = running.enter_context(context.Manager())
+            news, interrupted = manager.Queue(), manager.Event()
+            pool = running.enter_context(ProcessPoolExecutor(2, context))
+            futures: dict[str, Future[Any]] = {
+                title: pool.submit(task, partial(_send, news, interrupted, title)) for title, task in tasks.items()
+            }
+        try:
+            pending = set(futures.values())
+            while pending:
+                pending = wait(pending, timeout=0.2).not_done
+                while not news.empty():
+                    title, share, what = news.get()
+                    reports[title](share, what)
+            return {title: future.result() for title, future in futures.items()}
+        except KeyboardInterrupt:
+            interrupted.set()
+            raise
 
 
-def _send(news: Any, title: str, share: float, what: str) -> None:
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes that start within it get no Ctrl-C of their own, which would end their imports in a traceback."""
+    if sys.platform == "win32":  # it has no masks
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _send(news: Any, interrupted: Any, title: str, share: float, what: str) -> None:
+    if interrupted.is_set():
+        raise KeyboardInterrupt
     news.put((title, share, what))

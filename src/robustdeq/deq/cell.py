@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from robustdeq.base.derivative import derivatives
-from robustdeq.base.errors import check_choice
+from robustdeq.base.errors import check_choice, require
 from robustdeq.base.shapes import Flat, State
 from robustdeq.deq.structure import WHOLE, Structure, Tree
 
@@ -71,6 +71,13 @@ class Execution:
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, Precision)
+
+    def check(self, dtype: torch.dtype) -> None:
+        """Raise `InputError` where f cannot be evaluated so in that precision of the weights."""
+        require(
+            self.precision == Precision.FULL or dtype == torch.float32,
+            f"autocast within f halves torch.float32 alone, and the model is in {dtype}; convert it to that.",
+        )
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context in which f is evaluated."""

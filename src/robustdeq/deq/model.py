@@ -214,6 +214,7 @@ class DEQ(nn.Module):
             )
         if x.dtype != weight.dtype:
             raise InputError(f"x has dtype {x.dtype} and the model {weight.dtype}; convert one of them.")
+        self.execution.check(x.dtype)
         device = x.device.type
         require(
             not (torch.is_grad_enabled() and parametrize._cache_enabled),
@@ -243,23 +244,28 @@ class DEQ(nn.Module):
         Where u or z are several tensors, they lie in one.
 
         Raises:
-            InputError: x is no batch of floating-point inputs, the tensors of u or z_0 cannot lie in one, or the cell's
-                own `bind` lists a tensor that is made of another one it lists.
+            InputError: x is no batch of floating-point inputs, the tensors of u or z_0 cannot lie in one or are in
+                another precision, or the cell's own `bind` lists a tensor that is made of another one it lists.
         """
         self.check_input(x)
         parts = self.injection(x)
         injected = Structure.of("injection", parts)
         u = injected.pack(parts)
         parts = injected.unpack(u)
-        start = initial_state(self.cell, parts)
-        structure = Structure.of("state", start)
+        parts_of_z = initial_state(self.cell, parts)
+        structure = Structure.of("state", parts_of_z)
+        start = structure.pack(parts_of_z)
+        require(
+            start.dtype == x.dtype,
+            f"the injection makes states of dtype {start.dtype}, and x has {x.dtype}; convert what it returns.",
+        )
         cell = bind(self.cell, parts).packed(structure)
         require(
             not (torch.is_grad_enabled() and entangled((cell.apart or cell).tensors)),
             "the cell's `bind` lists a tensor that is made of another one it lists, whose gradient would count twice; "
             "list what f reads itself, and share no weight of it with the injection.",
         )
-        return u, self.execution.of(cell), structure.pack(start)
+        return u, self.execution.of(cell), start
 
     def classify(self, cell: BoundCell, state: State) -> Logits:
         """The logits of a state of this bound cell."""

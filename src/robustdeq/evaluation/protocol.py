@@ -577,6 +577,11 @@ class Adaptive(Estimating):
                 f"{self.defense.label} after it; give them so, or another defense to the protocol."
             )
         bare, last = rows[0].surrogates[0], own[-1]
+
+        def whose(attempt: Attempt) -> list[str]:
+            """The row that it is made against, where there are several."""
+            return [attempt.against.id] if attempt.against and len(rows) > 2 else []
+
         ready_made = climb(attack, model, self.estimators.ready_made(as_deq(model)))
         continued = ContinuedPGD(**attack.settings_for(ContinuedPGD))
         stages = replace(
@@ -589,7 +594,7 @@ class Adaptive(Estimating):
             Column("bare-ready-made", "not adaptive, ready-made", ready_made, ready_made=True),
             Column("bare-through", "not adaptive, through the solver", (Attempt(attack, bare),)),
             *(
-                beyond(f"adaptive-{i}", f"adaptive, {attempt.climbs.label}", (attempt,))
+                beyond(f"adaptive-{i}", ", ".join(["adaptive", *whose(attempt), attempt.climbs.label]), (attempt,))
                 for i, attempt in enumerate((*adaptively, replace(last, attack=continued, climbs=stages)))
             ),
             *self.climbing(model, gradients),

@@ -57,7 +57,7 @@ def from_checkpoint(
         max_steps: of the solver; its own by default.
 
     Returns:
-        An `MDEQ`, a `MonotoneNetwork`, a `ResNet` or a `WideResNet`.
+        An `MDEQ`, a `MonotoneNetwork`, a `ResNet` or a `WideResNet`, in single precision whatever that of the file.
 
     Raises:
         InputError: the file is no checkpoint of such a network, or cannot be read without running code in it.

@@ -125,7 +125,7 @@ def as_loaded(model: nn.Module, card: Card, dtype: torch.dtype | None = None) ->
 
 
 def _check_alike(model: nn.Module, weights: Mapping[str, Tensor], loaded: nn.Module, card: Card) -> None:
-    """Raise `InputError` where `load` would give other parts, or weights of less precision than is stored."""
+    """Raise `InputError` where `load` would give other parts, or other weights or less precise ones than are stored."""
     for name in unlike(model, loaded)[:1]:
         maker = f"the settings of this {card.architecture} make" if card.factory is None else f"{card.factory} makes"
         raise InputError(f"{name or 'the model'} is not what {maker}; save it with a factory that makes it so.")
@@ -133,6 +133,8 @@ def _check_alike(model: nn.Module, weights: Mapping[str, Tensor], loaded: nn.Mod
     for name, tensor in weights.items():
         if tensor.dtype == torch.float64 != kept[name].dtype:
             raise InputError(f"{name} is in torch.float64 and other weights are not; convert all to one type.")
+        if not torch.equal(kept[name], tensor.to(kept[name])) and tensor.isfinite().all():
+            raise InputError(f"{name} shares its values with other weights where it is made anew; share them here too.")
 
 
 def _stored(weights: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -164,9 +166,7 @@ def _rebuilt(card: Card, weights: Mapping[str, Tensor]) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
             model = _in_type_of(weights, card.build().eval())
-        usual = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-        cast = {name: tensor.detach().to("cpu", usual.get(name)) for name, tensor in weights.items()}
-        model.load_state_dict(cast, assign=True)
+        model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"this {card.architecture} could not be rebuilt from a file ({error}); "
