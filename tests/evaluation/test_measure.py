@@ -188,6 +188,23 @@ def test_result_does_not_depend_on_the_batch_size(deq: DEQ, data: tuple[Tensor, 
     assert np.array_equal(*results)
 
 
+def test_rows_that_are_chosen_are_those_of_the_whole_table(
+    deq: DEQ, data: tuple[Tensor, Tensor], result: GridResult
+) -> None:
+    alone = measure(deq, *data, Paper(ATTACK, ESTIMATORS), rows=["final"], batch_size=BATCH)
+    assert alone.defenses == ("final",)
+    for id in ("unrolled-final", "through-final"):
+        whole = result.per_sample[0, result.ids.index(id)]
+        np.testing.assert_array_equal(alone.per_sample[0, alone.ids.index(id)], whole)
+    assert "through-ensemble" not in alone.ids
+    with pytest.raises(InputError, match="there is no row 'finals'; did you mean final"):
+        measure(deq, *data, Paper(ATTACK), rows=["finals"])
+    with pytest.raises(InputError, match="the early-state defense needs its state"):
+        measure(deq, *data, Paper(ATTACK), rows=["final", "early"])
+    with pytest.raises(InputError, match="rows are chosen among those of the protocol; leave them out"):
+        measure(deq, *data, Paper(ATTACK), rows=["final"], defenses={"final": FinalState()})
+
+
 def test_same_seed_gives_the_same_result(deq: DEQ, data: tuple[Tensor, Tensor]) -> None:
     few, attack = (data[0][:6], data[1][:6]), replace(ATTACK, steps=1)
     first, again = (grid(deq, few, attack=attack) for _ in range(2))

@@ -177,6 +177,8 @@ def test_rows_of_a_protocol_are_known_from_its_settings() -> None:
     reduction = rd.defenses.EntropyReduction()
     early = usual_defenses({"protocol": "paper", "early": 3}, reduction)
     assert [*early] == ["final", "early", "ensemble"] and early["early"] == EarlyState(3)
+    chosen = {"protocol": "paper", "rows": ["final"], "defenses": {}}
+    assert usual_defenses(chosen, reduction) == {"final": FinalState()}
     assert [*usual_defenses(Network().settings(), reduction)] == ["network"]
     adaptive = rd.evaluation.Adaptive(defense=reduction)
     assert usual_defenses(adaptive.settings(), reduction) == adaptive.defenses(None)

@@ -46,6 +46,7 @@ def evaluate(
     model: dict[str, Any] | None = None,
     n: int | None = None,
     protocol: str | None = None,
+    rows: list[str] | None = None,
     attack: Climb = Climb(),  # noqa: B008
     early: int | None = None,
     estimators: Estimators = Estimators(),  # noqa: B008
@@ -84,6 +85,8 @@ def evaluate(
             attacks), ready-made (Table 1), autoattack (Table 3), entropy (input entropy reduction, attacked as
             published and adaptively), slow-down (the residual is attacked) or solvers (adversaries for one solver,
             judged under others).
+        rows: which rows of the protocol, by name, as in --rows [final], which is a DEQ as it is deployed and saves the
+            attacks that are made for early and ensemble; all by default.
         attack: PGD and its threat model, by default that in which the weights were trained.
         early: the state of the early-state defense; by default the one chosen in training, else on the development
             split of the data.
@@ -123,7 +126,8 @@ def evaluate(
     if not (folder / STORE).is_file():
         refuse_to_overwrite([folder / f"results.{kind}" for kind in ("json", "csv", "png")], overwrite)
     place = device_named(device)
-    require(kind.reads_early or early is None, _useless("--early", kind))
+    reads_early = deq is not None and kind.reads_early and (rows is None or "early" in rows)
+    require(reads_early or early is None, _useless("--early", kind))
     sources: dict[str, nn.Module] = {}
     for path in [transfer] if isinstance(transfer, str) else transfer or ():
         name = short(path)
@@ -137,7 +141,7 @@ def evaluate(
         "--reduction": {"defense": reduction} if _changed(reduction) else {},
     }
     chosen, held_out = _protocol(kind, attack.attack(subject.trained), settings), None
-    if deq is not None and kind.reads_early:
+    if deq is not None and reads_early:
         early, held_out = _early_state(subject, data, early)
         if early is not None:
             EarlyState(early).check(deq)
@@ -151,6 +155,7 @@ def evaluate(
         x,
         y,
         chosen,
+        rows=rows,
         beside=beside,
         gradients=climbed,
         attacks=attacks_at(attacks or {}, chosen.attack),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from robustdeq.attacks import PGD, Attack
 from robustdeq.attacks.losses import named
-from robustdeq.base.errors import InputError, check_counts, check_made, require
+from robustdeq.base.errors import InputError, check_counts, check_made, look_up, require
 from robustdeq.base.occupancy import alone_in, beside_others_in
 from robustdeq.base.progress import Report, silent, told
 from robustdeq.base.provenance import describe
@@ -58,6 +58,7 @@ def measure(
     y: Labels,
     protocol: str | Protocol | None = None,
     *,
+    rows: Sequence[str] | None = None,
     defenses: Mapping[str, Defense] | None = None,
     beside: Mapping[str, Defense] | None = None,
     gradients: Gradients | None = None,
@@ -80,7 +81,9 @@ def measure(
         y: their labels.
         protocol: the attacks and their settings, or the name of a protocol with its own, as for `white_box_grid`;
             `WorstCase()` for a DEQ and `Network()` for anything else by default.
-        defenses: the rows of the table, by name; those of the protocol by default. Candidates are searched on the one
+        rows: which rows of the protocol there are, by name; all by default. `["final"]` is a DEQ as it is
+            deployed, and saves the adaptive attacks that are made for the others.
+        defenses: the rows of the table, by name, in place of the protocol's. Candidates are searched on the one
             called early, or else on the first.
         beside: further rows beside those of the protocol, by name.
         gradients: further gradients to climb, a column each, by name.
@@ -105,9 +108,9 @@ def measure(
         The outcome of every sample.
 
     Raises:
-        InputError: x or y cannot be used, the protocol does not fit the model, there is nothing to choose `early` on,
-            the certificates are not of the first row, or the folder holds results of something else, or is in use by a
-            process that it cannot be shared with.
+        InputError: x or y cannot be used, the protocol does not fit the model or lacks a row, there is nothing to
+            choose `early` on, the certificates are not of the first row, or the folder holds results of something else,
+            or is in use by a process that it cannot be shared with.
     """
     if folder is None and (adversaries or (fabric is not None and fabric.world_size > 1)):
         raise InputError("adversaries are kept, and work is shared, in a folder; give one.")
@@ -117,7 +120,9 @@ def measure(
     held = None if certified is None else guaranteed(certified, protocol.attack.threat, model, x, y)
     first = fabric is None or fabric.global_rank == 0
     with told("measuring", report if first else silent) as report:
-        job = plan(model, x, y, protocol, defenses, gradients, early, development, batch_size, report, beside, attacks)
+        job = plan(
+            model, x, y, protocol, defenses, gradients, early, development, batch_size, report, beside, attacks, rows
+        )
         require(
             certified is None or job.rows[0].defense in (FinalState(), AsIs()),
             f"the first row is {job.titles[0]!r}, and the certificates are of the model as it is; begin with that.",
@@ -179,8 +184,9 @@ def plan(
     report: Report | None = None,
     beside: Mapping[str, Defense] | None = None,
     attacks: Mapping[str, Attack] | None = None,
+    chosen: Sequence[str] | None = None,
 ) -> Job:
-    """What `measure` will do; arguments and errors as there."""
+    """What `measure` will do; arguments and errors as there, `chosen` of the rows of the protocol."""
     for given in ({"protocol": protocol}, defenses, beside, gradients, attacks):
         check_made(**given or {})
     attack = protocol.attack
@@ -195,14 +201,23 @@ def plan(
     titles = None if defenses is None else tuple(defenses)
     if defenses is not None:
         settings["defenses"] = describe(defenses)
+        require(chosen is None, "rows are chosen among those of the protocol; leave them out where defenses are given.")
     else:
-        if early is None and development is not None and protocol.reads_early:
+        reads_early = protocol.reads_early and (chosen is None or "early" in chosen)
+        if early is None and development is not None and reads_early:
             (report or silent)(0.0, "choosing the early state")
             deq = as_deq(model)
             held_x, held_y = (tensor.to(x.device) for tensor in development)
             early = choose_early_state(deq, held_x, held_y, attack, own_gradient(deq), batch_size)
+        require(
+            not reads_early or early is not None,
+            "the early-state defense needs its state; give early=n, or a development set to choose it on.",
+        )
         defenses = protocol.defenses(early)
-        if early is not None and protocol.reads_early:
+        if chosen is not None:
+            defenses = {name: look_up("row", name, defenses) for name in chosen}
+            settings |= {"rows": list(chosen), "defenses": describe(defenses)}
+        if reads_early:
             settings["early"] = early
     if attacks:
         settings["attacks"] = describe(attacks)

@@ -171,12 +171,9 @@ class Protocol(ABC):
         """
 
     def defenses(self, early: int | None) -> dict[str, Defense]:
-        """The rows, where none are given: by default the paper's (§5.2), with z_early as the early state."""
-        if early is None:
-            raise InputError(
-                "the early-state defense needs its state; give early=n, or a development set to choose it on."
-            )
-        return {"final": FinalState(), "early": EarlyState(early), "ensemble": EnsembleState()}
+        """The rows, where none are given: by default the paper's (§5.2), with z_early where that is known."""
+        read = {} if early is None else {"early": EarlyState(early)}
+        return {"final": FinalState(), **read, "ensemble": EnsembleState()}
 
     def titles(self, rows: Sequence[Row]) -> tuple[str, ...]:
         """What the table calls these rows."""

@@ -76,13 +76,15 @@ def usual_defenses(settings: Mapping[str, Any], reduction: EntropyReduction) -> 
     Raises:
         InputError: the rows were not the protocol's, or entropy reduction had other settings.
     """
-    require("defenses" not in settings, "the rows were given in Python; give them to `verified` there.")
+    foreign = "defenses" in settings and "rows" not in settings
+    require(not foreign, "the rows were given in Python; give them to `verified` there.")
     name = settings["protocol"]
     own = {"defense": reduction} if "defense" in settings else {}
     protocol = Network() if name == Network.name else protocol_named(name, **own)
     same = protocol.settings().get("defense") == settings.get("defense")
     require(same, "the evaluation had other settings of --reduction; give the same.")
-    return protocol.defenses(settings.get("early"))
+    usual = protocol.defenses(settings.get("early"))
+    return {row: usual[row] for row in settings.get("rows", usual)}
 
 
 def verified(
