@@ -4,12 +4,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup
 CHECKED := $(addprefix tests/,base data solvers deq zoo attacks evaluation training)
-# What these tests run are processes of their own, in which nothing would be checked; or many thousand steps of small
-# models, whose checks would take minutes.
-UNCHECKED := $(addprefix tests/,$(addsuffix .py,evaluation/test_distributed evaluation/test_resume \
-	evaluation/test_bracket evaluation/test_diagnostics evaluation/test_hardest evaluation/test_missing \
-	evaluation/test_planted evaluation/test_worst_case deq/test_monotone_operators zoo/test_monotone_networks \
-	training/test_distributed_training training/test_resumed_training))
 
 INSTALL := $(if $(shell command -v uv),uv pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet)
 # Each file is held against the SHA-256 that is written down, but for torch, whose builds differ from index to index.
@@ -39,12 +33,11 @@ demo: .venv/installed
 test: install
 	$(PYTEST) -m "not slow"
 
-# Everything once: the quick tests of the core with the shapes and types of every call checked, all others as they are.
+# Everything once: quick tests of the core with the shapes and types of every call checked, all others as they are. What
+# makes the core run as on another machine may stand in CORE_ENV.
 test-all: install
-	CHECK_SHAPES=1 $(PYTEST) -m "not slow" $(CHECKED) $(addprefix --ignore=,$(UNCHECKED))
-	$(PYTEST) -m "not slow" $(UNCHECKED)
-	$(PYTEST) -m slow $(CHECKED)
-	$(PYTEST) $(addprefix --ignore=,$(CHECKED))
+	CHECK_SHAPES=1 $(CORE_ENV) $(PYTEST) -m checked $(CHECKED)
+	$(PYTEST) -m "not checked"
 
 lint: install
 	$(BIN)/ruff check .
@@ -85,7 +78,7 @@ dist:
 	.venv/dist/bin/twine check --strict dist/*
 	.venv/dist/bin/python tests/release.py dist/*.whl
 
-# The tests that compute, as other machines would run them; `.ci/run` has one of these a day.
+# The tests that compute, as other machines would run them; `.ci/run` is one of these, each day another.
 machines: install
 	$(BIN)/python tests/faults/machines.py --output results/reliability/machines.json
 

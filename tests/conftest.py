@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -18,6 +19,17 @@ os.environ.pop("COLUMNS", None)  # which pytest-xdist sets, so that no test coul
 torch.set_num_threads(int(os.environ.setdefault("OMP_NUM_THREADS", "1")))
 if "CHECK_SHAPES" in os.environ:
     jaxtyping.install_import_hook("robustdeq", "typecheck.checked")
+CHECKED = ("base", "data", "solvers", "deq", "zoo", "attacks", "evaluation", "training")
+"""Folders of the core, whose quick tests run with shapes and types checked."""
+UNCHECKED = {
+    "evaluation": "bracket diagnostics distributed hardest measure missing planted probes resume strangers strict "
+    "verification worst_case",
+    "training": "distributed_training fit guards margins record resumed_training",
+    "deq": "monotone_operators",
+    "zoo": "monotone_networks",
+}
+"""But for these, which run processes of their own, where nothing would be checked, or whole evaluations and trainings,
+whose checks would take longer than they do."""
 hypothesis.settings.register_profile("not timed", deadline=None)
 hypothesis.settings.load_profile("not timed")
 
@@ -36,6 +48,15 @@ def stay(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(stay)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder, _, name = item.path.relative_to(Path(__file__).parent).as_posix().partition("/")
+        whole = name.removeprefix("test_").removesuffix(".py") in UNCHECKED.get(folder, "").split()
+        if folder in CHECKED and not whole and item.get_closest_marker("slow") is None:
+            item.add_marker("checked")
 
 
 @pytest.fixture(autouse=True)

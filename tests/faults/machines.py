@@ -1,7 +1,7 @@
 """The tests that compute, run as other machines would: other instructions of the processor, another number of threads.
 
     python tests/faults/machines.py             # all of them, one after another
-    python tests/faults/machines.py --today     # the core alone, on the one whose turn it is
+    python tests/faults/machines.py --today     # only says what makes this machine the one whose turn it is
 
 Another Python, with whatever torch and numpy it has, runs them likewise; its figures stand beside the others.
 """
@@ -24,8 +24,7 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).parents[2]
-CORE = ("solvers", "deq", "attacks", "certificates")
-ROOMS = (*CORE, "base", "zoo", "evaluation", "training", "leaderboard")
+ROOMS = ("solvers", "deq", "attacks", "certificates", "base", "zoo", "evaluation", "training", "leaderboard")
 TWO_THREADS = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}  # a thread that waits leaves the core to others
 MACHINES = {
     "no vector instructions": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "OMP_NUM_THREADS": "1"},
@@ -35,12 +34,12 @@ MACHINES = {
 SOFTWARE = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
 
 
-def tested(machine: dict[str, str], rooms: tuple[str, ...]) -> dict[str, Any]:
-    """Run the quick tests of some rooms on such a machine; how many there were, and the names of those that failed."""
+def tested(machine: dict[str, str]) -> dict[str, Any]:
+    """Run the quick tests of the rooms on such a machine; how many there were, and the names of those that failed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-m", "not slow", "--numprocesses", "auto", "--maxprocesses", "4"]
-        command += ["--dist", "loadgroup", f"--junitxml={report}", *(f"tests/{room}" for room in rooms)]
+        command += ["--dist", "loadgroup", f"--junitxml={report}", *(f"tests/{room}" for room in ROOMS)]
         subprocess.run(command, cwd=ROOT, env=os.environ | machine, check=False)
         cases = ElementTree.parse(report).getroot().iter("testcase")
         outcomes = {f"{case.get('classname')}::{case.get('name')}": {part.tag for part in case} for case in cases}
@@ -51,17 +50,18 @@ def tested(machine: dict[str, str], rooms: tuple[str, ...]) -> dict[str, Any]:
 def main() -> None:
     """Run the tests and say what came of them; the status is 1 where one failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--today", action="store_true", help="the core alone, on the one machine whose turn it is")
+    parser.add_argument("--today", action="store_true", help="print the environment of the one whose turn it is")
     parser.add_argument("--only", nargs="*", default=[*MACHINES], choices=[*MACHINES], help="names of machines")
     parser.add_argument("--output", type=Path, help="figures of other machines and other software in it are kept")
     chosen = parser.parse_args()
-    names, rooms = chosen.only, ROOMS
     if chosen.today:
-        names, rooms = [names[datetime.date.today().toordinal() % len(names)]], CORE
+        turn = [*MACHINES.values()][datetime.date.today().toordinal() % len(MACHINES)]
+        print(*(f"{name}={value}" for name, value in turn.items()))
+        return
     failed = False
-    for name in names:
+    for name in chosen.only:
         about = {"machine": name, **SOFTWARE}
-        outcome = tested(MACHINES[name], rooms)
+        outcome = tested(MACHINES[name])
         failed |= bool(outcome["failed"])
         print(f"{name}: {outcome['tests']} tests, {len(outcome['failed'])} failed", *outcome["failed"], sep="\n  ")
         if chosen.output is not None:
