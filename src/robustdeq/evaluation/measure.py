@@ -203,7 +203,7 @@ def plan(
         settings["defenses"] = describe(defenses)
         require(chosen is None, "rows are chosen among those of the protocol; leave them out where defenses are given.")
     else:
-        reads_early = protocol.reads_early and (chosen is None or "early" in chosen)
+        reads_early = protocol.reads_early and "early" in (protocol.defenses(1) if chosen is None else chosen)
         if early is None and development is not None and reads_early:
             (report or silent)(0.0, "choosing the early state")
             deq = as_deq(model)
