@@ -85,21 +85,19 @@ def evaluate(
             attacks), ready-made (Table 1), autoattack (Table 3), entropy (input entropy reduction, attacked as
             published and adaptively), slow-down (the residual is attacked) or solvers (adversaries for one solver,
             judged under others).
-        rows: which rows of the protocol, by name, as in --rows [final], which is a DEQ as it is deployed and saves the
-            attacks that are made for early and ensemble; all by default.
+        rows: which rows, all by default; [final], a DEQ as it is deployed, saves the attacks made for the others.
         attack: PGD and its threat model, by default that in which the weights were trained.
         early: the state of the early-state defense; by default the one chosen in training, else on the development
             split of the data.
         estimators: the settings of the estimated gradients.
-        strict: how hard the protocols strict and worst-case try; others on a DEQ pay no heed to it.
+        strict: how hard the protocols strict and worst-case try.
         reduction: input entropy reduction, for the protocol entropy.
         defenses: further rows, by name, as in --defenses.mine FILE.py:NAME: an rd.defenses.Defense, or what makes a
             module from images to logits around the model.
         gradients: further columns, by name, as in --gradients.mine FILE.py:NAME: an rd.gradients.Gradient.
         attacks: further columns, by name, as in --attacks.mine FILE.py:NAME: an rd.attacks.Attack, or a class that is
             made with eps, norm, bounds and seed of --attack.
-        transfer: weights of an explicit network, or of several as [A, B], whose adversaries the strict protocol tries
-            on the model.
+        transfer: weights of an explicit network, or of several as [A, B], whose adversaries the strict protocol tries.
         trust: let the code run that makes the model of a weights file, where that is somebody's own.
         batch_size: how many images are attacked at once.
         device: cpu, cuda or auto.
