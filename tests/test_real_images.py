@@ -71,6 +71,7 @@ def test_exact_images_stand_where_foolbox_numbers_them() -> None:
     [
         ("small-cifar10-fast-strict/results.json", 64),
         ("small-cifar10-aligned-paper/results.json", 100),
+        ("small-cifar10-aligned-worst-case/results.json", 500),
         ("reproduction-conv-small/overestimate.json", 400),
         ("reproduction-conv-small-exact-18-20/overestimate.json", 400),
         ("reproduction-conv-small-500/overestimate.json", 500),
