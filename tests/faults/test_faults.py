@@ -29,7 +29,7 @@ def killed_half_way(victim: str) -> Tally:
     [
         (5, HERE[4:], ["train"]),
         (5, HERE[:5], ["evaluate"]),
-        pytest.param(20, HERE, [*VICTIMS], marks=pytest.mark.slow),
+        pytest.param(30, HERE, [*VICTIMS], marks=pytest.mark.slow),
     ],
     ids=["train", "evaluate", "all"],
 )
