@@ -108,10 +108,10 @@ def widened(norm: str) -> dict[str, bool]:
 @norms
 @pytest.mark.parametrize("name", ["apgd-ce", "apgd-t", "fab-t", "square"])
 def test_what_becomes_of_an_image_does_not_depend_on_the_others(name: str, norm: str) -> None:
-    model, component = network(), replace(small(norm)[name], eps=4 * EPS[norm])
+    model, component = network(dtype=torch.float64), replace(small(norm)[name], eps=4 * EPS[norm])
     if isinstance(component, APGD | TargetedAPGD):
         component = replace(component, restarts=2, steps=10, **widened(norm))
-    x, y = pixels(model)
+    x, y = pixels(model, dtype=torch.float64)
     together = component(model, x, y)
     order = torch.tensor([9, 0, 3, 12])
     assert_close(together[order], component(model, x[order], y[order]), rtol=0, atol=1e-4)

@@ -41,10 +41,10 @@ def test_penalised_view_is_not_compiled_and_makes_at_least_one_step() -> None:
 
 
 def test_single_step_trains_the_model_and_keeps_its_settings() -> None:
-    deq = make_deq(gradient=Phantom())
+    deq = make_deq(gradient=Phantom()).float()
     usual, before = (deq.solver, deq.tail, deq.gradient, deq.execution), deq.head[1].weight.clone()
     recipe = Recipe(AdversarialTraining(PGD(0.1, 0.05, steps=1)), execution=Execution("bfloat16"))
-    single_step(deq, replace(recipe, solver_steps=SolverSteps([2], [0])), X, Y)()
+    single_step(deq, replace(recipe, solver_steps=SolverSteps([2], [0])), X.float(), Y)()
     assert (deq.solver, deq.tail, deq.gradient, deq.execution) == usual
     assert not torch.equal(deq.head[1].weight, before)
 

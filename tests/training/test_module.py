@@ -201,9 +201,9 @@ def test_model_is_executed_as_the_phase_says_for_the_length_of_a_step(
     settings: SolverSteps, expected: Solver, execution: Execution
 ) -> None:
     usual = Broyden(max_steps=6, tol=1e-3)
-    deq, spy = make_deq(solver=usual, gradient=Phantom()), Spy()
+    deq, spy = make_deq(solver=usual, gradient=Phantom()).float(), Spy()
     module = Step(deq, spy, solver_steps=settings, execution=execution, validation=Validation(ATTACK))
-    module.training_step((pixels(), Y), 0).backward()
+    module.training_step((pixels().float(), Y), 0).backward()
     assert spy.attacked == spy.learned == [(expected, execution)]
     assert (deq.solver, deq.execution) == (usual, Execution())
 

@@ -244,8 +244,8 @@ class DEQ(nn.Module):
         Where u or z are several tensors, they lie in one.
 
         Raises:
-            InputError: x is no batch of floating-point inputs, the tensors of u or z_0 cannot lie in one or are in
-                another precision, or the cell's own `bind` lists a tensor that is made of another one it lists.
+            InputError: x is no batch of floating-point inputs, the tensors of u or z_0 cannot lie in one or are less
+                precise than x, or the cell's own `bind` lists a tensor that is made of another one it lists.
         """
         self.check_input(x)
         parts = self.injection(x)
@@ -256,7 +256,7 @@ class DEQ(nn.Module):
         structure = Structure.of("state", parts_of_z)
         start = structure.pack(parts_of_z)
         require(
-            start.dtype == x.dtype,
+            torch.promote_types(start.dtype, x.dtype) == start.dtype,
             f"the injection makes states of dtype {start.dtype}, and x has {x.dtype}; convert what it returns.",
         )
         cell = bind(self.cell, parts).packed(structure)
