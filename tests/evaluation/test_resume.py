@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from typing_extensions import override
 
+import interruptions
 import robustdeq as rd
 from robustdeq import cli
 from robustdeq.attacks import PGD
@@ -202,16 +203,11 @@ COMMAND = ["evaluate", "model.safetensors", "--data", "digits", "--n", "12", "--
 COMMAND += ["--device", "cpu", "--attack.steps", "3", "--estimators.steps", "[1]", "--estimators.dampings", "[1.0]"]
 
 
-def heed_interruptions() -> None:
-    """Undo what a shell does to a command in the background: it makes it deaf to SIGINT."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def started(folder: Path) -> subprocess.Popen[str]:
     script = Path(sys.executable).parent / "robustdeq"
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        [script, *COMMAND], cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed_interruptions
+        [script, *COMMAND], cwd=folder, stdout=pipe, stderr=pipe, text=True, preexec_fn=interruptions.heed
     )
 
 

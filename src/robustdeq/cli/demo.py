@@ -10,7 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 from typing import Any, cast
 
@@ -129,11 +129,12 @@ def _in_processes(tasks: Mapping[str, Callable[[Report], Any]]) -> dict[str, Any
         with _deaf_to_interrupts():
             manager = running.enter_context(context.Manager())
             news, interrupted = manager.Queue(), manager.Event()
-            pool = running.enter_context(ProcessPoolExecutor(2, context))
-            futures: dict[str, Future[Any]] = {
-                title: pool.submit(task, partial(_send, news, interrupted, title)) for title, task in tasks.items()
-            }
         try:
+            with _deaf_to_interrupts():
+                pool = running.enter_context(ProcessPoolExecutor(2, context))
+                futures: dict[str, Future[Any]] = {
+                    title: pool.submit(task, partial(_send, news, interrupted, title)) for title, task in tasks.items()
+                }
             pending = set(futures.values())
             while pending:
                 pending = wait(pending, timeout=0.2).not_done
@@ -152,6 +153,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
     if sys.platform == "win32":  # it has no masks
         yield
         return
+    resource_tracker.ensure_running()  # it comes with the first of them, and its own start takes every mask away
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
