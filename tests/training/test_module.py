@@ -26,7 +26,7 @@ from robustdeq.deq.cell import Execution
 from robustdeq.deq.tail import Unroll
 from robustdeq.gradients import Phantom, StateGradient, Surrogate, ThroughSolver
 from robustdeq.models import DEQ, MDEQ
-from robustdeq.solvers import Broyden, Iteration, Solver
+from robustdeq.solvers import Broyden, Solver
 from robustdeq.training import (
     NFGSM,
     TRADES,
@@ -436,8 +436,11 @@ def waits(
     batches = iter(Batches(train, 4, augmentation=RandomCropFlip(1)))
     next(batches)
     module = Step(deq, objective, solver_steps=SolverSteps(asynchronous=asynchronous), **settings)
-    may_sync = property(lambda run: run.solver.tol > 0)
-    with patch.object(Iteration, "may_sync", may_sync), WaitingOperations() as mode, Uploads(mode.seen):
+    with (
+        patch.object(Solver, "may_sync", lambda solver, z: solver.tol > 0),
+        WaitingOperations() as mode,
+        Uploads(mode.seen),
+    ):
         module.training_step(next(batches), 0).backward()
     return mode.seen
 

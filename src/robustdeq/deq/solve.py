@@ -129,7 +129,7 @@ class Solution:
         """The cell at z_n: as it was recorded, which is given up, or evaluated again.
 
         Where a sample had diverged by then it is evaluated at its z_0: where f overflows, even its product with zero is
-        not finite, and weights are shared. With a tolerance of 0, nobody waits to learn whether one has.
+        not finite, and weights are shared. Where the host does not wait for the device, nobody knows of it.
         """
         recorded = self._tape.take(n)
         if not self._first_lost <= n <= self.trajectory.max_steps:
@@ -140,7 +140,7 @@ class Solution:
     @cached_property
     def _first_lost(self) -> float:
         """The least n at which a sample had diverged."""
-        known = self.solver.tol > 0
+        known = self.solver.may_sync(self.initial)
         return min(self.trajectory.steps[self.trajectory.diverged].tolist(), default=math.inf) if known else math.inf
 
     @cached_property

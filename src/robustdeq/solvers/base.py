@@ -109,8 +109,8 @@ class Iteration:
 
     A sample that has converged or diverged is frozen: it keeps its state, and nothing of it reaches its neighbours. The
     loop ends after `max_steps`, or, with a positive tolerance, once every sample is frozen. With `tol=0` it never waits
-    for the device (`may_sync`), so it runs without host synchronisation; a sample whose residual has fallen to rounding
-    level is frozen all the same, since further increments would be noise.
+    for the device (`Solver.may_sync`), so it runs without host synchronisation; a sample whose residual has fallen to
+    rounding level is frozen all the same, since further increments would be noise.
 
     `steps`, `converged`, `diverged`, `best_index` and `best_value` are those of the `Trajectory` so far; z_0 stands for
     z* until z_1 is known.
@@ -141,16 +141,8 @@ class Iteration:
         self._frozen: Mask = torch.zeros_like(self.converged)
         self._active: Mask = ~self._frozen
         self._stopped: Labels = torch.zeros(batch, dtype=torch.long, device=device)
-        self._syncs = self.whole = self.may_sync
+        self._syncs = self.whole = solver.may_sync(self.initial)
         self._index = 0
-
-    @property
-    def may_sync(self) -> bool:
-        """Whether the host may look at what is on the device, to spare it a pass over the states.
-
-        With a tolerance it does so in any case, and on the CPU it waits for nothing.
-        """
-        return self.solver.tol > 0 or self.initial.device.type == "cpu"
 
     @property
     def best_index(self) -> Labels:
@@ -285,6 +277,13 @@ class Solver(ABC):
     def evaluates_once(self) -> bool:
         """Whether f is evaluated at each state once and nowhere else."""
         return True
+
+    def may_sync(self, z: State) -> bool:
+        """Whether the host may look at what is on the device of these states.
+
+        With a tolerance it does so in any case, and on the CPU it waits for nothing.
+        """
+        return self.tol > 0 or z.device.type == "cpu"
 
     def evaluations(self, steps: int, evaluate_last: bool = True) -> int:
         """How often f is evaluated, at most, by so many steps from z_0, at the state they end in as well or not."""
