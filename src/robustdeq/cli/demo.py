@@ -153,7 +153,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
     if sys.platform == "win32":  # it has no masks
         yield
         return
-    resource_tracker.ensure_running()  # it comes with the first of them, and its own start takes every mask away
+    resource_tracker.ensure_running()  # it comes with the first of them, and its own start would lift the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
